@@ -1,0 +1,122 @@
+"""Compiles `dms-shim` and `dms-init`. The one place that knows their sources; the build hook and the tests use it.
+
+python native/build.py OUTPUT [--sanitize] [--fuzz]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+NATIVE = Path(__file__).resolve().parent
+
+SHARED = ["sys.c", "frame.c"]
+PROGRAMS: dict[str, list[str]] = {
+    "dms-shim": [
+        *SHARED,
+        *("shim_main.c", "run.c", "life.c", "end.c", "report.c", "config.c", "clients.c", "streams.c", "job.c"),
+        *("log.c", "record.c", "json.c", "usage.c", "timers.c", "complain.c", "mounts.c", "loopdev.c"),
+        *("detach.c", "tether.c", "keeper.c"),
+    ],
+    "dms-init": [*SHARED, "init.c", "search.c", "seccomp.c"],
+}
+FUZZ: dict[str, list[str]] = {"dms-fuzz": [*SHARED, "fuzz.c", "config.c", "usage.c", "json.c"]}
+
+WARNINGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Werror"]
+# musl's CMSG_NXTHDR compares a size with a difference.
+WARNINGS += ["-Wno-sign-compare"]
+RELEASE = ["-static", "-Os", "-fno-asynchronous-unwind-tables", "-ffunction-sections", "-Wl,--gc-sections", "-s"]
+SANITIZE = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+
+ARCHITECTURES = ("x86_64", "aarch64")
+
+
+class BuildError(Exception):
+    """No compiler, or the compiler refused."""
+
+
+def architecture() -> str:
+    """The architecture to build for: `DMS_EXECUTOR_ARCH`, else this machine's."""
+    name = os.environ.get("DMS_EXECUTOR_ARCH") or platform.machine()
+    if name not in ARCHITECTURES:
+        raise BuildError(f"no build for {name}: DMS_EXECUTOR_ARCH takes {' or '.join(ARCHITECTURES)}")
+    return name
+
+
+def compiler() -> list[str]:
+    """The command of a compiler that can link statically.
+
+    zig is first, since it brings a libc and builds for every architecture alike.
+    """
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{architecture()}-linux-musl"]
+    chosen = os.environ.get("DMS_EXECUTOR_CC")
+    if chosen:
+        return shlex.split(chosen)
+    raise BuildError(
+        "no compiler for dms-shim: install zig (pip install ziglang), or set DMS_EXECUTOR_CC to a C compiler that "
+        "can link statically (for example musl-gcc)"
+    )
+
+
+def stamp(command: list[str], flags: list[str]) -> str:
+    """What a build depends on, as one digest."""
+    digest = hashlib.sha256(repr((command, flags, PROGRAMS)).encode())
+    for path in sorted([*NATIVE.glob("*.c"), *NATIVE.glob("*.h")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def compile_program(command: list[str], flags: list[str], sources: list[str], output: Path) -> None:
+    """Compiles one program under a temporary name and renames it into place."""
+    temporary = output.with_name(output.name + ".new")
+    paths = [str(NATIVE / source) for source in sources]
+    done = subprocess.run([*command, *WARNINGS, *flags, *paths, "-o", str(temporary)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise BuildError(f"{shlex.join(command)} could not build {output.name}:\n{done.stderr}")
+    temporary.chmod(0o755)
+    temporary.replace(output)
+
+
+def build(folder: Path, *, sanitize: bool = False, fuzz: bool = False) -> list[Path]:
+    """Builds all programs into `folder`, unless they are there and their sources unchanged."""
+    command = ["gcc"] if sanitize or fuzz else compiler()
+    flags = SANITIZE if sanitize or fuzz else RELEASE
+    programs = FUZZ if fuzz else PROGRAMS
+    folder.mkdir(parents=True, exist_ok=True)
+    outputs = [folder / name for name in programs]
+    mark, digest = folder / (".stamp-fuzz" if fuzz else ".stamp"), stamp(command, flags)
+    if mark.exists() and mark.read_text() == digest and all(output.exists() for output in outputs):
+        return outputs
+    sanitizer = ["sanitize.c"] if sanitize or fuzz else []
+    for output, sources in zip(outputs, programs.values(), strict=True):
+        compile_program(command, flags, [*sources, *sanitizer], output)
+    mark.write_text(digest)
+    return outputs
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Compiles dms-shim and dms-init.")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--sanitize", action="store_true", help="with gcc and its address and undefined sanitizers")
+    parser.add_argument("--fuzz", action="store_true", help="the parsers' fuzz target, with the same sanitizers")
+    chosen = parser.parse_args()
+    try:
+        outputs = build(chosen.output, sanitize=chosen.sanitize, fuzz=chosen.fuzz)
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(*outputs, sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

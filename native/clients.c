@@ -1,0 +1,194 @@
+#include "clients.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "complain.h"
+#include "events.h"
+#include "sys.h"
+
+#define CLIENT_BUFFER 64u /* the longest frame a client may send has 24 bytes */
+
+struct client {
+    int fd;
+    uint32_t have;
+    uint8_t bytes[CLIENT_BUFFER];
+};
+
+static struct client clients[CLIENT_SLOTS];
+static int listener = -1, epoll_fd = -1;
+static bool listening;
+static client_request *serve;
+static caller_gone *on_caller_gone;
+
+static int watch(int fd, uint64_t tag)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = tag};
+    return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
+}
+
+static int listen_in(int folder)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    /* By descriptor, since sun_path holds only 108 bytes. */
+    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/control", folder);
+    unlinkat(folder, "control", 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    mode_t old = umask(0177);
+    int result = fd < 0 ? -1 : bind(fd, (struct sockaddr *)&address, sizeof address);
+    int error = errno;
+    umask(old);
+    errno = error;
+    return result == 0 && listen(fd, 128) == 0 ? fd : -1;
+}
+
+int clients_open(int folder, int caller, int epoll, client_request *request, caller_gone *gone)
+{
+    for (int i = 0; i < CLIENT_SLOTS; i++)
+        clients[i].fd = -1;
+    epoll_fd = epoll;
+    serve = request;
+    on_caller_gone = gone;
+    clients[CLIENT_CALLER].fd = caller;
+    listener = listen_in(folder);
+    if (listener < 0)
+        return -1;
+    listening = true;
+    return watch(listener, EVENT_LISTENER) == 0 && watch(caller, EVENT_CLIENT + CLIENT_CALLER) == 0 ? 0 : -1;
+}
+
+static void drop(int client)
+{
+    if (clients[client].fd < 0)
+        return;
+    close(clients[client].fd);
+    clients[client].fd = -1;
+    clients[client].have = 0;
+    if (!listening && listener >= 0)
+        listening = watch(listener, EVENT_LISTENER) == 0;
+    if (client == CLIENT_CALLER)
+        on_caller_gone();
+}
+
+static int free_slot(void)
+{
+    for (int i = CLIENT_CALLER + 1; i < CLIENT_SLOTS; i++)
+        if (clients[i].fd < 0)
+            return i;
+    return -1;
+}
+
+void clients_accept(void)
+{
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0) {
+        if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
+            return;
+        /* Out of descriptors: an unread listener would wake us for ever. Goes on when a client leaves. */
+        complain("accept: %m");
+        epoll_ctl(epoll_fd, EPOLL_CTL_DEL, listener, NULL);
+        listening = false;
+        return;
+    }
+    int slot = free_slot();
+    if (slot < 0 || watch(fd, EVENT_CLIENT + (uint64_t)slot) != 0) {
+        close(fd);
+        return;
+    }
+    clients[slot].fd = fd;
+    clients[slot].have = 0;
+}
+
+/* Serves the complete frames of a client's buffer; false if it was dropped meanwhile. */
+static bool serve_buffered(int client)
+{
+    struct client *it = &clients[client];
+    enum frame_side side = client == CLIENT_CALLER ? FROM_CALLER : FROM_CLIENT;
+    struct frame frame;
+    long size;
+    while ((size = frame_parse(it->bytes, it->have, side, &frame)) > 0) {
+        uint8_t payload[CLIENT_BUFFER];
+        memcpy(payload, frame.payload, frame.length);
+        frame.payload = payload;
+        it->have -= (uint32_t)size;
+        memmove(it->bytes, it->bytes + size, it->have);
+        int fd = it->fd;
+        serve(client, &frame);
+        if (it->fd != fd)
+            return false;
+    }
+    if (size < 0)
+        drop(client);
+    return size == 0;
+}
+
+void client_ready(int client)
+{
+    struct client *it = &clients[client];
+    while (it->fd >= 0) {
+        ssize_t got = recv(it->fd, it->bytes + it->have, CLIENT_BUFFER - it->have, MSG_DONTWAIT);
+        if (got < 0 && (errno == EAGAIN || errno == EINTR))
+            return;
+        if (got <= 0) {
+            drop(client);
+            return;
+        }
+        it->have += (uint32_t)got;
+        if (!serve_buffered(client))
+            return;
+    }
+}
+
+void client_send(int client, uint8_t type, const uint8_t *payload, size_t length)
+{
+    uint8_t bytes[FRAME_HEADER + 4 + FRAME_TEXT_MAX];
+    struct client *it = &clients[client];
+    if (it->fd < 0 || length > sizeof bytes - FRAME_HEADER)
+        return;
+    size_t size = frame_header(bytes, type, (uint32_t)length) + length;
+    if (length > 0)
+        memcpy(bytes + FRAME_HEADER, payload, length);
+    /* One that does not read is dropped: the job's end must never wait for it. */
+    if (send(it->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)size)
+        drop(client);
+}
+
+void clients_broadcast(uint8_t type, const uint8_t *payload, size_t length)
+{
+    for (int i = 0; i < CLIENT_SLOTS; i++)
+        client_send(i, type, payload, length);
+}
+
+size_t error_payload(uint8_t *at, int error, const char *text)
+{
+    size_t length = strlen(text);
+    if (length > FRAME_TEXT_MAX)
+        length = FRAME_TEXT_MAX;
+    put_u32(at, (uint32_t)error);
+    memcpy(at + 4, text, length);
+    return 4 + length;
+}
+
+void clients_stop_listening(int folder)
+{
+    unlinkat(folder, "control", 0);
+    for (int i = 0; i < CLIENT_SLOTS && listener >= 0 && listening; i++)
+        clients_accept();
+    close(listener);
+    listener = -1;
+    listening = false;
+}
+
+void clients_close(void)
+{
+    for (int i = 0; i < CLIENT_SLOTS; i++)
+        if (clients[i].fd >= 0)
+            close(clients[i].fd);
+}

@@ -1,0 +1,32 @@
+/* The control socket and who is connected to it; slot 0 is the caller's own connection. */
+#ifndef DMS_CLIENTS_H
+#define DMS_CLIENTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "frame.h"
+
+enum { CLIENT_SLOTS = 65, CLIENT_CALLER = 0 };
+
+/* What clients ask for; answers go back by client_send(). */
+typedef void client_request(int client, const struct frame *frame);
+/* The caller's connection ended. */
+typedef void caller_gone(void);
+
+int clients_open(int folder, int caller, int epoll, client_request *request, caller_gone *gone);
+void clients_accept(void);
+void client_ready(int client); /* reads and serves all that is there */
+
+void client_send(int client, uint8_t type, const uint8_t *payload, size_t length);
+void clients_broadcast(uint8_t type, const uint8_t *payload, size_t length);
+
+/* An error frame: errno and text. */
+size_t error_payload(uint8_t *at, int error, const char *text);
+
+/* Unlinks the socket; clients that connected but were not accepted yet get the last broadcasts, too. */
+void clients_stop_listening(int folder);
+void clients_close(void);
+
+#endif

@@ -1,0 +1,267 @@
+#include "config.h"
+
+#include <string.h>
+
+#include "frame.h"
+
+enum tag {
+    TAG_VERSION = 1,
+    TAG_ARGV = 3,
+    TAG_ENV = 4,
+    TAG_CGROUP_JOIN = 5,
+    TAG_ROOM = 6,
+    TAG_UMOUNT = 7,
+    TAG_BIND = 8,
+    TAG_OVERLAY = 9,
+    TAG_STDIN = 10,
+    TAG_PASS = 11,
+    TAG_REPORT = 12,
+    TAG_PIDFILE = 13,
+    TAG_TIMEOUT = 14,
+    TAG_STOP_SIGNAL = 15,
+    TAG_GRACE = 16,
+    TAG_LOG_CAP = 17,
+    TAG_SEGMENT = 18,
+    TAG_USAGE = 19,
+    TAG_RMDIR = 20,
+    TAG_SYNC = 21,
+    TAG_DRAIN = 22,
+    TAG_THAW = 23,
+    TAG_RESERVE = 24,
+    TAG_LOOP = 25,
+};
+
+#define ENTRY_HEADER 8u
+#define WEEK_MS (7ull * 24 * 3600 * 1000)
+#define YEARS_MS (WEEK_MS * 52 * 100)
+
+/* One entry, its bytes moved down over its own header so that a NUL fits behind them. */
+struct entry {
+    uint16_t tag;
+    uint8_t *bytes;
+    size_t length;
+};
+
+struct parser {
+    const int *fds;
+    size_t fd_count;
+    bool fd_used[CONFIG_FDS];
+    bool versioned;
+};
+
+static bool is_string(const struct entry *entry, size_t from)
+{
+    return entry->length >= from && memchr(entry->bytes + from, 0, entry->length - from) == NULL;
+}
+
+/* Splits NUL-separated strings; exactly `count` of them, or false. */
+static bool split(const struct entry *entry, const char **out, size_t count)
+{
+    const char *at = (const char *)entry->bytes, *end = at + entry->length;
+    for (size_t i = 0; i < count; i++) {
+        if (at > end)
+            return false;
+        out[i] = at;
+        at += strlen(at) + 1; /* the entry ends in a NUL of ours, so this stays within it */
+    }
+    return at == end + 1;
+}
+
+/* Each descriptor serves one purpose: a shared one would be closed under its second user. */
+static bool take_fd(struct parser *parser, uint32_t index, int *out)
+{
+    if (index >= parser->fd_count || index >= CONFIG_FDS || parser->fd_used[index])
+        return false;
+    parser->fd_used[index] = true;
+    *out = parser->fds[index];
+    return true;
+}
+
+static bool number32(const struct entry *entry, uint32_t *out)
+{
+    if (entry->length != 4)
+        return false;
+    *out = get_u32(entry->bytes);
+    return true;
+}
+
+static bool number64(const struct entry *entry, uint64_t most, uint64_t *out)
+{
+    if (entry->length != 8)
+        return false;
+    *out = get_u64(entry->bytes);
+    return *out <= most;
+}
+
+static bool add_string(const struct entry *entry, const char **list, size_t *count, size_t most)
+{
+    if (*count >= most || entry->length == 0 || !is_string(entry, 0))
+        return false;
+    list[(*count)++] = (const char *)entry->bytes;
+    return true;
+}
+
+static bool add_argument(const struct entry *entry, char **list, size_t *count)
+{
+    if (*count >= CONFIG_ARGS || !is_string(entry, 0))
+        return false;
+    list[(*count)++] = (char *)entry->bytes;
+    return true;
+}
+
+static bool add_mount(struct parser *parser, struct config *config, const struct entry *entry)
+{
+    if (config->mount_count >= CONFIG_MOUNTS)
+        return false;
+    struct mount_entry mount = {.fd = -1};
+    const char *overlay[4];
+    size_t text = 0;
+    if (entry->tag == TAG_OVERLAY) {
+        mount.kind = MOUNT_OVERLAY;
+        if (!split(entry, overlay, 4))
+            return false;
+        mount.target = overlay[0], mount.lower = overlay[1], mount.upper = overlay[2], mount.work = overlay[3];
+    } else {
+        mount.kind = entry->tag == TAG_LOOP ? MOUNT_LOOP : MOUNT_BIND;
+        text = mount.kind == MOUNT_LOOP ? 4 : 8;
+        if (entry->length <= text || !is_string(entry, text) || !take_fd(parser, get_u32(entry->bytes), &mount.fd))
+            return false;
+        if (mount.kind == MOUNT_BIND)
+            mount.flags = get_u32(entry->bytes + 4);
+        mount.target = (const char *)entry->bytes + text;
+    }
+    config->mounts[config->mount_count++] = mount;
+    return true;
+}
+
+static bool add_usage(struct config *config, const struct entry *entry)
+{
+    const char *part[3];
+    if (config->usage_count >= CONFIG_LIST || !split(entry, part, 3))
+        return false;
+    config->usage[config->usage_count++] = (struct usage_source){part[0], part[1], part[2]};
+    return true;
+}
+
+static bool add_thaw(struct config *config, const struct entry *entry)
+{
+    const char *part[2];
+    if (config->thaw_count >= CONFIG_LIST || !split(entry, part, 2))
+        return false;
+    config->thaw[config->thaw_count++] = (struct thaw){part[0], part[1]};
+    return true;
+}
+
+static bool set_string(const struct entry *entry, const char **out)
+{
+    *out = (const char *)entry->bytes;
+    return *entry->bytes != 0 && is_string(entry, 0);
+}
+
+static bool set_flag(const struct entry *entry, bool *out)
+{
+    uint32_t value;
+    if (!number32(entry, &value) || value > 1)
+        return false;
+    *out = value;
+    return true;
+}
+
+static bool add_descriptor(struct parser *parser, const struct entry *entry, int *out)
+{
+    uint32_t index;
+    return number32(entry, &index) && take_fd(parser, index, out);
+}
+
+static bool apply(struct parser *parser, struct config *config, const struct entry *entry)
+{
+    uint32_t version;
+    switch ((enum tag)entry->tag) {
+    case TAG_VERSION:
+        parser->versioned = number32(entry, &version) && version == PROTOCOL_VERSION;
+        return parser->versioned;
+    case TAG_ARGV:
+        return add_argument(entry, config->argv, &config->argc);
+    case TAG_ENV:
+        return add_argument(entry, config->env, &config->envc);
+    case TAG_CGROUP_JOIN:
+        return add_string(entry, config->cgroup_join, &config->cgroup_joins, CONFIG_LIST);
+    case TAG_ROOM:
+        return set_string(entry, &config->room) && config->room[0] == '/';
+    case TAG_UMOUNT:
+        return add_string(entry, config->umounts, &config->umount_count, CONFIG_LIST);
+    case TAG_BIND:
+    case TAG_OVERLAY:
+    case TAG_LOOP:
+        return add_mount(parser, config, entry);
+    case TAG_STDIN:
+        return config->stdin_fd < 0 && add_descriptor(parser, entry, &config->stdin_fd);
+    case TAG_PASS:
+        return config->pass_count < CONFIG_PASS && add_descriptor(parser, entry, &config->pass[config->pass_count++]);
+    case TAG_REPORT:
+        return set_flag(entry, &config->report);
+    case TAG_PIDFILE:
+        return set_string(entry, &config->pidfile) && strchr(config->pidfile, '/') == NULL;
+    case TAG_TIMEOUT:
+        return number64(entry, YEARS_MS, &config->timeout_ms);
+    case TAG_STOP_SIGNAL:
+        return number32(entry, &config->stop_signal) && config->stop_signal >= 1 && config->stop_signal <= 64;
+    case TAG_GRACE:
+        return number64(entry, YEARS_MS, &config->grace_ms);
+    case TAG_LOG_CAP:
+        return number64(entry, INT64_MAX, &config->log_cap);
+    case TAG_SEGMENT:
+        return number64(entry, INT64_MAX, &config->segment);
+    case TAG_USAGE:
+        return add_usage(config, entry);
+    case TAG_RMDIR:
+        return add_string(entry, config->rmdirs, &config->rmdir_count, CONFIG_LIST);
+    case TAG_SYNC:
+        return set_flag(entry, &config->sync);
+    case TAG_DRAIN:
+        return number64(entry, WEEK_MS, &config->drain_ms);
+    case TAG_THAW:
+        return add_thaw(config, entry);
+    case TAG_RESERVE:
+        return number64(entry, 1024 * 1024, &config->reserve);
+    }
+    return false;
+}
+
+static const char *whole(const struct parser *parser, const struct config *config)
+{
+    if (!parser->versioned)
+        return "CONFIG of another version";
+    if (config->argc == 0)
+        return "CONFIG without ARGV";
+    if (config->mount_count > 0 && config->room == NULL)
+        return "CONFIG with mounts and without ROOM";
+    return NULL;
+}
+
+const char *config_parse(uint8_t *payload, size_t length, const int *fds, size_t fd_count, struct config *config)
+{
+    struct parser parser = {.fds = fds, .fd_count = fd_count};
+    config->stdin_fd = -1;
+    config->report = true;
+    config->stop_signal = 15;
+    config->log_cap = 1ull << 30;
+    config->segment = 64ull << 20;
+    config->reserve = 4096;
+    size_t at = 0;
+    while (at < length) {
+        if (length - at < ENTRY_HEADER)
+            return "CONFIG is cut short";
+        uint8_t *header = payload + at;
+        struct entry entry = {.tag = (uint16_t)(header[0] | header[1] << 8), .length = get_u32(header + 4)};
+        if (header[2] != 0 || header[3] != 0 || entry.length > length - at - ENTRY_HEADER)
+            return "CONFIG has a damaged entry";
+        at += ENTRY_HEADER + entry.length;
+        entry.bytes = header;
+        memmove(entry.bytes, header + ENTRY_HEADER, entry.length);
+        entry.bytes[entry.length] = 0;
+        if (!apply(&parser, config, &entry))
+            return "CONFIG has an entry that is not valid";
+    }
+    return whole(&parser, config);
+}

@@ -1,0 +1,51 @@
+/* The CONFIG payload, decoded in place: strings of `struct config` point into the payload's own bytes. */
+#ifndef DMS_CONFIG_H
+#define DMS_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { CONFIG_ARGS = 1024, CONFIG_FDS = 253, CONFIG_LIST = 32, CONFIG_MOUNTS = 250, CONFIG_PASS = 32 };
+
+enum mount_kind { MOUNT_BIND, MOUNT_OVERLAY, MOUNT_LOOP };
+enum { BIND_READ_ONLY = 1, BIND_RECURSIVE = 2, BIND_RESTRICTED = 4 };
+
+struct mount_entry {
+    enum mount_kind kind;
+    int fd; /* the source; after mounts_clone() of a BIND the detached copy of it */
+    uint32_t flags;
+    const char *target, *lower, *upper, *work;
+};
+
+struct usage_source {
+    const char *key, *path, *field;
+};
+
+struct thaw {
+    const char *path, *text;
+};
+
+struct config {
+    char *argv[CONFIG_ARGS + 1], *env[CONFIG_ARGS + 1];
+    size_t argc, envc;
+    const char *cgroup_join[CONFIG_LIST], *umounts[CONFIG_LIST], *rmdirs[CONFIG_LIST];
+    size_t cgroup_joins, umount_count, rmdir_count;
+    const char *room, *pidfile;
+    struct mount_entry mounts[CONFIG_MOUNTS];
+    size_t mount_count;
+    struct usage_source usage[CONFIG_LIST];
+    size_t usage_count;
+    struct thaw thaw[CONFIG_LIST];
+    size_t thaw_count;
+    int stdin_fd, pass[CONFIG_PASS];
+    size_t pass_count;
+    bool report, sync;
+    uint64_t timeout_ms, grace_ms, drain_ms, log_cap, segment, reserve;
+    uint32_t stop_signal;
+};
+
+/* NULL, or what is wrong with it (a static text). */
+const char *config_parse(uint8_t *payload, size_t length, const int *fds, size_t fd_count, struct config *config);
+
+#endif

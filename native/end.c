@@ -1,0 +1,130 @@
+/* The end: usage, the streams' rest, the log's end mark, the record, ENDED, the folders. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "complain.h"
+#include "job.h"
+#include "log.h"
+#include "shim.h"
+#include "streams.h"
+#include "sys.h"
+
+#define RMDIR_TRIES 100 /* of 5 ms: a cgroup stays busy for a moment after its last process */
+
+static bool settled;
+static struct usage usage;
+
+void end_settle(void)
+{
+    if (settled)
+        return;
+    settled = true;
+    shim.phase = PHASE_ENDING;
+    timer_clear(TIMER_TIMEOUT);
+    timer_clear(TIMER_GRACE);
+    timer_clear(TIMER_KILL);
+    timer_clear(TIMER_RUNTIME);
+    pid_t left = job_pidfile(shim.folder, shim.config.pidfile);
+    if (job_is_child(left))
+        kill(left, SIGKILL);
+    job_kill_children();
+    usage_read(shim.config.usage, shim.config.usage_count, &usage);
+    timer_set(TIMER_DRAIN, shim.config.drain_ms);
+    if (streams_closed())
+        end_streams();
+}
+
+static void how_it_ended(struct record *record)
+{
+    static char lost[96];
+    int status = shim.job_reported || (shim.init_gone && !shim.config.report) ? shim.job_status : -1;
+    if (!shim.config.report)
+        status = shim.init_status;
+    if (shim.failed)
+        return;
+    if (status >= 0 && WIFEXITED(status)) {
+        record->code = WEXITSTATUS(status);
+    } else if (status >= 0 && WIFSIGNALED(status)) {
+        record->signal = WTERMSIG(status);
+        record->code = 128 + record->signal;
+    } else if (shim.our_kill || (shim.init_status >= 0 && WIFSIGNALED(shim.init_status) &&
+                                 WTERMSIG(shim.init_status) == SIGKILL)) {
+        record->signal = SIGKILL;
+        record->code = 128 + SIGKILL;
+    } else {
+        if (shim.init_status >= 0 && WIFEXITED(shim.init_status))
+            snprintf(lost, sizeof lost, "the job's init exited with %d and without a report",
+                     WEXITSTATUS(shim.init_status));
+        else if (shim.init_status >= 0)
+            snprintf(lost, sizeof lost, "the job's init was killed by signal %d", WTERMSIG(shim.init_status));
+        else
+            snprintf(lost, sizeof lost, "the job's init ended and nobody saw how");
+        record->lost = lost;
+    }
+}
+
+static void write_record(void)
+{
+    struct record record = {
+        .code = -1,
+        .stopped_by = shim.cause,
+        .killed = shim.killed,
+        .started_at = shim.started ? shim.started_at : 0,
+        .finished_at = shim.ended_at != 0 ? shim.ended_at : sys_realtime(),
+        .error = shim.error,
+        .error_number = shim.error_number,
+        .usage = usage,
+    };
+    how_it_ended(&record);
+    if (record_write(&record, shim.config.sync) != 0)
+        complain("the exit record could not be written: %m");
+}
+
+static void remove_folders(void)
+{
+    for (size_t i = 0; i < shim.config.rmdir_count; i++) {
+        const char *path = shim.config.rmdirs[i];
+        for (int left = RMDIR_TRIES; rmdir(path) != 0 && errno != ENOENT; left--) {
+            struct timespec moment = {.tv_nsec = 5 * 1000 * 1000};
+            if (errno != EBUSY || left == 0) {
+                complain("cannot remove %s: %m", path);
+                break;
+            }
+            nanosleep(&moment, NULL);
+        }
+    }
+}
+
+void end_streams(void)
+{
+    if (!settled)
+        return;
+    streams_finish();
+    log_end();
+    write_record();
+    clients_stop_listening(shim.folder);
+    clients_broadcast(FRAME_ENDED, NULL, 0);
+    clients_close();
+    remove_folders();
+    _exit(0);
+}
+
+void end_unborn(void)
+{
+    static const char *const made[] = {"log/0000000001", "log/reserve", "control"};
+    clients_stop_listening(shim.folder);
+    clients_close();
+    record_discard();
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++)
+        unlinkat(shim.folder, made[i], 0);
+    unlinkat(shim.folder, "log", AT_REMOVEDIR);
+    remove_folders();
+    _exit(0);
+}

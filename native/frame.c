@@ -1,0 +1,76 @@
+#include "frame.h"
+
+#include <string.h>
+
+/* Byte by byte, so that neither the host's order nor alignment matters; compilers make one load of it. */
+uint32_t get_u32(const uint8_t *at)
+{
+    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+uint64_t get_u64(const uint8_t *at)
+{
+    return (uint64_t)get_u32(at) | (uint64_t)get_u32(at + 4) << 32;
+}
+
+void put_u32(uint8_t *at, uint32_t value)
+{
+    for (int i = 0; i < 4; i++)
+        at[i] = (uint8_t)(value >> (8 * i));
+}
+
+void put_u64(uint8_t *at, uint64_t value)
+{
+    put_u32(at, (uint32_t)value);
+    put_u32(at + 4, (uint32_t)(value >> 32));
+}
+
+struct rule {
+    uint8_t type, sides;
+    uint32_t least, most;
+};
+
+#define BIT(side) (1u << (side))
+
+/* Payload sizes by type: a length is believed only within these, so that every buffer here can be of fixed size. */
+static const struct rule rules[] = {
+    {FRAME_GO, BIT(FROM_CALLER), 0, 0},
+    {FRAME_STOP, BIT(FROM_CALLER) | BIT(FROM_CLIENT), 16, 16},
+    {FRAME_SIGNAL, BIT(FROM_CALLER) | BIT(FROM_CLIENT), 4, 4},
+    {FRAME_HELLO, BIT(FROM_CALLER) | BIT(FROM_CLIENT), 4, 4},
+    {FRAME_INIT_BORN, BIT(FROM_INIT), 0, 0},
+    {FRAME_INIT_STARTED, BIT(FROM_INIT), 8, 8},
+    {FRAME_INIT_FAILED, BIT(FROM_INIT), 4, 4 + FRAME_TEXT_MAX},
+    {FRAME_INIT_EXITED, BIT(FROM_INIT), 4, 4},
+    {FRAME_INIT_SIGNAL, BIT(TO_INIT), 4, 4},
+};
+
+long frame_parse(const uint8_t *bytes, size_t have, enum frame_side side, struct frame *out)
+{
+    if (have < FRAME_HEADER)
+        return 0;
+    uint32_t length = get_u32(bytes);
+    uint8_t type = bytes[4];
+    if (bytes[5] != 0 || bytes[6] != 0 || bytes[7] != 0)
+        return -1;
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        const struct rule *rule = &rules[i];
+        if (rule->type != type || !(rule->sides & BIT(side)))
+            continue;
+        if (length < rule->least || length > rule->most)
+            return -1;
+        if (have - FRAME_HEADER < length)
+            return 0;
+        *out = (struct frame){.type = type, .length = length, .payload = bytes + FRAME_HEADER};
+        return (long)(FRAME_HEADER + length);
+    }
+    return -1;
+}
+
+size_t frame_header(uint8_t *at, uint8_t type, uint32_t length)
+{
+    put_u32(at, length);
+    memset(at + 4, 0, 4);
+    at[4] = type;
+    return FRAME_HEADER;
+}

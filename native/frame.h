@@ -1,0 +1,53 @@
+/* Frames of docs/protocol.md: `length` u32, `type` u8, `flags` u8, `channel` u16, payload. Little-endian. */
+#ifndef DMS_FRAME_H
+#define DMS_FRAME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PROTOCOL_VERSION 1u
+#define FRAME_HEADER 8u
+#define FRAME_CONFIG_MAX (1024u * 1024u)
+#define FRAME_TEXT_MAX 1024u /* of an error; what is longer is cut by whoever sends it */
+
+enum frame_type {
+    FRAME_CONFIG = 1,
+    FRAME_GO = 2,
+    FRAME_STOP = 3,
+    FRAME_SIGNAL = 4,
+    FRAME_HELLO = 5,
+    FRAME_READY = 64,
+    FRAME_STARTED = 65,
+    FRAME_FAILED = 66,
+    FRAME_STATE = 67,
+    FRAME_ENDED = 68,
+    FRAME_OK = 69,
+    FRAME_ERROR = 70,
+    FRAME_INIT_STARTED = 96,
+    FRAME_INIT_FAILED = 97,
+    FRAME_INIT_EXITED = 98,
+    FRAME_INIT_BORN = 99,
+    FRAME_INIT_SIGNAL = 112,
+};
+
+/* Who may send what: a frame of another direction is a protocol error. */
+enum frame_side { FROM_CALLER, FROM_CLIENT, FROM_INIT, TO_INIT };
+
+struct frame {
+    uint8_t type;
+    uint32_t length;
+    const uint8_t *payload;
+};
+
+/* The first frame in `bytes`: its whole size, 0 while it is not complete, -1 for a protocol error. */
+long frame_parse(const uint8_t *bytes, size_t have, enum frame_side side, struct frame *out);
+
+/* Writes a header; returns FRAME_HEADER. */
+size_t frame_header(uint8_t *at, uint8_t type, uint32_t length);
+
+uint32_t get_u32(const uint8_t *at);
+uint64_t get_u64(const uint8_t *at);
+void put_u32(uint8_t *at, uint32_t value);
+void put_u64(uint8_t *at, uint64_t value);
+
+#endif

@@ -1,0 +1,200 @@
+/* `dms-init [-s FD] -- ARGV...`: pid 1 of a job. docs/protocol.md, section 3. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "frame.h"
+#include "search.h"
+#include "seccomp.h"
+#include "sys.h"
+
+enum { REPORT = 3, NOT_EXECUTABLE = 126, NOT_FOUND = 127, HUNG_UP = 137 };
+
+static int report = REPORT;
+static pid_t job;
+
+static void say(uint8_t type, const uint8_t *payload, size_t length)
+{
+    uint8_t bytes[FRAME_HEADER + 4 + FRAME_TEXT_MAX];
+    if (report < 0)
+        return;
+    frame_header(bytes, type, (uint32_t)length);
+    if (length > 0)
+        memcpy(bytes + FRAME_HEADER, payload, length);
+    ssize_t ignored = send(report, bytes, FRAME_HEADER + length, MSG_NOSIGNAL); /* a hang-up shows in poll */
+    (void)ignored;
+}
+
+static _Noreturn void fail(int error, const char *what)
+{
+    uint8_t payload[4 + FRAME_TEXT_MAX];
+    size_t length = strlen(what);
+    if (length > FRAME_TEXT_MAX)
+        length = FRAME_TEXT_MAX;
+    put_u32(payload, (uint32_t)error);
+    memcpy(payload + 4, what, length);
+    say(FRAME_INIT_FAILED, payload, 4 + length);
+    if (report < 0)
+        dprintf(2, "dms-init: %s: %s\n", what, strerror(error));
+    _exit(error == ENOENT ? NOT_FOUND : NOT_EXECUTABLE);
+}
+
+/* With a terminal the job becomes its foreground group; else it gets a session, so that a signal meant for it reaches
+ * nobody else. */
+static void separate(void)
+{
+    if (isatty(0)) {
+        setpgid(0, 0);
+        tcsetpgrp(0, getpid());
+    } else {
+        setsid();
+    }
+}
+
+static void run_job(char **argv, int result)
+{
+    struct sigaction defaults = {.sa_handler = SIG_DFL};
+    sigset_t none;
+    separate();
+    for (int signum = 1; signum < NSIG; signum++)
+        sigaction(signum, &defaults, NULL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    int error = search_and_execute(argv);
+    sys_write_all(result, &error, sizeof error);
+    _exit(NOT_FOUND);
+}
+
+static void start_job(char **argv)
+{
+    int result[2], error = 0;
+    if (pipe2(result, O_CLOEXEC) != 0)
+        fail(errno, "cannot make a pipe");
+    job = fork();
+    if (job == 0)
+        run_job(argv, result[1]);
+    if (job < 0)
+        fail(errno, "cannot fork");
+    close(result[1]);
+    ssize_t got;
+    while ((got = read(result[0], &error, sizeof error)) < 0 && errno == EINTR)
+        ;
+    close(result[0]);
+    if (got == sizeof error)
+        fail(error, argv[0]);
+    uint8_t stamp[8];
+    put_u64(stamp, sys_realtime());
+    say(FRAME_INIT_STARTED, stamp, sizeof stamp);
+}
+
+static _Noreturn void hung_up(void)
+{
+    /* Only in a pid namespace of our own does -1 mean the job and nothing else. */
+    if (getpid() == 1)
+        kill(-1, SIGKILL);
+    kill(-job, SIGKILL);
+    kill(job, SIGKILL);
+    _exit(HUNG_UP);
+}
+
+static void hear(void)
+{
+    static uint8_t bytes[4 * (FRAME_HEADER + 4)];
+    static size_t have;
+    struct frame frame;
+    long size;
+    ssize_t got = recv(report, bytes + have, sizeof bytes - have, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got <= 0)
+        hung_up();
+    have += (size_t)got;
+    while ((size = frame_parse(bytes, have, TO_INIT, &frame)) > 0) {
+        uint32_t signum = get_u32(frame.payload);
+        if (signum >= 1 && signum <= 64)
+            kill(job, (int)signum);
+        have -= (size_t)size;
+        memmove(bytes, bytes + size, have);
+    }
+    if (size < 0)
+        hung_up();
+}
+
+static void reap(void)
+{
+    int status;
+    pid_t pid;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        if (pid != job)
+            continue;
+        uint8_t raw[4];
+        put_u32(raw, (uint32_t)status);
+        say(FRAME_INIT_EXITED, raw, sizeof raw);
+        _exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+    }
+}
+
+static void pass_on(int signals)
+{
+    struct signalfd_siginfo info;
+    while (read(signals, &info, sizeof info) == sizeof info)
+        if (info.ssi_signo != SIGCHLD)
+            kill(job, (int)info.ssi_signo);
+    reap();
+}
+
+static int open_report(void)
+{
+    int type;
+    socklen_t size = sizeof type;
+    if (getsockopt(REPORT, SOL_SOCKET, SO_TYPE, &type, &size) != 0)
+        return -1;
+    fcntl(REPORT, F_SETFD, FD_CLOEXEC);
+    return REPORT;
+}
+
+int main(int argc, char **argv)
+{
+    int filter = -1, next = 1;
+    sigset_t all;
+    report = open_report();
+    /* Before any of the job's code runs, so that the first sender the shim sees is us. */
+    say(FRAME_INIT_BORN, NULL, 0);
+    if (next + 1 < argc && strcmp(argv[next], "-s") == 0) {
+        filter = atoi(argv[next + 1]);
+        next += 2;
+    }
+    if (next >= argc || strcmp(argv[next], "--") != 0 || next + 1 >= argc)
+        fail(EINVAL, "usage: dms-init [-s FD] -- ARGV...");
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    int signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (signals < 0)
+        fail(errno, "cannot wait for signals");
+    /* A job of the same user must not reach into us for the report socket (pidfd_getfd, ptrace). */
+    prctl(PR_SET_DUMPABLE, 0);
+    if (getpid() != 1)
+        prctl(PR_SET_CHILD_SUBREAPER, 1);
+    if (filter >= 0 && seccomp_install(filter) != 0)
+        fail(errno, "cannot install the seccomp filter");
+    start_job(argv + next + 1);
+    struct pollfd waited[2] = {{.fd = signals, .events = POLLIN}, {.fd = report, .events = POLLIN}};
+    for (;;) {
+        if (poll(waited, 2, -1) < 0)
+            continue;
+        if (waited[0].revents != 0)
+            pass_on(signals);
+        if (waited[1].revents != 0)
+            hear();
+    }
+}

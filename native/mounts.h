@@ -1,0 +1,17 @@
+/* The private mount namespace: the room (a tmpfs), what is bound into it, overlays. */
+#ifndef DMS_MOUNTS_H
+#define DMS_MOUNTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "config.h"
+
+bool mounts_wanted(const struct config *config);
+
+/* Clones the trees of all binds; must come before mounts_enter(), since only mounts of one's own namespace can be
+ * cloned. Both return 0, or -1 with errno and a text of what failed. */
+int mounts_clone(struct config *config, char *what, size_t size);
+int mounts_enter(struct config *config, char *what, size_t size);
+
+#endif

@@ -1,0 +1,118 @@
+/* What the job's init says over its report socket, and the signals that it is asked to send. */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "complain.h"
+#include "shim.h"
+#include "sys.h"
+
+#define REPORT_BUFFER (FRAME_HEADER + 4 + FRAME_TEXT_MAX)
+
+static uint8_t bytes[REPORT_BUFFER];
+static size_t have;
+
+static void hang_up(void)
+{
+    close(shim.report);
+    shim.report = -1;
+    have = 0;
+    /* An init that is ours to reap tells more by its status. A runtime that stays must not hold its zombie for ever. */
+    if (shim.started || shim.failed || shim.init != 0)
+        timer_sooner(TIMER_RUNTIME, 10000);
+    else if (shim.runtime == 0)
+        life_fail(0, "the job's init went away before it started the job");
+}
+
+static void said(const struct frame *frame)
+{
+    char text[FRAME_TEXT_MAX + 1];
+    switch (frame->type) {
+    case FRAME_INIT_STARTED:
+        life_started(get_u64(frame->payload));
+        break;
+    case FRAME_INIT_FAILED:
+        memcpy(text, frame->payload + 4, frame->length - 4);
+        text[frame->length - 4] = 0;
+        if (!shim.started)
+            life_fail((int)(get_u32(frame->payload) & 0xfff), "%s", text);
+        break;
+    case FRAME_INIT_EXITED:
+        if (shim.job_reported)
+            break;
+        shim.job_reported = true;
+        shim.job_status = (int)(get_u32(frame->payload) & 0xffff);
+        shim.ended_at = sys_realtime();
+        timer_sooner(TIMER_RUNTIME, 10000);
+        break;
+    default: /* INIT_BORN: its sender is all that it says */
+        break;
+    }
+}
+
+/* The kernel's word for who sent it, in our pid namespace (unix(7), SO_PASSCRED). */
+static pid_t sender_of(struct msghdr *message)
+{
+    for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part != NULL; part = CMSG_NXTHDR(message, part)) {
+        struct ucred who;
+        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_CREDENTIALS)
+            continue;
+        memcpy(&who, CMSG_DATA(part), sizeof who);
+        return who.pid;
+    }
+    return 0;
+}
+
+static ssize_t receive(pid_t *sender)
+{
+    union {
+        struct cmsghdr header;
+        uint8_t space[CMSG_SPACE(sizeof(struct ucred))];
+    } control = {0};
+    struct iovec part = {bytes + have, sizeof bytes - have};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    ssize_t got = recvmsg(shim.report, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    *sender = got > 0 ? sender_of(&message) : 0;
+    return got;
+}
+
+void report_ready(void)
+{
+    while (shim.report >= 0) {
+        pid_t sender;
+        ssize_t got = receive(&sender);
+        if (got < 0 && (errno == EAGAIN || errno == EINTR))
+            return;
+        if (got <= 0) {
+            hang_up();
+            return;
+        }
+        /* Only the first sender is the init: it speaks before any of the job's own code runs. */
+        if (shim.init == 0 && sender > 1)
+            life_init_known(sender);
+        have += (size_t)got;
+        struct frame frame;
+        long size;
+        while ((size = frame_parse(bytes, have, FROM_INIT, &frame)) > 0) {
+            said(&frame);
+            have -= (size_t)size;
+            memmove(bytes, bytes + size, have);
+        }
+        if (size < 0) {
+            complain("the job's init sent a malformed frame");
+            hang_up();
+        }
+    }
+}
+
+bool report_signal(uint32_t signum)
+{
+    uint8_t frame[FRAME_HEADER + 4];
+    frame_header(frame, FRAME_INIT_SIGNAL, 4);
+    put_u32(frame + FRAME_HEADER, signum);
+    return shim.report >= 0 &&
+           send(shim.report, frame, sizeof frame, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof frame;
+}

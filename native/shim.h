@@ -1,0 +1,61 @@
+/* The one execution that a shim keeps; `run.c` brings it up and turns the loop, `life.c` decides, `end.c` ends it. */
+#ifndef DMS_SHIM_H
+#define DMS_SHIM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "clients.h"
+#include "config.h"
+#include "record.h"
+#include "timers.h"
+
+enum phase { PHASE_CREATED = 1, PHASE_GOING = 2, PHASE_RUNNING = 3, PHASE_ENDING = 4 };
+
+struct shim {
+    struct config config;
+    int folder, epoll;
+    enum phase phase;
+
+    pid_t runtime; /* ARGV's process, 0 once it is reaped */
+    pid_t init;    /* the job's init (or the job itself), 0 while unknown */
+    int init_handle; /* a pidfd: whoever is its parent, it cannot be taken for a stranger */
+    bool init_gone, started, failed;
+    uint64_t going_at, started_at, ended_at;
+
+    int report; /* -1: none, or it hung up */
+    bool job_reported;
+    int job_status, init_status; /* as of wait(2); -1 unknown */
+
+    enum stop_cause cause;
+    uint32_t stop_signal; /* to be sent as soon as there is an init; 0: was sent */
+    bool killed, our_kill;
+
+    int error_number;
+    char error[FRAME_TEXT_MAX + 1];
+};
+
+extern struct shim shim;
+
+/* life.c */
+void life_go(void);
+void life_stop(enum stop_cause cause, uint32_t signum, uint64_t grace_ms);
+bool life_signal(uint32_t signum); /* false: nothing runs */
+void life_reap(void);
+void life_timer(enum timer timer);
+void life_progress(void); /* goes on to the end once nothing is left to wait for */
+__attribute__((format(printf, 2, 3))) void life_fail(int error, const char *format, ...);
+void life_started(uint64_t stamp);
+void life_init_known(pid_t pid);
+
+/* report.c */
+void report_ready(void);
+bool report_signal(uint32_t signum);
+
+/* end.c */
+void end_settle(void); /* nothing of the job is left: usage, then the streams' rest */
+void end_streams(void); /* a stream closed, or their time is up */
+_Noreturn void end_unborn(void); /* nothing has run: leaves no trace */
+
+#endif

@@ -1,0 +1,26 @@
+#include <string.h>
+#include <unistd.h>
+
+#include "modes.h"
+#include "sys.h"
+
+static int usage(void)
+{
+    static const char text[] = "usage: dms-shim run | tether ARGV... | keeper [-j CGROUP_PROCS]... SECONDS ARGV...\n";
+    return sys_write_all(2, text, sizeof text - 1) == 0 ? 2 : 3;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2 && strcmp(argv[1], "run") == 0) {
+        sys_close_from(3);
+        return mode_run();
+    }
+    if (argc >= 3 && strcmp(argv[1], "tether") == 0) {
+        sys_close_from(4);
+        return mode_tether(argv + 2);
+    }
+    if (argc >= 4 && strcmp(argv[1], "keeper") == 0)
+        return mode_keeper(argv + 2);
+    return usage();
+}

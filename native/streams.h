@@ -1,0 +1,17 @@
+/* The job's stdout and stderr: pipes whose content goes to the log as it comes. */
+#ifndef DMS_STREAMS_H
+#define DMS_STREAMS_H
+
+#include <stdbool.h>
+
+/* Fills `out` with the write ends of stdout and stderr, for the job. */
+int streams_open(int epoll, int out[2]);
+void stream_ready(int index); /* 0 stdout, 1 stderr */
+bool streams_closed(void);
+void streams_finish(void); /* takes what is there now and closes them */
+
+/* Called before the loop sleeps: gives the buffer's pages back after a burst. */
+bool streams_buffer_dirty(void);
+void streams_buffer_release(void);
+
+#endif

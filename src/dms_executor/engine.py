@@ -1,0 +1,213 @@
+"""`Engine`: all that an engine owes, and the optional powers that are its capabilities.
+
+`Executor` owns ids, status, intents, result and retention; an engine owns only its own world. Every struct here is
+JSON. A single `launch` could not be crash-safe, so letting a job go (`start`) is a step of its own: what `create` made
+has run nothing yet.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+
+import msgspec
+
+from .errors import NotSupported
+from .policy import Policy
+from .types import ExecutionRequest, Output, PortMapping, Probe, Progress, Stats, Stream, Usage
+
+__all__ = [
+    "Chunk",
+    "Engine",
+    "EngineContext",
+    "Execution",
+    "Exit",
+    "Handle",
+    "Measures",
+    "Observed",
+    "Pauses",
+    "Prepared",
+    "Report",
+    "merged_environment",
+]
+
+Report = Callable[[Progress], None]
+
+
+class _Data(msgspec.Struct, frozen=True):
+    """The manners of all data of this contract."""
+
+
+class Execution(_Data, frozen=True, kw_only=True):
+    """All that an engine is told of an execution; committed before its first call.
+
+    `token` is new for each incarnation and names all that is created outside `folder`. `request` is whole, with secrets
+    while the job has not run yet; an adopter sees it without.
+    """
+
+    id: str
+    token: str
+    executor_id: str
+    folder: Path
+    request: ExecutionRequest
+
+
+class Prepared(_Data, frozen=True, kw_only=True):
+    """What `prepare` made. `state` says what was granted, too: root, device and inode of each host path."""
+
+    state: dict[str, Any] = {}
+    stop_signal: int = 15
+    loosened: list[str] = []
+    unenforced: list[str] = []
+
+
+class Handle(_Data, frozen=True, kw_only=True):
+    """Finds the execution again from any process: boot id, pid and start time; a container's id; a name."""
+
+    state: dict[str, Any] = {}
+    ports: list[PortMapping] = []
+    engine_ids: dict[str, str] = {}
+
+
+class Exit(_Data, frozen=True, kw_only=True):
+    """How the engine saw it end. `code` None: unknown; `lost`: why the engine lost it; `error`: why it never ran."""
+
+    code: int | None = None
+    signal: int | None = None
+    oom_kills: int = 0
+    stopped_by: Literal["deadline", "stop"] | None = None
+    killed: bool = False
+    lost: str | None = None
+    started_at: datetime | None = None
+    finished_at: datetime
+    usage: Usage = Usage()
+    error: str = ""
+
+
+class Observed(_Data, frozen=True, kw_only=True):
+    """One execution as `survey` finds it."""
+
+    phase: Literal["created", "running", "paused", "suspended", "ended"]
+    handle: Handle | None = None
+    exit: Exit | None = None
+
+
+class EngineContext(_Data, frozen=True, kw_only=True):
+    """What an engine is opened with. `settings` is the engine's own struct, `durable`: records survive a power cut."""
+
+    state_dir: Path
+    executor_id: str
+    settings: Any
+    policy: Policy
+    grace: float = 10.0
+    log_cap: int = 2**30
+    durable: bool = False
+
+
+class Chunk(_Data, frozen=True, kw_only=True):
+    """Output that an engine which keeps no log hands over; `cursor` resumes after it."""
+
+    stream: Stream
+    time: datetime
+    data: bytes
+    cursor: bytes
+
+
+class Engine(ABC):
+    """The contract of an engine, in the order in which the calls come.
+
+    Foreign errors are mapped to `dms_executor.errors` inside the engine. Each call to an outside part has its own
+    deadline. Nothing blocks the event loop.
+    """
+
+    name: ClassVar[str]
+    rank: ClassVar[int]
+    """Which engine is taken when a request names none: the lowest rank that is usable."""
+    params: ClassVar[type[msgspec.Struct]]
+    settings: ClassVar[type[msgspec.Struct]]
+    keeps_log: ClassVar[bool]
+    """A survivor (the shim) writes `folder/log`; else the holder of the log's lock pulls `output()`."""
+    keeps_deadline: ClassVar[bool]
+    """A timeout holds with no caller alive; else the executor leaves a keeper behind."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, context: EngineContext) -> AbstractAsyncContextManager[Self]:
+        """Opens caches and a daemon's session. Returns within seconds, also when the daemon does not answer."""
+
+    @abstractmethod
+    async def probe(self) -> Probe:
+        """Usable here? Cached by what it looked at; never in `run`'s way."""
+
+    @abstractmethod
+    async def validate(self, request: ExecutionRequest) -> None:
+        """Refuses what this engine lacks (`NotSupported`), bad params (`InvalidRequest`), paths (`PolicyDenied`).
+
+        Creates nothing.
+        """
+
+    @abstractmethod
+    async def prepare(self, x: Execution, report: Report) -> Prepared:
+        """Pulls the image, checks the volumes. May be cancelled at any await; `destroy(x, None)` undoes it."""
+
+    @abstractmethod
+    async def create(self, x: Execution, p: Prepared) -> Handle:
+        """Makes all but the job's first instruction. Idempotent by token."""
+
+    @abstractmethod
+    async def start(self, x: Execution, h: Handle) -> datetime:
+        """The go; returns when the job runs, with that time. Idempotent. Raises `StartFailed` if it never ran."""
+
+    @abstractmethod
+    async def survey(self) -> Mapping[str, Observed]:
+        """Token -> what exists of this executor_id. Raises `EngineUnreachable`."""
+
+    @abstractmethod
+    async def watch(self, x: Execution, h: Handle) -> Exit:
+        """Waits for the end. The same answer in every process; harmless to cancel. Raises `EngineUnreachable`."""
+
+    @abstractmethod
+    async def signal(self, x: Execution, h: Handle, signum: int) -> None:
+        """Sends a signal to the job's main process. Raises `ExecutionNotRunning`."""
+
+    @abstractmethod
+    async def stop(self, x: Execution, h: Handle, signum: int, grace: float) -> None:
+        """`signum`, then KILL after `grace` seconds. Returns once a survivor has it in hand. No error if it ended."""
+
+    @abstractmethod
+    async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
+        """Brings home outputs. Idempotent; before `destroy`; beneath what was granted, whatever the policy now."""
+
+    @abstractmethod
+    async def destroy(self, x: Execution, h: Handle | None) -> None:
+        """Takes away all that bears the token outside the log and the records, in any phase. Idempotent."""
+
+    def output(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
+        """The job's output after a cursor; only of engines that keep no log of their own."""
+        raise NotSupported(f"engine {self.name} keeps its own log", engine=self.name, what="output")
+
+
+@runtime_checkable
+class Pauses(Protocol):
+    """The power `pause`."""
+
+    async def pause(self, x: Execution, h: Handle) -> None: ...
+    async def resume(self, x: Execution, h: Handle) -> None: ...
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """The power `stats`."""
+
+    async def stats(self, x: Execution, h: Handle) -> Stats: ...
+
+
+def merged_environment(
+    image: Mapping[str, str], params: Mapping[str, str], request: ExecutionRequest
+) -> dict[str, str]:
+    """The job's environment: image, then params, then request, then secrets (section 12 of the specification)."""
+    return {**image, **params, **request.environment, **request.secret_environment}

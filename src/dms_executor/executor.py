@@ -1,0 +1,376 @@
+"""`Executor`: the thin public front. Every method is a line of the specification; the work is in `lifecycle`."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from . import recovery
+from .errors import (
+    EngineUnavailable,
+    ExecutionAlreadyFinished,
+    ExecutionNotFinished,
+    ExecutorClosed,
+    InvalidRequest,
+    NotSupported,
+)
+from .journal import Row
+from .journal.clock import instant, moment
+from .journal.folder import state_folder_default
+from .lifecycle import Core, adopt, cancel, pause, resume, send_signal, start, wait
+from .lifecycle.finish import load_result
+from .lifecycle.follow import outcome
+from .lifecycle.stop import give_up
+from .log_access import open_stream
+from .logs.stream import LogStream
+from .maintenance import cleanup
+from .opening import close, enter
+from .policy import Policy
+from .registry import engine_names
+from .types import (
+    CleanupReport,
+    Event,
+    ExecResult,
+    ExecutionInfo,
+    ExecutionRequest,
+    ExecutionResult,
+    ExecutionStatus,
+    ImageInfo,
+    LogStreamRequest,
+    Probe,
+    Progress,
+    RecoveryReport,
+    Settings,
+    Stats,
+    signal_number,
+    validated,
+)
+
+__all__ = ["Executor"]
+
+_PAGE = 500
+
+
+class Executor:
+    """Runs jobs on any engine. One per process and state folder; belongs to one event loop.
+
+    Made by `Executor.open`. All times are seconds, all sizes bytes. Every method raises `ExecutorClosed` once the
+    executor is closed, `ExecutionNotFound` for an id that is not there, and `InvalidRequest` for bad arguments.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        state_dir: str | os.PathLike[str] | None = None,
+        *,
+        policy: Policy | None = None,
+        settings: Settings | None = None,
+        _follow: bool = True,
+    ) -> AsyncIterator[Executor]:
+        """Opens the state folder, recovers what an earlier caller left, and closes at the end of the `async with`.
+
+        `state_dir` None: `DMS_EXECUTOR_STATE_DIR`, else /var/lib/dms-executor as root and the XDG state folder
+        otherwise. Raises `StateError` and its kinds. Closing leaves running jobs running.
+        """
+        chosen = validated(settings or Settings(), Settings)
+        folder = Path(state_dir) if state_dir is not None else state_folder_default()
+        async with AsyncExitStack() as stack:
+            core = await enter(folder, policy or Policy(), chosen, stack)
+            executor = cls(core)
+            rows = await core.journal.open()
+            stack.push_async_callback(close, core)
+            core.changes.owner_ended = executor._recover_quietly
+            core.journal.committed = lambda _token, _status: core.changes.committed()
+            if rows:
+                await recovery.recover(core, follow=_follow)
+            yield executor
+
+    # -- a job's life --------------------------------------------------------------------------------------------
+
+    async def start(self, request: ExecutionRequest, *, progress: Callable[[Progress], None] | None = None) -> None:
+        """Begins an execution; returns when its job runs.
+
+        Raises `InvalidRequest`, `PolicyDenied`, `NotSupported`, `EngineUnavailable`, `ResourcesUnavailable` (nothing
+        was created), `ExecutionAlreadyStarted`, `ExecutionAlreadyFinished`, `ImageNotFound`, `ImagePullFailed`,
+        `StartFailed`, `ExecutionCancelled` (a failed or cancelled record says why).
+        """
+        await start(self._open_core(), request, progress)
+
+    async def run(
+        self, request: ExecutionRequest, *, progress: Callable[[Progress], None] | None = None
+    ) -> ExecutionResult:
+        """Start and wait. A job that exits non-zero is a result, not an error. Cancelling it cancels the execution."""
+        core = self._open_core()
+        live = await start(core, request, progress)
+        try:
+            return await outcome(core, live)
+        except asyncio.CancelledError:
+            if not core.closing.is_set():
+                await give_up(core, live)
+            raise
+
+    async def wait(self, execution_id: str) -> ExecutionResult:
+        """The result, once the execution is complete; at once if it is. Any number of waiters.
+
+        Raises `ResultExpired`. Cancelling it leaves the job alone.
+        """
+        return await wait(self._open_core(), execution_id)
+
+    async def wait_for_status(self, execution_id: str, *statuses: ExecutionStatus | str) -> ExecutionStatus:
+        """The first of `statuses` that the execution reaches.
+
+        Raises `ExecutionAlreadyFinished` where it ends in another one.
+        """
+        core = self._open_core()
+        wanted = {ExecutionStatus(status) for status in statuses} or {*ExecutionStatus}
+        row = await core.row(execution_id)
+        while True:
+            changed = core.changes.next()
+            current = await core.journal.by_token(row.token) or row
+            if current.status in wanted:
+                return current.status
+            if current.terminal:
+                raise ExecutionAlreadyFinished(
+                    f"execution {execution_id} is {current.status}", status=current.status, execution_id=execution_id
+                )
+            if current.owner is not None and current.owner != core.owner:
+                await core.mind_owner(current.owner)
+            elif current.phase == "running":
+                await adopt(core, current)
+            await core.unless_closed(changed)
+
+    async def cancel(self, execution_id: str, *, signal: int | str | None = None, grace: float | None = None) -> None:
+        """Terminates an execution: signal (the image's stop signal, else TERM), grace, then KILL.
+
+        Returns when the job is gone. Raises `ExecutionAlreadyFinished`. A cancelled call completes all the same.
+        """
+        if grace is not None and not 0 <= grace < 1e9:
+            raise InvalidRequest(f"{grace} is no duration", path="$.grace", mend="Use seconds, 0 or more")
+        number = None if signal is None else signal_number(signal)
+        await cancel(self._open_core(), execution_id, number, grace)
+
+    async def send_signal(self, execution_id: str, signal: int | str) -> None:
+        """Sends 15, "TERM" or "SIGTERM" to the job's main process. Raises `ExecutionNotRunning`."""
+        await send_signal(self._open_core(), execution_id, signal_number(signal))
+
+    async def pause(self, execution_id: str) -> None:
+        """Freezes the job; idempotent while it is alive. Raises `ExecutionNotRunning`, `NotSupported`."""
+        await pause(self._open_core(), execution_id)
+
+    async def resume(self, execution_id: str) -> None:
+        """Thaws the job; idempotent while it is alive. Raises `ExecutionNotRunning`, `NotSupported`."""
+        await resume(self._open_core(), execution_id)
+
+    async def remove(self, execution_id: str, *, force: bool = False) -> None:
+        """Removes record, log and result; the id is free again.
+
+        Raises `ExecutionNotFinished`, unless `force`, which cancels it first.
+        """
+        core = self._open_core()
+        row = await core.row(execution_id)
+        result = None
+        if not row.terminal:
+            if not force:
+                raise ExecutionNotFinished(
+                    f"execution {execution_id} is {row.status}",
+                    mend="Cancel it first, or remove it with force",
+                    execution_id=execution_id,
+                )
+            with contextlib.suppress(ExecutionAlreadyFinished):
+                await cancel(core, execution_id, None, None)
+            ended = await core.journal.by_token(row.token)
+            result = await load_result(core, ended) if ended is not None and ended.terminal else None
+        live = core.live.get(row.token)
+        if live is not None:
+            await live.finished.wait()
+        if await core.journal.removing(row.token, result):
+            await recovery.discard(core, row)
+
+    # -- what is known -------------------------------------------------------------------------------------------
+
+    async def list(
+        self,
+        *,
+        statuses: Sequence[ExecutionStatus | str] | None = None,
+        job_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> builtins.list[ExecutionInfo]:
+        """Executions in order of creation; `after` is the last id of the page before."""
+        core = self._open_core()
+        await self._refresh()
+        chosen = None if statuses is None else [ExecutionStatus(status).value for status in statuses]
+        wanted = dict(labels or {})
+        found: builtins.list[ExecutionInfo] = []
+        while limit is None or len(found) < limit:
+            page = await core.journal.rows(statuses=chosen, job_id=job_id, after=after, limit=_PAGE)
+            matching = [row for row in page if wanted.items() <= row.request.labels.items()]
+            found += [self._info(row) for row in matching]
+            if len(page) < _PAGE:
+                break
+            after = page[-1].id
+        return found if limit is None else found[:limit]
+
+    async def get_status(self, execution_id: str) -> ExecutionStatus:
+        """The status that is recorded now."""
+        await self._refresh()
+        return (await self._open_core().row(execution_id)).status
+
+    async def inspect(self, execution_id: str) -> ExecutionInfo:
+        """All that is known: request (secrets out), status, times, ports, the engine's ids, what was loosened."""
+        await self._refresh()
+        return self._info(await self._open_core().row(execution_id))
+
+    async def get_log_stream(self, request: LogStreamRequest, execution_id: str | None = None) -> LogStream:
+        """The output of an execution that is pending, running or finished (section 6 of the specification).
+
+        Raises `ExecutionNotFound` (also for a `job_id` that is not its own), `ResultExpired`.
+        """
+        core = self._open_core()
+        if execution_id is not None and execution_id != request.execution_id:
+            request = msgspec.structs.replace(request, execution_id=execution_id)
+        request = validated(request, LogStreamRequest)
+        row = await core.row(request.execution_id, request.job_id)
+        if row.expired or row.delivered_at is not None:
+            await load_result(core, row)  # raises ResultExpired where the log is gone
+        return await open_stream(core, row, request)
+
+    async def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
+        """Every transition, numbered, the same in each process. None: from now on; 0: from the first that is kept."""
+        core = self._open_core()
+        core.changes.listen()
+        position = await core.journal.last_event() if after is None else after
+        while True:
+            changed = core.changes.next()
+            batch = await core.journal.events(position)
+            for event, _token in batch:
+                position = event.sequence
+                yield event
+            if batch:
+                continue
+            for owner in await core.journal.open_owners():
+                if owner is not None and owner != core.owner:
+                    await core.mind_owner(owner)
+            await core.unless_closed(changed)
+
+    async def probe(self, engine: str | None = None) -> builtins.list[Probe]:
+        """Whether each engine is usable here: version, capabilities, capacity; if not, how to mend it."""
+        core = self._open_core()
+        if engine is not None:
+            return [await (await core.engine(engine)).probe()]
+        return [await _probe(core, name) for name in engine_names()]
+
+    async def recover(self) -> RecoveryReport:
+        """Settles what an earlier caller left; automatic on open."""
+        return await recovery.recover(self._open_core(), thorough=True)
+
+    async def cleanup(self, *, running: bool = False) -> CleanupReport:
+        """Applies retention and removes leftovers; touches what runs only with `running=True`, which cancels it."""
+        return await cleanup(self._open_core(), running=running)
+
+    # -- powers that come with later issues ----------------------------------------------------------------------
+
+    async def exec(self, execution_id: str, argv: Sequence[str], **_options: Any) -> ExecResult:
+        """Runs a further command in a running job."""
+        raise await self._lacking(execution_id, "exec")
+
+    async def exec_session(self, execution_id: str, argv: Sequence[str], **_options: Any) -> Any:
+        """Runs a further command with live input and output."""
+        raise await self._lacking(execution_id, "exec_session")
+
+    async def attach(self, execution_id: str) -> Any:
+        """The job's own stdin and terminal."""
+        raise await self._lacking(execution_id, "attach")
+
+    async def copy_in(self, execution_id: str, source: str, target: str) -> None:
+        """Copies from the host into a running job."""
+        raise await self._lacking(execution_id, "copy_in")
+
+    async def copy_out(self, execution_id: str, source: str, target: str) -> None:
+        """Copies from a running job to the host."""
+        raise await self._lacking(execution_id, "copy_out")
+
+    async def stats(self, execution_id: str) -> Stats:
+        """What a running job uses now."""
+        raise await self._lacking(execution_id, "stats")
+
+    async def snapshot(self, execution_id: str, name: str) -> None:
+        """Saves a running job to disk."""
+        raise await self._lacking(execution_id, "snapshot")
+
+    async def restore(self, name: str, execution_id: str, *, request: ExecutionRequest | None = None) -> None:
+        """Brings a saved job back."""
+        raise NotSupported("no engine can restore yet", what="restore", execution_id=execution_id)
+
+    async def images(self) -> builtins.list[ImageInfo]:
+        """The cached images."""
+        raise NotSupported("the image cache cannot be listed yet", what="images")
+
+    async def remove_image(self, digest: str) -> None:
+        """Takes an image out of the cache."""
+        raise NotSupported("images cannot be removed from the cache yet", what="remove_image")
+
+    # -- within --------------------------------------------------------------------------------------------------
+
+    def _open_core(self) -> Core:
+        if self._core.closing.is_set():
+            raise ExecutorClosed("the executor is closed", mend="Open it again; running jobs go on")
+        return self._core
+
+    async def _lacking(self, execution_id: str, method: str) -> NotSupported:
+        row = await self._open_core().row(execution_id)
+        return NotSupported(
+            f"engine {row.engine} has no {method} yet", engine=row.engine, what=method, execution_id=execution_id
+        )
+
+    async def _refresh(self) -> None:
+        """Settles what a process that has died meanwhile owned, so that what is read is true."""
+        core = self._open_core()
+        for owner in await core.journal.open_owners():
+            if owner == core.owner:
+                continue
+            if owner is None or not await core.in_thread(core.owners.alive, owner):
+                await recovery.recover(core, follow=core.changes.active)
+                return
+
+    async def _recover_quietly(self) -> None:
+        if not self._core.closing.is_set():
+            await recovery.recover(self._core)
+
+    def _info(self, row: Row) -> ExecutionInfo:
+        live = self._core.live.get(row.token)
+        return ExecutionInfo(
+            request=row.request,
+            status=row.status,
+            engine=row.engine,
+            created_at=instant(row.created_at),
+            reason=row.reason,
+            started_at=moment(row.started_at),
+            finished_at=moment(row.finished_at),
+            exit_code=row.exit_code,
+            ports=row.handle.ports if row.handle else [],
+            engine_ids=row.handle.engine_ids if row.handle else {},
+            loosened=row.prepared.loosened if row.prepared else [],
+            unenforced=row.prepared.unenforced if row.prepared else [],
+            stale=live.stale if live else False,
+        )
+
+
+async def _probe(core: Core, name: str) -> Probe:
+    try:
+        return await (await core.engine(name)).probe()
+    except EngineUnavailable as error:
+        return Probe(engine=name, usable=False, problem=error.message, mend=error.mend)

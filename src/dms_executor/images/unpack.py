@@ -1,0 +1,154 @@
+"""From a layout or an archive to an unpacked image in the cache, by `umoci` and `skopeo`.
+
+Both get paths of our own making only: the granted folder or file is named through `/proc/<pid>/fd`, so that what they
+read is what was granted, however its path is swapped meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from ..engine import Report
+from ..errors import EngineUnavailable, ImageNotFound, ImagePullFailed, StartFailed
+from ..policy import Granted
+from ..supervisor import tether
+from ..types import Progress
+from .config import Descriptor
+from .flight import Flights
+from .layout import LayoutImage, read_layout
+from .reference import Reference
+from .store import ImageStore, Unpacked, Workspace
+
+__all__ = ["Unpacker"]
+
+_TAG = "image"
+_LEFT_BY_UMOCI = ("config.json", "umoci.json")
+
+
+class Unpacker:
+    """Brings images into `store`."""
+
+    def __init__(self, store: ImageStore, *, umoci: str | None = None, skopeo: str | None = None) -> None:
+        self.store = store
+        self._flights = Flights()
+        self._umoci = umoci
+        self._skopeo = skopeo
+
+    async def unpacked(
+        self, reference: Reference, granted: Granted, image: str, token: str, report: Report, deadline: float
+    ) -> Unpacked:
+        """The image, pinned for `token`. Raises `ImageNotFound`, `ImagePullFailed`, `EngineUnavailable`."""
+        if reference.transport == "oci":
+            return await self._from_layout(granted.fd, reference.tag, image, token, report, deadline)
+        key = await asyncio.to_thread(_archive_key, granted.fd, reference)
+        known = await asyncio.to_thread(self.store.remembered, key)
+        found = await asyncio.to_thread(self.store.find, known, token) if known else None
+        if found is not None:
+            return found
+        work = await asyncio.to_thread(self.store.workspace)
+        try:
+            await self._copy_archive(work, reference, granted.fd, image, deadline)
+            fd = os.open(work.path / "copied", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                unpacked = await self._from_layout(fd, _TAG, image, token, report, deadline)
+            finally:
+                os.close(fd)
+        finally:
+            await asyncio.to_thread(self.store.discard, work)
+        await asyncio.to_thread(self.store.remember, key, unpacked.digest)
+        return unpacked
+
+    async def _from_layout(
+        self, layout: int, tag: str | None, image: str, token: str, report: Report, deadline: float
+    ) -> Unpacked:
+        found = await asyncio.to_thread(read_layout, layout, tag, image)
+        ready = await asyncio.to_thread(self.store.find, found.digest, token)
+        while ready is None:
+            report(Progress(what=f"unpacking {image}", done=0, unit="layers"))
+            await self._flights.join(found.digest, lambda: self._unpack(layout, found, image, deadline))
+            # Collected between the two, by another process: once more.
+            ready = await asyncio.to_thread(self.store.find, found.digest, token)
+        return ready
+
+    async def _unpack(self, layout: int, found: LayoutImage, image: str, deadline: float) -> None:
+        umoci = _program("umoci", self._umoci)
+        # The first asker may leave before the others, and its descriptor with it.
+        own = os.dup(layout)
+        work = await asyncio.to_thread(self.store.workspace)
+        try:
+            await asyncio.to_thread(_single_layout, work.path, own, found.manifest)
+            argv = [umoci, "unpack", *_rootless(), "--image", f"{work.path}/layout:{_TAG}", f"{work.path}/bundle"]
+            await _run(argv, image, deadline)
+            await asyncio.to_thread(_strip, work.path / "bundle")
+            unpacked = Unpacked(digest=found.digest, config=found.config)
+            await asyncio.to_thread(self.store.commit, work, "bundle", unpacked)
+        finally:
+            os.close(own)
+            await asyncio.shield(asyncio.to_thread(self.store.discard, work))
+
+    async def _copy_archive(
+        self, work: Workspace, reference: Reference, file: int, image: str, deadline: float
+    ) -> None:
+        tag = f":{reference.tag}" if reference.tag else ""
+        source = f"{reference.transport}:/proc/{os.getpid()}/fd/{file}{tag}"
+        argv = [_program("skopeo", self._skopeo), "--insecure-policy", "copy", "--quiet", source]
+        await _run([*argv, f"oci:{work.path}/copied:{_TAG}"], image, deadline)
+
+
+async def _run(argv: list[str], image: str, deadline: float) -> None:
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/nonexistent", "TMPDIR": "/tmp"}
+    try:
+        done = await tether.run(argv, environment=environment, deadline=deadline)
+    except StartFailed as error:
+        raise ImagePullFailed(f"image {image!r}: {error.message}", mend="Raise prepare_timeout") from error
+    if done.code == 0:
+        return
+    said, name = done.complaint, Path(argv[0]).name
+    if "no space left" in said.lower():
+        raise ImagePullFailed(f"no space left to unpack {image!r}", mend="Free space below the state folder")
+    raise ImageNotFound(f"image {image!r} cannot be unpacked: {name} says: {said}", mend="Make or copy the image again")
+
+
+def _single_layout(folder: Path, layout: int, manifest: Descriptor) -> None:
+    """A layout with this one image and a tag of ours; its blobs are the granted ones."""
+    made = folder / "layout"
+    made.mkdir(mode=0o700)
+    (made / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}', encoding="ascii")
+    descriptor = {
+        "mediaType": manifest.media_type or "application/vnd.oci.image.manifest.v1+json",
+        "digest": manifest.digest,
+        "size": manifest.size,
+        "annotations": {"org.opencontainers.image.ref.name": _TAG},
+    }
+    (made / "index.json").write_bytes(msgspec.json.encode({"schemaVersion": 2, "manifests": [descriptor]}))
+    (made / "blobs").symlink_to(f"/proc/{os.getpid()}/fd/{layout}/blobs")
+
+
+def _strip(bundle: Path) -> None:
+    """Only the root tree is kept of what umoci leaves."""
+    for entry in bundle.iterdir():
+        if entry.name in _LEFT_BY_UMOCI or entry.suffix == ".mtree":
+            entry.unlink()
+
+
+def _archive_key(file: int, reference: Reference) -> str:
+    status = os.fstat(file)
+    words = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, reference.tag)
+    return hashlib.sha256(repr((reference.transport, *words)).encode()).hexdigest()
+
+
+def _rootless() -> list[str]:
+    return [] if os.geteuid() == 0 else ["--rootless"]
+
+
+def _program(name: str, given: str | None) -> str:
+    found = given or shutil.which(name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    if found is None:
+        raise EngineUnavailable(f"{name} is not installed, and this image needs it", mend=f"apt-get install {name}")
+    return found

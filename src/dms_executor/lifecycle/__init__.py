@@ -1,0 +1,12 @@
+"""From an accepted request to its result: the only place that decides a status and the only one that builds a result.
+
+`start` brings an execution up, `follow` sees it through to `finish`, `stop` ends it early. `Core` is what they share.
+"""
+
+from .core import Core
+from .follow import adopt, wait
+from .live import Live
+from .start import start
+from .stop import cancel, pause, resume, send_signal
+
+__all__ = ["Core", "Live", "adopt", "cancel", "pause", "resume", "send_signal", "start", "wait"]

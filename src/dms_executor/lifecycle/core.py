@@ -1,0 +1,180 @@
+"""`Core`: what the parts of the lifecycle share in one open executor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..changes import Changes
+from ..engine import Engine, EngineContext, Execution
+from ..errors import EngineUnavailable, ExecutionNotFound, ExecutorClosed, InvalidRequest
+from ..journal import Journal, Owners, Row
+from ..policy import Policy
+from ..registry import engine_class, engine_names
+from ..tasks import Tasks
+from ..types import Capacity, ExecutionRequest, Settings, SpecConfig, check_id
+from .live import Live
+
+__all__ = ["Core"]
+
+T = TypeVar("T")
+
+
+class Core:
+    """The open executor's own world: state folder, journal, engines, and the executions that live here."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        executor_id: str,
+        owners: Owners,
+        *,
+        policy: Policy,
+        settings: Settings,
+        stack: AsyncExitStack,
+    ) -> None:
+        self.state_dir = state_dir
+        self.executor_id = executor_id
+        self.owners = owners
+        self.owner = owners.me.uuid
+        self.policy = policy
+        self.settings = settings
+        self.durable = settings.durability == "power"
+        self.journal = Journal(state_dir, self.owner, durable=self.durable)
+        self.changes = Changes(state_dir, self.journal)
+        self.tasks = Tasks()
+        self.live: dict[str, Live] = {}
+        self.files = ThreadPoolExecutor(min(32, 4 + 2 * (os.cpu_count() or 1)), thread_name_prefix="dms-files")
+        self.creations = asyncio.Semaphore(2 * (os.cpu_count() or 1))
+        self.closing = asyncio.Event()
+        self.recovering = asyncio.Lock()
+        self._stack = stack
+        self._engines: dict[str, Engine] = {}
+        self._opening = asyncio.Lock()
+
+    async def engine(self, name: str) -> Engine:
+        """The open engine of that name. Raises `InvalidRequest`, `EngineUnavailable`."""
+        if name in self._engines:
+            return self._engines[name]
+        async with self._opening:
+            if name not in self._engines:
+                self._engines[name] = await self._open_engine(name)
+        return self._engines[name]
+
+    def opened(self) -> list[str]:
+        """The names of the engines that are open."""
+        return list(self._engines)
+
+    async def engine_for(self, request: ExecutionRequest) -> Engine:
+        """The engine that a request names, else the first usable one by rank."""
+        if request.engine_spec.type is not None:
+            return await self.engine(request.engine_spec.type)
+        problems = []
+        for kind in sorted((k for k in map(_importable, engine_names()) if k), key=lambda k: (k.rank, k.name)):
+            engine = await self.engine(kind.name)
+            probe = await engine.probe()
+            if probe.usable and kind.rank < 1000:
+                return engine
+            problems.append(f"{kind.name}: {probe.problem}")
+        raise EngineUnavailable(
+            f"no engine is usable here ({'; '.join(problems)})", mend="`dms-executor engines` says how to mend each"
+        )
+
+    async def capacity(self, engine: Engine, request: ExecutionRequest) -> Capacity | None:
+        """What the executions of an engine may reserve together; asked only where the request reserves."""
+        named = request.resources
+        if named.cpu is None and named.memory is None and named.disk is None and named.pids is None:
+            return None
+        return self.settings.capacity or (await engine.probe()).capacity
+
+    def execution(self, request: ExecutionRequest) -> Execution:
+        """A new incarnation: its token names all that is created outside the state folder."""
+        token = uuid.uuid4().hex[:20]
+        return self.known(request, token)
+
+    def known(self, request: ExecutionRequest, token: str) -> Execution:
+        """An incarnation that the journal knows."""
+        return Execution(
+            id=request.execution_id,
+            token=token,
+            executor_id=self.executor_id,
+            folder=self.journal.folder(token),
+            request=request,
+        )
+
+    def unknown(self, token: str) -> Execution:
+        """An incarnation that no row knows: all there is is its token."""
+        nothing = ExecutionRequest(job_id="unknown", execution_id="unknown", engine_spec=SpecConfig())
+        return self.known(nothing, token)
+
+    async def mind_owner(self, uuid: str) -> None:
+        """Watches for the end of the process that owns something which is waited for."""
+        for owner in await self.in_thread(self.owners.others):
+            if owner.uuid == uuid:
+                await self.changes.mind(owner)
+                return
+        await self.changes.owner_ended()
+
+    async def row(self, execution_id: str, job_id: str | None = None) -> Row:
+        """The row of an id. Raises `ExecutionNotFound`, `InvalidRequest`."""
+        check_id(execution_id)
+        row = await self.journal.by_id(execution_id)
+        if row is None or job_id not in (None, row.job_id):
+            raise ExecutionNotFound(
+                f"there is no execution {execution_id}" + (f" of job {job_id}" if job_id else ""),
+                mend="`dms-executor ps -a` lists all",
+                execution_id=execution_id,
+            )
+        return row
+
+    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Runs what blocks on the one pool for files."""
+        return await asyncio.get_running_loop().run_in_executor(self.files, work, *arguments)
+
+    async def unless_closed(self, awaitable: Awaitable[T]) -> T:
+        """Awaits something of the user's job, for as long as the executor is open. Raises `ExecutorClosed`."""
+        wanted = asyncio.ensure_future(awaitable)
+        closing = asyncio.ensure_future(self.closing.wait())
+        try:
+            await asyncio.wait({wanted, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if wanted.done():
+                return wanted.result()
+            raise ExecutorClosed("the executor was closed", mend="Running jobs go on: open it again and wait")
+        finally:
+            for future in (wanted, closing):
+                future.cancel()
+
+    async def _open_engine(self, name: str) -> Engine:
+        kind = engine_class(name)
+        try:
+            chosen = msgspec.convert(self.settings.engines.get(name, {}), kind.settings, strict=True)
+        except msgspec.ValidationError as error:
+            known = ", ".join(kind.settings.__struct_fields__)
+            raise InvalidRequest(
+                str(error), path=f"$.settings.engines.{name}", mend=f"Known settings of {name}: {known}"
+            ) from error
+        context = EngineContext(
+            state_dir=self.state_dir,
+            executor_id=self.executor_id,
+            settings=chosen,
+            policy=self.policy,
+            grace=self.settings.grace,
+            log_cap=int(self.settings.log_cap),
+            durable=self.durable,
+        )
+        return await self._stack.enter_async_context(kind.open(context))
+
+
+def _importable(name: str) -> type[Engine] | None:
+    try:
+        return engine_class(name)
+    except EngineUnavailable:
+        return None

@@ -1,0 +1,171 @@
+"""The end of an execution: the only place that decides a status and the only one that builds a result."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from .. import faults
+from ..engine import Exit
+from ..errors import ExecutionCancelled, ExecutorError, ResultExpired
+from ..journal import Intent, Row
+from ..journal.clock import moment
+from ..logs.backward import read_tail
+from ..types import ExecutionResult, ExecutionStatus, Output, Reason
+from .core import Core
+from .live import Live
+
+__all__ = ["build_result", "finish", "load_result", "not_started", "with_output"]
+
+_log = logging.getLogger(__name__)
+
+
+async def finish(core: Core, live: Live, end: Exit) -> None:
+    """From the engine's word of the end to the recorded result, and the engine's leftovers gone."""
+    x, engine = live.x, live.engine
+    intent = live.intent
+    collects = bool(x.request.outputs) or x.request.results_dir is not None
+    if collects or intent is None:
+        # Another process may have committed why it stops; that decides the status.
+        row = await core.journal.by_token(x.token)
+        intent = row.intent if row is not None else intent
+    outputs: list[Output] = []
+    problem = ""
+    if collects:
+        if await core.journal.ended(x.token, end) is None and not await _mine(core, x.token):
+            return
+        faults.point("ended_committed")
+        outputs, problem = await _collect(live, end)
+        faults.point("collected")
+    result = build_result(live, end, intent, outputs, problem)
+    recorded = await core.journal.finished(x.token, result)
+    faults.point("finished_committed")
+    if recorded:
+        _log.info("%s (%s)", result.status, result.reason, extra={"execution_id": x.id, "engine": engine.name})
+        live.conclude(await with_output(core, result, x.token))
+    await engine.destroy(x, live.handle)
+    faults.point("destroyed")
+
+
+async def not_started(core: Core, live: Live, error: ExecutorError) -> None:
+    """A start that failed or was cancelled after its claim: nothing is left behind but the failed record and log."""
+    x = live.x
+    error.execution_id = x.id
+    await live.engine.destroy(x, live.handle)
+    end = Exit(finished_at=datetime.now(UTC), error=error.message)
+    intent = live.intent if isinstance(error, ExecutionCancelled) else None
+    result = build_result(live, end, intent, [], "")
+    if await core.journal.finished(x.token, result):
+        _log.info("%s: %s", result.status, error, extra={"execution_id": x.id, "engine": live.engine.name})
+    core.live.pop(x.token, None)
+    live.conclude(await with_output(core, result, x.token), error)
+
+
+def build_result(live: Live, end: Exit, intent: Intent | None, outputs: list[Output], problem: str) -> ExecutionResult:
+    """The result of an execution, from what the engine says and why it was stopped, if it was."""
+    status, reason, message = _verdict(live, end, intent)
+    if problem and status is ExecutionStatus.SUCCESS:
+        status, reason, message = ExecutionStatus.FAILED, "outputs_failed", problem
+    elif problem:
+        message = f"{message}; {problem}" if message else problem
+    return ExecutionResult(
+        execution_id=live.x.id,
+        status=status,
+        reason=reason,
+        exit_code=end.code,
+        error_msg=message,
+        killed=end.killed or reason == "oom_killed",
+        signal=end.signal,
+        started_at=end.started_at,
+        finished_at=end.finished_at,
+        usage=msgspec.structs.replace(end.usage, oom_kills=end.oom_kills),
+        outputs=outputs,
+    )
+
+
+def _verdict(live: Live, end: Exit, intent: Intent | None) -> tuple[ExecutionStatus, Reason, str]:
+    timeout, failed = live.x.request.timeout, ExecutionStatus.FAILED
+    cause = _cause(live, end, intent)
+    if cause == "cancelled":
+        return ExecutionStatus.CANCELLED, "cancelled", end.lost or "cancelled"
+    if end.error:
+        return failed, "start_failed", end.error
+    if cause == "timed_out":
+        return failed, "timed_out", f"ran longer than its timeout of {timeout:g} s" if timeout else "timed out"
+    if end.lost is not None:
+        return failed, "engine_lost", end.lost
+    if end.oom_kills and end.code != 0:
+        limit = live.x.request.resources.memory
+        return failed, "oom_killed", f"out of memory: the limit is {limit if limit else 'the default'}"
+    if end.signal is not None:
+        return failed, "signaled", f"ended by signal {end.signal}"
+    if end.code in (0, None):
+        return ExecutionStatus.SUCCESS, "exited", ""
+    return failed, "exited", f"exited with code {end.code}"
+
+
+def _cause(live: Live, end: Exit, intent: Intent | None) -> str | None:
+    """The first cause that was committed, unless the job had ended before it; without one, what the engine says."""
+    if end.stopped_by == "deadline" and not _earlier(live, end, intent):
+        return "timed_out"
+    if intent is None:
+        return None
+    ended_before = end.stopped_by is None and end.started_at is not None and _before(end.finished_at, intent)
+    return None if ended_before else intent.cause
+
+
+def _earlier(live: Live, end: Exit, intent: Intent | None) -> bool:
+    timeout = live.x.request.timeout
+    if intent is None or timeout is None or end.started_at is None:
+        return False
+    return _before_time(intent, end.started_at + timedelta(seconds=timeout))
+
+
+def _before(stamp: datetime, intent: Intent) -> bool:
+    committed = moment(intent.time)
+    return committed is not None and stamp < committed
+
+
+def _before_time(intent: Intent, stamp: datetime) -> bool:
+    committed = moment(intent.time)
+    return committed is not None and committed < stamp
+
+
+async def _collect(live: Live, end: Exit) -> tuple[list[Output], str]:
+    if live.handle is None:
+        return [], ""
+    try:
+        return await live.engine.collect(live.x, live.handle, end), ""
+    except ExecutorError as error:
+        _log.warning("outputs: %s", error, extra={"execution_id": live.x.id, "engine": live.engine.name})
+        return [], str(error)
+
+
+async def _mine(core: Core, token: str) -> bool:
+    row = await core.journal.by_token(token)
+    return row is not None and row.phase == "ended" and row.owner == core.owner
+
+
+async def with_output(core: Core, result: ExecutionResult, token: str) -> ExecutionResult:
+    """The result with the last bytes of both streams, read from the log."""
+    limit = int(core.settings.result_output)
+    folder = core.journal.folder(token)
+
+    def tails() -> tuple[tuple[bytes, bool], tuple[bytes, bool]]:
+        return read_tail(folder, "stdout", limit), read_tail(folder, "stderr", limit)
+
+    (stdout, cut), (stderr, cut_too) = await core.in_thread(tails)
+    return msgspec.structs.replace(result, stdout=stdout, stderr=stderr, stdout_truncated=cut, stderr_truncated=cut_too)
+
+
+async def load_result(core: Core, row: Row) -> ExecutionResult:
+    """The recorded result of a finished execution. Raises `ResultExpired`."""
+    if row.result is None or row.expired or (row.request.persist_logs == 0 and row.delivered_at is not None):
+        raise ResultExpired(
+            f"the result of {row.id} is gone: it was kept for its time",
+            mend="Raise persist_logs, or read it sooner",
+            execution_id=row.id,
+        )
+    return await with_output(core, row.result, row.token)

@@ -1,0 +1,68 @@
+"""`Live`: an execution that this process brings up or watches, while it does."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..engine import Engine, Execution, Handle, Prepared
+from ..errors import ExecutorError
+from ..journal import Intent
+from ..types import ExecutionResult, ExecutionStatus
+
+__all__ = ["Live"]
+
+
+class Live:
+    """What this process knows of one execution that is not finished. `finished` is set once, with its outcome."""
+
+    __slots__ = (
+        "_abort",
+        "ended",
+        "engine",
+        "failure",
+        "finished",
+        "handle",
+        "intent",
+        "prepared",
+        "progress",
+        "result",
+        "stale",
+        "status",
+        "x",
+    )
+
+    def __init__(self, x: Execution, engine: Engine, status: ExecutionStatus = ExecutionStatus.PENDING) -> None:
+        self.x = x
+        self.engine = engine
+        self.status = status
+        self.prepared = Prepared()
+        self.handle: Handle | None = None
+        self.intent: Intent | None = None
+        self.stale = False
+        self.ended = False
+        self.result: ExecutionResult | None = None
+        self.failure: ExecutorError | None = None
+        self.finished = asyncio.Event()
+        self._abort: asyncio.Timeout | None = None
+
+    def preparing(self, within: float) -> asyncio.Timeout:
+        """The scope of the preparation: it ends by its own deadline, or by `abort`."""
+        self._abort = asyncio.timeout(within)
+        return self._abort
+
+    def prepared_now(self) -> None:
+        """The preparation is over: `abort` is only noted from here on."""
+        self._abort = None
+
+    def abort(self, intent: Intent) -> None:
+        """Stops a preparation; the first reason stands."""
+        self.intent = self.intent or intent
+        if self._abort is not None and not self._abort.expired():
+            self._abort.reschedule(asyncio.get_running_loop().time())
+
+    def conclude(self, result: ExecutionResult | None, failure: ExecutorError | None = None) -> None:
+        """Hands the outcome to every waiter."""
+        self.result, self.failure = result, failure
+        if result is not None:
+            self.status = result.status
+        self.finished.set()

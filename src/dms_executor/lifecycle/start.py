@@ -1,0 +1,159 @@
+"""From a request to a running job: validate, claim, prepare, create, let go.
+
+On disk, after each step: nothing; the row `accepted`; the folder with the request; what the engine prepared; the row
+`created` with the handle; the running job; the row `running`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from .. import faults
+from ..engine import Report
+from ..errors import ExecutionCancelled, ExecutorClosed, ExecutorError, StartFailed
+from ..journal import files
+from ..types import ExecutionRequest, ExecutionStatus, Progress, encode, validated
+from .core import Core
+from .finish import not_started
+from .follow import see_through
+from .live import Live
+from .stop import give_up, stop_running
+
+__all__ = ["start"]
+
+_log = logging.getLogger(__name__)
+
+
+async def start(core: Core, request: ExecutionRequest, progress: Report | None) -> Live:
+    """Begins an execution; returns once its job runs. Cancelling the caller cancels the execution."""
+    request = validated(request, ExecutionRequest)
+    engine = await core.engine_for(request)
+    request = _addressed(request, engine.name)
+    await engine.validate(request)
+    live = Live(core.execution(request), engine)
+    bringing_up = core.tasks.spawn(_bring_up(core, live, progress or _unseen), f"start {live.x.id}")
+    try:
+        await asyncio.shield(bringing_up)
+    except asyncio.CancelledError:
+        if bringing_up.done() and bringing_up.cancelled():
+            raise ExecutorClosed("the executor was closed", execution_id=live.x.id) from None
+        await give_up(core, live)
+        raise
+    return live
+
+
+async def _bring_up(core: Core, live: Live, report: Report) -> None:
+    x, engine = live.x, live.engine
+    capacity = await core.capacity(engine, x.request)
+    # From here on the live entry is what a cancel in this process finds, also while the claim is under way.
+    core.live[x.token] = live
+    try:
+        await core.journal.claim(x, engine.name, capacity)
+    except BaseException:
+        core.live.pop(x.token, None)
+        raise
+    faults.point("claimed")
+    watching = core.tasks.spawn(_obey(core, live), f"obey {x.id}")
+    try:
+        await _create(core, live, report)
+        await _let_go(core, live)
+    except ExecutorError as error:
+        await not_started(core, live, error)
+        raise live.failure or error from error
+    except Exception as error:
+        failure = StartFailed(f"engine {engine.name} failed: {error!r}", mend="This is a defect: please report it")
+        failure.execution_id = x.id
+        _log.exception("start failed", extra={"execution_id": x.id, "engine": engine.name})
+        await not_started(core, live, failure)
+        raise failure from error
+    finally:
+        watching.cancel()
+    if live.status is ExecutionStatus.RUNNING:
+        core.tasks.spawn(see_through(core, live), f"watch {x.id}")
+
+
+async def _create(core: Core, live: Live, report: Report) -> None:
+    """accepted -> created: everything but the job's first instruction."""
+    x, engine = live.x, live.engine
+    limit = x.request.prepare_timeout or core.settings.prepare_timeout
+    try:
+        async with live.preparing(limit):
+            await core.in_thread(_write_folder, core, live)
+            faults.point("request_written")
+            async with core.creations:
+                live.prepared = await engine.prepare(x, report)
+    except TimeoutError as error:
+        if live.intent is None:
+            raise StartFailed(
+                f"the preparation took longer than {limit:g} s", mend="Raise prepare_timeout", execution_id=x.id
+            ) from error
+    finally:
+        live.prepared_now()
+    _unless_stopped(live)
+    faults.point("prepared")
+    async with core.creations:
+        live.handle = await engine.create(x, live.prepared)
+    faults.point("created")
+    live.intent = await core.journal.created(x.token, live.prepared, live.handle) or live.intent
+    faults.point("created_committed")
+    _unless_stopped(live)
+
+
+async def _let_go(core: Core, live: Live) -> None:
+    """created -> running."""
+    x, engine, handle = live.x, live.engine, live.handle
+    if handle is None:
+        raise StartFailed("the engine gave no handle", execution_id=x.id)
+    started_at = await engine.start(x, handle)
+    faults.point("started")
+    intent = await core.journal.running(x.token, started_at)
+    faults.point("running_committed")
+    live.status = ExecutionStatus.RUNNING
+    _log.info("running", extra={"execution_id": x.id, "engine": engine.name})
+    if x.request.secret_environment:
+        await core.in_thread((x.folder / files.SECRETS).unlink, True)
+    if intent or live.intent:
+        await stop_running(core, live, intent or live.intent)
+
+
+async def _obey(core: Core, live: Live) -> None:
+    """A cancel that another process commits while this one prepares stops the preparation."""
+    await asyncio.sleep(_QUICK)  # most preparations are over by then, and need no watch on the other processes
+    while True:
+        changed = core.changes.next()
+        row = await core.journal.by_token(live.x.token)
+        if row is not None and row.intent is not None:
+            live.abort(row.intent)
+            return
+        await changed
+
+
+_QUICK = 0.03
+
+
+def _addressed(request: ExecutionRequest, engine: str) -> ExecutionRequest:
+    """The request with the engine that was chosen for it."""
+    if request.engine_spec.type == engine:
+        return request
+    return msgspec.structs.replace(request, engine_spec=msgspec.structs.replace(request.engine_spec, type=engine))
+
+
+def _write_folder(core: Core, live: Live) -> None:
+    x = live.x
+    core.journal.write_request(x, live.engine.name)
+    if x.request.stdin:
+        files.put(x.folder, files.STDIN, x.request.stdin, durable=core.durable)
+    if x.request.secret_environment:
+        files.put(x.folder, files.SECRETS, encode(x.request.secret_environment), durable=False)
+
+
+def _unless_stopped(live: Live) -> None:
+    if live.intent is not None:
+        raise ExecutionCancelled(f"execution {live.x.id} was cancelled before its job ran", execution_id=live.x.id)
+
+
+def _unseen(_progress: Progress) -> None:
+    """Nobody asked for the progress."""

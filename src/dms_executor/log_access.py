@@ -1,0 +1,64 @@
+"""The log of an execution in any phase, as a stream that knows when the execution has ended."""
+
+from __future__ import annotations
+
+import asyncio
+
+from .errors import ExecutorClosed, ExecutorError, StartFailed
+from .journal import Row
+from .lifecycle import Core
+from .lifecycle.follow import settled
+from .logs.stream import LogStream
+from .types import LogStreamRequest
+
+__all__ = ["open_stream"]
+
+
+async def open_stream(core: Core, row: Row, request: LogStreamRequest) -> LogStream:
+    """A stream of one execution's output. A follower of a pending one waits for it, and raises what its start did."""
+    end = _End(core, row)
+    if request.follow and not row.terminal:
+        end.task = core.tasks.spawn(end.watch(), f"end of log {row.id}")
+    else:
+        end.finished.set()
+        end.failure = _failure(row) if row.terminal and request.follow else None
+    return await LogStream.open(
+        core.journal.folder(row.token),
+        request,
+        watcher=core.changes.watcher,
+        finished=end.finished,
+        failure=lambda: end.failure,
+        executor=core.files,
+    )
+
+
+class _End:
+    """Tells a follower that its execution has its terminal status, or that the executor was closed."""
+
+    def __init__(self, core: Core, row: Row) -> None:
+        self._core, self._row = core, row
+        self.finished = asyncio.Event()
+        self.failure: ExecutorError | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    async def watch(self) -> None:
+        try:
+            row = await settled(self._core, self._row.token)
+            self.failure = _failure(row) if row is not None else None
+        except ExecutorError as error:
+            self.failure = error
+        except asyncio.CancelledError:
+            self.failure = ExecutorClosed("the executor was closed", execution_id=self._row.id)
+            raise
+        finally:
+            self.finished.set()
+
+    def close(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+
+def _failure(row: Row) -> ExecutorError | None:
+    if row.reason == "start_failed" and row.started_at is None:
+        return StartFailed(row.message, execution_id=row.id)
+    return None

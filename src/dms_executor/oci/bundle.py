@@ -1,0 +1,155 @@
+"""The runtime's configuration, `config.json`: what Docker gives a container, or less.
+
+https://github.com/opencontainers/runtime-spec/blob/main/config.md. It names only paths in the shim's room, a tmpfs
+that exists in the shim's mount namespace alone.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..volumes import Volume, Volumes
+from .capabilities import MASKED_PATHS, READONLY_PATHS
+from .plan import Limits
+from .process import INIT
+
+__all__ = ["CPU_PERIOD", "NETWORK_FILES", "network_files", "oci_config", "volume_path"]
+
+CPU_PERIOD = 100_000  # microseconds; the kernel's default
+NETWORK_FILES = ("hosts", "hostname", "resolv.conf")
+_SHM = 64 << 20
+
+_SAFE = ["nosuid", "noexec", "nodev"]
+
+
+def oci_config(
+    *,
+    room: str,
+    process: dict[str, Any],
+    hostname: str,
+    network: str,
+    cgroup: str,
+    limits: Limits,
+    volumes: Volumes,
+    read_only_root: bool,
+    init: bool,
+    seccomp: dict[str, Any] | None,
+    swap: bool,
+) -> dict[str, Any]:
+    """The whole configuration, of JSON types."""
+    linux: dict[str, Any] = {
+        "namespaces": _namespaces(network),
+        "cgroupsPath": f"/{cgroup}",
+        "resources": _resources(limits, swap),
+        "maskedPaths": list(MASKED_PATHS),
+        "readonlyPaths": list(READONLY_PATHS),
+    }
+    if seccomp is not None:
+        linux["seccomp"] = seccomp
+    return {
+        "ociVersion": "1.0.2",
+        "process": process,
+        "root": {"path": f"{room}/root", "readonly": read_only_root},
+        "hostname": hostname,
+        "mounts": [*_system_mounts(), *_init_mount(room, init), *_own_mounts(room, volumes)],
+        "linux": linux,
+    }
+
+
+def volume_path(index: int) -> str:
+    """Where the volume of that index lies in the room."""
+    return f"volumes/{index}"
+
+
+def network_files(hostname: str, network: str) -> dict[str, bytes]:
+    """`/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` as Docker writes them."""
+    hosts = (
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+        "fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+    )
+    resolv = b""
+    if network == "host":
+        # The host's own, as Docker does; without a network there is nobody to ask.
+        hosts = _host_file("/etc/hosts").decode("utf-8", "surrogateescape") or hosts
+        resolv = _host_file("/etc/resolv.conf")
+    else:
+        hosts += f"127.0.0.1\t{hostname}\n"
+    return {
+        "hosts": hosts.encode("utf-8", "surrogateescape"),
+        "hostname": f"{hostname}\n".encode(),
+        "resolv.conf": resolv,
+    }
+
+
+def _host_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(1 << 20)
+    except OSError:
+        return b""
+
+
+def _namespaces(network: str) -> list[dict[str, str]]:
+    kinds = ["pid", "ipc", "uts", "mount"]
+    if network != "host":
+        kinds.append("network")
+    if os.path.exists("/proc/self/ns/cgroup"):  # noqa: PTH110
+        kinds.append("cgroup")
+    return [{"type": kind} for kind in kinds]
+
+
+def _resources(limits: Limits, swap: bool) -> dict[str, Any]:
+    # The runtimes add Docker's usual device nodes to this.
+    resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+    if limits.memory is not None:
+        resources["memory"] = {"limit": limits.memory}
+        if swap:
+            # Memory and swap together, so that there is none beyond the limit.
+            resources["memory"]["swap"] = limits.memory
+    if limits.cpu is not None:
+        resources["cpu"] = {"quota": max(1000, round(limits.cpu * CPU_PERIOD)), "period": CPU_PERIOD}
+    if limits.pids is not None:
+        resources["pids"] = {"limit": limits.pids}
+    return resources
+
+
+def _system_mounts() -> list[dict[str, Any]]:
+    return [
+        _mount("/proc", "proc", "proc", _SAFE),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount(
+            "/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+        ),
+        _mount("/dev/shm", "tmpfs", "shm", [*_SAFE, "mode=1777", f"size={_SHM}"]),
+        _mount("/dev/mqueue", "mqueue", "mqueue", _SAFE),
+        _mount("/sys", "sysfs", "sysfs", [*_SAFE, "ro"]),
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*_SAFE, "relatime", "ro"]),
+    ]
+
+
+def _init_mount(room: str, init: bool) -> list[dict[str, Any]]:
+    if not init:
+        return []
+    return [_mount(INIT, "bind", f"{room}/init", ["bind", "ro", "nosuid", "nodev"])]
+
+
+def _own_mounts(room: str, volumes: Volumes) -> list[dict[str, Any]]:
+    targets = {mount.target for mount in volumes.mounts}
+    mounts = [_volume_mount(room, index, mount) for index, mount in enumerate(volumes.mounts)]
+    # What a volume covers is the volume's.
+    files = [name for name in NETWORK_FILES if not {f"/etc/{name}", "/etc"} & targets]
+    options = ["bind", "ro", *_SAFE]
+    return [*(_mount(f"/etc/{name}", "bind", f"{room}/bundle/{name}", options) for name in files), *mounts]
+
+
+def _volume_mount(room: str, index: int, volume: Volume) -> dict[str, Any]:
+    if volume.grant is None:
+        size = [f"size={volume.size}"] if volume.size is not None else []
+        return _mount(volume.target, "tmpfs", "tmpfs", ["nosuid", "nodev", "mode=1777", *size])
+    options = ["rbind", "rprivate", "nosuid", "nodev", "ro" if volume.read_only else "rw"]
+    return _mount(volume.target, "bind", f"{room}/{volume_path(index)}", options)
+
+
+def _mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": source, "options": options}

@@ -1,0 +1,136 @@
+"""Validation: what this engine lacks, what this host cannot enforce, and what the policy does not allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InvalidRequest, NotSupported
+from ..images import Reference, host_architecture, parse_reference
+from ..policy import Grant, Policy
+from ..types import ExecutionRequest
+from ..volumes import check_volumes, verify_volumes
+from .host import Host
+from .plan import Limits
+from .spec import OciParams, checked_params
+
+__all__ = ["DEFAULT_PIDS", "check_paths", "check_request", "grant_image", "limits_of", "loosened_by"]
+
+ENGINE = "oci"
+DEFAULT_PIDS = 4096
+_LEAST_MEMORY = 6 << 20  # as Docker: with less the runtime itself does not get through
+_LEAST_CPU = 0.01  # a quota of 1 ms, the kernel's smallest
+_LEAST_DISK = 1 << 20
+_IMAGE = "$.engine_spec.params.image"
+
+
+def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams, Reference]:
+    """What can be judged without looking at the host. Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`."""
+    params = checked_params(request.engine_spec.params)
+    reference = parse_reference(params.image, ENGINE)
+    for field, present, mend in (
+        ("$.ports", bool(request.ports), "Use network 'host', or wait for the network release"),
+        ("$.resources.gpus", bool(request.resources.gpus), "Leave gpus out"),
+        ("$.tty", request.tty, "Leave tty out"),
+        ("$.provision_scripts", bool(request.provision_scripts), "Put the steps into params.cmd"),
+    ):
+        if present:
+            raise _lacking(field, mend)
+    _check_platform(params)
+    _check_network(request.network, policy)
+    _check_least(request)
+    check_volumes(request, ENGINE)
+    return params, reference
+
+
+def check_paths(request: ExecutionRequest, reference: Reference, policy: Policy, refused: Sequence[Path]) -> None:
+    """Opens every host path that the request names. Makes nothing. Blocks."""
+    grant_image(reference, policy, refused)
+    verify_volumes(request, policy, refused)
+
+
+def grant_image(reference: Reference, policy: Policy, refused: Sequence[Path]) -> Grant:
+    """The folder or file of the image. Raises `InvalidRequest`, `PolicyDenied`. Blocks."""
+    with policy.open(reference.path, field=_IMAGE, refused=refused) as granted:
+        archive = reference.transport.endswith("-archive")
+        if granted.is_dir == archive:
+            wanted = "file" if archive else "folder"
+            raise InvalidRequest(f"{reference.path!r} is no {wanted}", path=_IMAGE, mend=f"Name a {wanted}")
+        return granted.grant
+
+
+def limits_of(request: ExecutionRequest, host: Host, policy: Policy) -> tuple[Limits, list[str]]:
+    """The limits that are set, and the names of those that go unenforced. Raises `NotSupported`."""
+    resources = request.resources
+    named = {"cpu": resources.cpu, "memory": resources.memory, "pids": resources.pids, "disk": resources.disk}
+    defaults: dict[str, float] = {"memory": host.memory // 2, "pids": DEFAULT_PIDS}
+    chosen: dict[str, float | None] = {}
+    unenforced = []
+    for limit, value in named.items():
+        wanted = value if value is not None else defaults.get(limit)
+        chosen[limit] = wanted
+        if wanted is None or limit in host.limits:
+            continue
+        _may_go_unenforced(limit, value is not None, host, policy)
+        unenforced.append(limit)
+        chosen[limit] = None
+    cpu, memory, pids, disk = (chosen[limit] for limit in ("cpu", "memory", "pids", "disk"))
+    limits = Limits(
+        cpu=cpu,
+        memory=int(memory) if memory is not None else None,
+        pids=int(pids) if pids is not None else None,
+        disk=int(disk) if disk is not None else None,
+    )
+    return limits, unenforced
+
+
+def loosened_by(request: ExecutionRequest) -> list[str]:
+    """What a request has beyond the defaults, for `inspect`."""
+    found = [f"network: {request.network}"] if request.network != "none" else []
+    for index, volume in enumerate(request.inputs):
+        if volume.read_only is False and volume.type == "bind":
+            found.append(f"inputs[{index}]: writable")
+    return found
+
+
+def _may_go_unenforced(limit: str, is_named: bool, host: Host, policy: Policy) -> None:
+    if limit in policy.unenforced or (not is_named and policy.missing_defaults == "record"):
+        return
+    field = f"$.resources.{limit}"
+    what = "it is named" if is_named else "its default is set for every job"
+    why = (
+        "no loop device or no mke2fs" if limit == "disk" else f"cgroups here: {host.cgroups.mode}, no usable controller"
+    )
+    raise NotSupported(
+        f"engine {ENGINE} cannot enforce {field} on this host ({why}), and {what}",
+        engine=ENGINE,
+        what=field,
+        mend=f"Enable the controller, or open the executor with Policy(unenforced=({limit!r},))",
+    )
+
+
+def _check_platform(params: OciParams) -> None:
+    host = f"linux/{host_architecture()}"
+    if params.platform not in (None, host):
+        raise _lacking("$.engine_spec.params.platform", f"This host is {host}: leave platform out")
+
+
+def _check_network(network: str, policy: Policy) -> None:
+    if network not in ("none", "host"):
+        raise _lacking("$.network", "Use 'none' or 'host'")
+    policy.check_network(network)
+
+
+def _check_least(request: ExecutionRequest) -> None:
+    resources = request.resources
+    for field, value, least, text in (
+        ("memory", resources.memory, _LEAST_MEMORY, "6MiB"),
+        ("cpu", resources.cpu, _LEAST_CPU, "0.01"),
+        ("disk", resources.disk, _LEAST_DISK, "1MiB"),
+    ):
+        if value is not None and value < least:
+            raise InvalidRequest(f"{value} is too little to run", path=f"$.resources.{field}", mend=f"At least {text}")
+
+
+def _lacking(field: str, mend: str) -> NotSupported:
+    return NotSupported(f"engine {ENGINE} does not have {field} yet", engine=ENGINE, what=field, mend=mend)

@@ -1,0 +1,339 @@
+"""The `oci` engine: containers by crun or runc with no daemon, each kept by a shim of its own.
+
+`create` is the shim, born with its mounts and waiting; `start` is one byte to it; `watch` is its connection and then
+its exit record; `survey` is the execution folders. The runtime itself is only one command that the shim runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ClassVar, Self
+
+import msgspec
+
+from ..engine import Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
+from ..errors import EngineUnavailable, EngineUnreachable, ExecutionNotRunning, InvalidRequest, StartFailed
+from ..images import ImageConfig, ImageStore, parse_reference
+from ..policy import Grant, reopen
+from ..supervisor import shim as shims
+from ..supervisor.record import read_exit
+from ..trees import remove_tree
+from ..types import ExecutionRequest, Output, Probe, Stats, signal_number
+from ..volumes import Volumes, collect_outputs, grant_volumes
+from . import check, disk, undo
+from .freezer import freeze, process_gone
+from .gauge import Gauge
+from .host import Host, capacity, look, prepare_host
+from .launch import assemble
+from .plan import Plan, ShimAddress
+from .runtime import complaint, version_of
+from .spec import OciParams, OciSettings, checked_params, checked_settings
+from .survey import survey
+
+__all__ = ["OciEngine"]
+
+_UNPACK_DEADLINE = 1800.0
+_GONE = 5.0  # seconds for a shim to end once it was told to
+_MEND_START = "Check params: cmd, entrypoint, working_directory and user, and that the image has them"
+_LOG = logging.getLogger("dms_executor.oci")
+_CAPABILITIES = frozenset({"pause", "stats", "exact_signal", "oom_detection"})
+
+
+class OciEngine(Engine):
+    """See the module. Opened by `OciEngine.open`; belongs to one event loop."""
+
+    name: ClassVar[str] = "oci"
+    rank: ClassVar[int] = 10
+    params: ClassVar[type[msgspec.Struct]] = OciParams
+    settings: ClassVar[type[msgspec.Struct]] = OciSettings
+    keeps_log: ClassVar[bool] = True
+    keeps_deadline: ClassVar[bool] = True
+
+    def __init__(self, context: EngineContext) -> None:
+        self._context = context
+        self._settings = checked_settings(context.settings)
+        self._store = ImageStore(context.state_dir)
+        self._refused = (context.state_dir,)
+        self._shims: dict[str, shims.Shim] = {}
+        self._gauge = Gauge()
+        self._host: Host | None = None
+        self._boot = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, context: EngineContext) -> AsyncIterator[Self]:
+        """Looks at nothing yet: the first use does."""
+        engine = cls(context)
+        try:
+            yield engine
+        finally:
+            for shim in engine._shims.values():
+                shim.close()
+            engine._shims.clear()
+
+    async def probe(self) -> Probe:
+        """Which runtime, why, and what can be enforced here."""
+        try:
+            host = await asyncio.to_thread(look, self._settings)
+            version = await version_of(host.runtime)
+        except EngineUnavailable as error:
+            return Probe(engine=self.name, usable=False, problem=error.message, mend=error.mend)
+        room = await asyncio.to_thread(capacity, host, self._context.state_dir)
+        powers = _CAPABILITIES if host.cgroups.freezer("") else _CAPABILITIES - {"pause"}
+        return Probe(
+            engine=self.name,
+            usable=True,
+            version=f"{version} ({host.runtime.why}; cgroups {host.cgroups.mode})",
+            capabilities=powers | host.limits,
+            capacity=room,
+        )
+
+    async def validate(self, request: ExecutionRequest) -> None:
+        """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""
+        policy = self._context.policy
+        _, reference = check.check_request(request, policy)
+        host = await self._ready()
+        check.limits_of(request, host, policy)
+        await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)
+
+    async def prepare(self, x: Execution, report: Report) -> Prepared:
+        """Grants the host paths for good, brings the image into the cache, makes the disk."""
+        policy, request = self._context.policy, x.request
+        params, reference = check.check_request(request, policy)
+        host = await self._ready()
+        limits, unenforced = check.limits_of(request, host, policy)
+        grant, volumes = await asyncio.to_thread(self._grants, x)
+        image, digest = ImageConfig(), None
+        if reference.transport != "rootfs":
+            from ..images.unpack import Unpacker  # not at start-up: only images need it
+
+            unpacker = Unpacker(self._store, umoci=self._settings.umoci, skopeo=self._settings.skopeo)
+            with await asyncio.to_thread(reopen, grant, field="$.engine_spec.params.image") as granted:
+                unpacked = await unpacker.unpacked(
+                    reference, granted, params.image, x.token, report, request.prepare_timeout or _UNPACK_DEADLINE
+                )
+            image, digest = unpacked.config, unpacked.digest
+        plan = Plan(image=image, root=None if digest else grant, digest=digest, volumes=volumes, limits=limits)
+        if limits.disk is not None:
+            await disk.make_disk(x.folder, limits.disk, host, plan, self._store)
+        return Prepared(
+            state=plan.to_state(),
+            stop_signal=_stop_signal(image),
+            loosened=check.loosened_by(request),
+            unenforced=unenforced,
+        )
+
+    async def create(self, x: Execution, p: Prepared) -> Handle:
+        """The shim, with everything mounted, waiting for its go."""
+        host = await self._ready()
+        plan = Plan.from_state(p.state)
+        shim = await self._connection(x) if x.token in self._shims else None
+        if shim is None:
+            shim = await self._born(x, p, plan, host)
+        address = ShimAddress(boot=self._boot, pid=shim.pid, start_time=shim.start_time)
+        return Handle(
+            state={**msgspec.to_builtins(address), "volumes": p.state.get("volumes", {})},
+            engine_ids={"container": x.token, "shim": str(shim.pid), "runtime": host.runtime.flavour},
+        )
+
+    async def start(self, x: Execution, h: Handle) -> datetime:
+        """Raises `StartFailed` with what the runtime or the init said."""
+        shim = await self._connection(x)
+        if shim is None:
+            raise StartFailed(f"the shim is gone: {await asyncio.to_thread(_last_words, x.folder)}")
+        try:
+            started = await shim.go()
+        except StartFailed as error:
+            said = await asyncio.to_thread(complaint, x.folder)
+            raise StartFailed(_start_failure(error.message, said), mend=_MEND_START, execution_id=x.id) from error
+        if x.request.secret_environment:
+            await asyncio.to_thread(_forget_secrets, x.folder)
+        return started
+
+    async def survey(self) -> Mapping[str, Observed]:
+        """All executions of this state folder that have something of ours."""
+        host = await self._ready()
+
+        def is_frozen(token: str) -> bool | None:
+            return host.cgroups.is_frozen(host.job_group(self._settings.cgroup_parent, token))
+
+        return await survey(self._context.state_dir / "executions", is_frozen)
+
+    async def watch(self, x: Execution, h: Handle) -> Exit:
+        """The exit record; without one, once nobody is left to write it, an `Exit` that says `lost`."""
+        shim = await self._connection(x)
+        if shim is not None:
+            await shim.ended()
+        record = await asyncio.to_thread(read_exit, x.folder)
+        if record is None:
+            await self._gone(h)
+            record = await asyncio.to_thread(read_exit, x.folder)
+        if record is not None:
+            return record
+        words = await asyncio.to_thread(_last_words, x.folder)
+        return Exit(lost=f"the shim ended without an exit record{words}", finished_at=datetime.now(UTC))
+
+    async def signal(self, x: Execution, h: Handle, signum: int) -> None:
+        """Raises `ExecutionNotRunning`."""
+        shim = await self._connection(x)
+        if shim is None:
+            raise ExecutionNotRunning("its shim is gone", execution_id=x.id)
+        await shim.signal(signum)
+
+    async def stop(self, x: Execution, h: Handle, signum: int, grace: float) -> None:
+        """The shim carries it out, caller or not."""
+        shim = await self._connection(x)
+        if shim is not None:
+            await shim.stop(signum, grace, "stop")
+
+    async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
+        """Verifies that the outputs are the folders that were granted. Raises `PolicyDenied`."""
+        volumes = msgspec.convert(h.state.get("volumes", {}), Volumes)
+        return await asyncio.to_thread(collect_outputs, volumes)
+
+    async def destroy(self, x: Execution, h: Handle | None) -> None:
+        """Shim, processes, cgroups, folders, pins. What stays is request, log and records."""
+        address = await self._stopped(x, h)
+        host = await self._ready()
+        await asyncio.to_thread(self._clear, x, host, address)
+        self._gauge.forget(x.token)
+
+    async def pause(self, x: Execution, h: Handle) -> None:
+        """Freezes the job's cgroup; returns once all of it stands still."""
+        await self._freeze(x, True)
+
+    async def resume(self, x: Execution, h: Handle) -> None:
+        """Thaws it."""
+        await self._freeze(x, False)
+
+    async def stats(self, x: Execution, h: Handle) -> Stats:
+        """Raises `ExecutionNotRunning`."""
+        host = await self._ready()
+        group = host.job_group(self._settings.cgroup_parent, x.token)
+        if not await asyncio.to_thread(host.cgroups.processes, group):
+            raise ExecutionNotRunning("it has ended", execution_id=x.id)
+        return await asyncio.to_thread(self._gauge.read, host.cgroups, group, x.token)
+
+    async def _ready(self) -> Host:
+        if self._host is None:
+            host = await asyncio.to_thread(prepare_host, self._settings)
+            self._boot = await asyncio.to_thread(undo.boot_id)
+            self._host = host
+        return self._host
+
+    def _grants(self, x: Execution) -> tuple[Grant, Volumes]:
+        policy, request = self._context.policy, x.request
+        reference = parse_reference(checked_params(request.engine_spec.params).image, self.name)
+        grant = check.grant_image(reference, policy, self._refused)
+        return grant, grant_volumes(request, policy, self._refused)
+
+    async def _born(self, x: Execution, p: Prepared, plan: Plan, host: Host) -> shims.Shim:
+        launch = await asyncio.to_thread(
+            assemble,
+            x,
+            plan,
+            checked_params(x.request.engine_spec.params),
+            host=host,
+            context=self._context,
+            settings=self._settings,
+            stop_signal=p.stop_signal,
+            rootfs=self._store.rootfs,
+        )
+        try:
+            shim = await shims.create(x.folder, launch.spec)
+        finally:
+            launch.close()
+        self._shims[x.token] = shim
+        return shim
+
+    async def _connection(self, x: Execution) -> shims.Shim | None:
+        shim = self._shims.get(x.token)
+        if shim is None:
+            shim = await shims.connect(x.folder)
+            if shim is not None:
+                other = self._shims.setdefault(x.token, shim)
+                if other is not shim:
+                    shim.close()
+                return other
+        return shim
+
+    async def _stopped(self, x: Execution, h: Handle | None) -> ShimAddress | None:
+        """Ends the shim the gentle way; its address, where anybody knows it."""
+        shim = await self._connection(x)
+        self._shims.pop(x.token, None)
+        if shim is None:
+            return _address(h)
+        address = ShimAddress(boot=self._boot, pid=shim.pid, start_time=shim.start_time)
+        try:
+            # Before the go a stop makes it clean up and exit, afterwards it kills the job and writes the record.
+            async with asyncio.timeout(_GONE):
+                await shim.stop(9, 0)
+                await shim.ended()
+        except (TimeoutError, EngineUnreachable):
+            _LOG.warning("a shim did not end when it was told to", extra={"execution_id": x.id, "engine": self.name})
+        finally:
+            shim.close()
+        return address if shim.pid else _address(h)
+
+    def _clear(self, x: Execution, host: Host, address: ShimAddress | None) -> None:
+        if address is not None and not undo.wait_gone(address, _GONE) and not undo.kill_shim(address, _GONE):
+            raise EngineUnreachable(f"the shim {address.pid} cannot be killed", execution_id=x.id)
+        busy = undo.empty_group(host.cgroups, host.job_group(self._settings.cgroup_parent, x.token))
+        if busy:
+            raise EngineUnreachable(f"cgroups cannot be removed: {busy}", execution_id=x.id)
+        undo.clear_folder(x.folder)
+        self._store.unpin(x.token)
+
+    async def _gone(self, h: Handle) -> None:
+        """Waits until the shim's process has ended, for one that lives but does not answer."""
+        address = _address(h)
+        if address is not None:
+            await process_gone(address)
+
+    async def _freeze(self, x: Execution, frozen: bool) -> None:
+        host = await self._ready()
+        group = host.job_group(self._settings.cgroup_parent, x.token)
+        try:
+            await freeze(host.cgroups, group, frozen)
+        except FileNotFoundError as error:
+            raise ExecutionNotRunning("it has ended", execution_id=x.id) from error
+
+
+def _address(h: Handle | None) -> ShimAddress | None:
+    return msgspec.convert(h.state, ShimAddress) if h is not None and "pid" in h.state else None
+
+
+def _stop_signal(image: ImageConfig) -> int:
+    try:
+        return signal_number(image.stop_signal or "TERM")
+    except InvalidRequest:
+        return signal_number("TERM")  # an image's own nonsense is no fault of the request
+
+
+def _last_words(folder: Path) -> str:
+    try:
+        text = (folder / "shim.log").read_bytes()[-1000:].decode("utf-8", "replace").strip()
+    except OSError:
+        text = ""
+    said = " | ".join(part for part in (text.replace("\n", " | "), complaint(folder)) if part)
+    return f": {said}" if said else ""
+
+
+def _start_failure(message: str, said: str) -> str:
+    return f"{message}: {said}" if said and said not in message else message
+
+
+def _forget_secrets(folder: Path) -> None:
+    """The runtime has read its configuration, and keeps a copy that nobody needs."""
+    (folder / "bundle" / "config.json").unlink(missing_ok=True)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        remove_tree(fd, "runtime")
+    finally:
+        os.close(fd)

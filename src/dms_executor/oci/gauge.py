@@ -1,0 +1,82 @@
+"""What a running job uses now, read from its cgroup: the power `stats`."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+
+from ..types import Stats
+from .cgroups import Cgroups
+
+__all__ = ["Gauge"]
+
+
+class Gauge:
+    """Remembers the last sample of each job, without which there is no `cpu_percent`."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[float, float]] = {}
+
+    def forget(self, token: str) -> None:
+        self._last.pop(token, None)
+
+    def read(self, cgroups: Cgroups, group: str, token: str) -> Stats:
+        """Blocks."""
+        numbers = {source.key: _number(source.path, source.field) for source in cgroups.usage(group)}
+        cpu = _seconds(numbers)
+        return Stats(
+            time=datetime.now(UTC),
+            cpu_seconds=cpu,
+            cpu_percent=self._percent(token, cpu),
+            memory_bytes=_first(cgroups, group, "memory.usage_in_bytes", "memory.current"),
+            memory_cache_bytes=_first(cgroups, group, "memory.stat", field=("total_cache", "file")),
+            memory_limit_bytes=_limit(_first(cgroups, group, "memory.limit_in_bytes", "memory.max")),
+            pids=_first(cgroups, group, "pids.current"),
+            io_read_bytes=numbers.get("io_read"),
+            io_write_bytes=numbers.get("io_write"),
+        )
+
+    def _percent(self, token: str, cpu: float | None) -> float | None:
+        if cpu is None:
+            return None
+        now = time.monotonic()
+        before = self._last.get(token)
+        self._last[token] = (now, cpu)
+        if before is None or now <= before[0]:
+            return None
+        return max(0.0, (cpu - before[1]) / (now - before[0]) * 100)
+
+
+def _seconds(numbers: dict[str, int | None]) -> float | None:
+    nanoseconds, microseconds = numbers.get("cpu_ns"), numbers.get("cpu_us")
+    if nanoseconds is not None:
+        return nanoseconds / 1e9
+    return microseconds / 1e6 if microseconds is not None else None
+
+
+def _limit(value: int | None) -> int | None:
+    return value if value is not None and value < 2**62 else None  # version 1 writes nearly 2^63 for none
+
+
+def _first(cgroups: Cgroups, group: str, *files: str, field: tuple[str, ...] = ("",)) -> int | None:
+    for folder in cgroups.folders(group):
+        for file in files:
+            for name in field:
+                number = _number(f"{folder}/{file}", name)
+                if number is not None:
+                    return number
+    return None
+
+
+def _number(path: str, field: str) -> int | None:
+    """The first number of the file, or the sum of those that follow the word `field`."""
+    try:
+        words = Path(path).read_text(encoding="ascii").replace("=", " ").split()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not field:
+        return int(words[0]) if words and words[0].isdecimal() else None
+    found = [int(value) for word, value in pairwise(words) if word == field and value.isdecimal()]
+    return sum(found) if found else None

@@ -1,0 +1,82 @@
+"""What this host offers to the engine: looked at once per process, and the reason if it cannot be used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from ..errors import EngineUnavailable
+from ..types import ByteSize, Capacity
+from .cgroups import Cgroups, detect, make_shims_group
+from .runtime import SEARCH_PATH, Runtime, choose
+from .spec import OciSettings
+
+__all__ = ["Host", "capacity", "look", "prepare_host"]
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """`joins`: the files by which a shim leaves its caller's cgroups. `disk`: a loop device can be had."""
+
+    runtime: Runtime
+    cgroups: Cgroups
+    limits: frozenset[str]
+    memory: int
+    joins: list[str] = []
+    mke2fs: str | None = None
+
+    def job_group(self, parent: str, token: str) -> str:
+        """The cgroup of one job, below each hierarchy's mount."""
+        return f"{parent}/{token}"
+
+
+def look(settings: OciSettings) -> Host:
+    """Makes nothing. Raises `EngineUnavailable`. Blocks."""
+    if os.geteuid() != 0:
+        raise EngineUnavailable(
+            "the oci engine needs root in this release", mend="Run it as root; running without comes later"
+        )
+    runtime = choose(settings)
+    cgroups = detect()
+    if cgroups.mode == "none":
+        raise EngineUnavailable("no cgroups are mounted", mend="mount -t cgroup2 none /sys/fs/cgroup")
+    mke2fs = shutil.which("mke2fs", path=SEARCH_PATH) if os.access("/dev/loop-control", os.R_OK | os.W_OK) else None
+    limits = cgroups.limits | ({"disk"} if mke2fs else set())
+    return Host(runtime=runtime, cgroups=cgroups, limits=frozenset(limits), memory=_memory(), mke2fs=mke2fs)
+
+
+def prepare_host(settings: OciSettings) -> Host:
+    """`look`, and then makes what all executions share: the room's folder and the shims' cgroup. Blocks."""
+    host = look(settings)
+    try:
+        Path(settings.room).mkdir(mode=0o711, parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineUnavailable(
+            f"{settings.room!r} cannot be made: {error.strerror}", mend="Choose another folder by the setting `room`"
+        ) from error
+    joins = make_shims_group(host.cgroups, f"{settings.cgroup_parent}/shims")
+    return msgspec.structs.replace(host, joins=joins)
+
+
+def capacity(host: Host, state_dir: Path) -> Capacity:
+    """What all executions together may reserve. Blocks."""
+    status = os.statvfs(state_dir)
+    return Capacity(
+        cpu=float(len(os.sched_getaffinity(0))),
+        memory=ByteSize(host.memory),
+        disk=ByteSize(status.f_bavail * status.f_frsize),
+        pids=_pid_limit(),
+    )
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _pid_limit() -> int | None:
+    try:
+        return int(Path("/proc/sys/kernel/threads-max").read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,236 @@
+"""From a plan to all that the shim is told: folders, `config.json`, opened descriptors, mounts, cgroups.
+
+Every host path is opened once more here and compared with what was granted; from here on only descriptors count.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..engine import EngineContext, Execution
+from ..errors import EngineUnavailable, InvalidRequest, StartFailed
+from ..policy import reopen
+from ..supervisor import binary, spec
+from .bundle import network_files, oci_config, volume_path
+from .host import Host
+from .plan import Plan
+from .process import process_of
+from .runtime import ENVIRONMENT, run_argv
+from .seccomp import compiled, load_profile, oci_form
+from .spec import OciParams, OciSettings
+from .users import resolve_user
+
+__all__ = ["Launch", "assemble", "make_layer"]
+
+_SEGMENT = 64 << 20  # bytes of one file of the log
+_DRAIN = 1.0  # seconds that a stream may stay open once the job is gone
+_REPORT_FD = 3
+_FIRST_PASSED = 4
+
+
+class Launch:
+    """A shim's specification with the descriptors that it names; `close` once the shim has them."""
+
+    def __init__(self) -> None:
+        self.spec: spec.ShimSpec
+        self.fds: list[int] = []
+
+    def keep(self, fd: int) -> int:
+        self.fds.append(fd)
+        return fd
+
+    def close(self) -> None:
+        """Idempotent."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+def assemble(
+    x: Execution,
+    plan: Plan,
+    params: OciParams,
+    *,
+    host: Host,
+    context: EngineContext,
+    settings: OciSettings,
+    stop_signal: int,
+    rootfs: Callable[[str], Path],
+) -> Launch:
+    """Makes folders and files in `x.folder` and opens everything. Blocks. Closes all again on an error."""
+    launch = Launch()
+    try:
+        lower = launch.keep(_open_root(plan, rootfs))
+        mounts = [*_root_mounts(launch, x.folder, plan, lower), *_volume_mounts(launch, plan)]
+        _write_bundle(x, plan, params, host, context, settings, lower)
+        mounts.append(spec.Bind(fd=launch.keep(_folder(x.folder / "bundle")), target="bundle", recursive=False))
+        passed: list[int] = []
+        if x.request.init:
+            init = os.open(binary.init_path(), os.O_PATH | os.O_CLOEXEC)
+            mounts.append(spec.Bind(fd=launch.keep(init), target="init", recursive=False))
+            passed.append(launch.keep(_filter(context, settings)))
+        launch.spec = _shim_spec(x, host, context, settings, stop_signal, mounts, passed, _stdin(launch, x, plan))
+    except BaseException:
+        launch.close()
+        raise
+    return launch
+
+
+def _shim_spec(
+    x: Execution,
+    host: Host,
+    context: EngineContext,
+    settings: OciSettings,
+    stop_signal: int,
+    mounts: list[Any],
+    passed: list[int],
+    stdin: int | None,
+) -> spec.ShimSpec:
+    group = host.job_group(settings.cgroup_parent, x.token)
+    freezer = host.cgroups.freezer(group)
+    umounts = host.runtime.umounts(host.cgroups)
+    preserved = 1 + len(passed) if x.request.init else 0
+    return spec.ShimSpec(
+        argv=run_argv(host.runtime, x.folder, x.token, preserved),
+        environment=ENVIRONMENT,
+        cgroup_join=host.joins,
+        room=settings.room,
+        umounts=umounts,
+        mounts=mounts,
+        stdin=stdin,
+        passed=passed,
+        report=x.request.init,
+        pidfile="pid",
+        timeout=x.request.timeout,
+        stop_signal=stop_signal,
+        grace=context.grace,
+        log_cap=context.log_cap,
+        segment=max(1, min(context.log_cap // 4, _SEGMENT)),
+        usage=[spec.UsageSource(key=s.key, path=s.path, field=s.field) for s in host.cgroups.usage(group)],
+        rmdirs=host.cgroups.folders(group, without=umounts),
+        sync=context.durable,
+        drain=_DRAIN,
+        thaw=[(freezer[0], freezer[2])] if freezer else [],
+    )
+
+
+def _write_bundle(
+    x: Execution,
+    plan: Plan,
+    params: OciParams,
+    host: Host,
+    context: EngineContext,
+    settings: OciSettings,
+    lower: int,
+) -> None:
+    request = x.request
+    hostname = params.hostname or x.token[:12]
+    user = resolve_user(lower, plan.image.user if params.user is None else params.user)
+    process = process_of(params, plan.image, request, user, hostname)
+    config = oci_config(
+        room=settings.room,
+        process=process.to_oci(filter_fd=_FIRST_PASSED if request.init else None, init=request.init),
+        hostname=hostname,
+        network=request.network,
+        cgroup=host.job_group(settings.cgroup_parent, x.token),
+        limits=plan.limits,
+        volumes=plan.volumes,
+        read_only_root=params.read_only_root,
+        init=request.init,
+        seccomp=None if request.init else oci_form(load_profile(settings.seccomp)),
+        swap=host.cgroups.swap,
+    )
+    bundle = x.folder / "bundle"
+    bundle.mkdir(mode=0o711, exist_ok=True)
+    for name, data in network_files(hostname, request.network).items():
+        _write(bundle / name, data, 0o644)
+    _write(bundle / "config.json", msgspec.json.encode(config), 0o600)
+
+
+def _open_root(plan: Plan, rootfs: Callable[[str], Path]) -> int:
+    if plan.root is not None:
+        granted = reopen(plan.root, field="$.engine_spec.params.image")
+        return granted.fd
+    return _folder(rootfs(plan.digest or ""))
+
+
+def _root_mounts(launch: Launch, folder: Path, plan: Plan, lower: int) -> list[Any]:
+    mounts: list[Any] = [spec.Bind(fd=lower, target="lower", recursive=False)]
+    if plan.limits.disk is not None:
+        image = os.open(folder / "disk.img", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        mounts.append(spec.Loop(fd=launch.keep(image), target="layer"))
+    else:
+        make_layer(folder / "layer", lower)
+        layer = launch.keep(_folder(folder / "layer"))
+        mounts.append(spec.Bind(fd=layer, target="layer", read_only=False, recursive=False))
+    return [*mounts, spec.Overlay(target="root", lower="lower", upper="layer/upper", work="layer/work")]
+
+
+def make_layer(layer: Path, lower: int) -> None:
+    """The writable layer. An overlay shows the upper one's owner and mode, so that is made like the image's."""
+    status = os.fstat(lower)
+    for name in ("", "upper", "work"):
+        (layer / name).mkdir(mode=0o700, exist_ok=True)
+    upper = layer / "upper"
+    if (status.st_uid, status.st_gid) != (0, 0):
+        os.chown(upper, status.st_uid, status.st_gid)
+    upper.chmod(stat.S_IMODE(status.st_mode))
+
+
+def _volume_mounts(launch: Launch, plan: Plan) -> list[Any]:
+    mounts = []
+    for index, mount in enumerate(plan.volumes.mounts):
+        if mount.grant is None:
+            continue
+        granted = reopen(mount.grant, field=f"{mount.field}.source")
+        fd = launch.keep(granted.fd)
+        mounts.append(spec.Bind(fd=fd, target=volume_path(index), read_only=mount.read_only, recursive=granted.is_dir))
+    return mounts
+
+
+def _filter(context: EngineContext, settings: OciSettings) -> int:
+    try:
+        return compiled(context.state_dir / "seccomp", settings.seccomp)
+    except (OSError, ValueError) as error:
+        raise EngineUnavailable(
+            f"the seccomp filter cannot be made: {error}", mend="Install libseccomp2, or mend the setting `seccomp`"
+        ) from error
+
+
+def _stdin(launch: Launch, x: Execution, plan: Plan) -> int | None:
+    if plan.volumes.stdin is not None:
+        with reopen(plan.volumes.stdin, field="$.stdin_file") as granted:
+            if not stat.S_ISREG(os.fstat(granted.fd).st_mode):
+                raise InvalidRequest("stdin_file is no regular file", path="$.stdin_file", mend="Name a file")
+            return launch.keep(os.open(f"/proc/self/fd/{granted.fd}", os.O_RDONLY | os.O_CLOEXEC))
+    if not x.request.stdin:
+        return None
+    # In memory: what a job is told may be secret, and is gone with the last descriptor.
+    fd = launch.keep(os.memfd_create("stdin", os.MFD_CLOEXEC))
+    data = memoryview(x.request.stdin)
+    while data:
+        data = data[os.write(fd, data) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _folder(path: Path) -> int:
+    try:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise StartFailed(f"{path} cannot be opened: {error.strerror}") from error
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(fd, mode)
+        while data:
+            data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)

@@ -1,0 +1,50 @@
+"""What `prepare` decided, as it stands in `Prepared.state` and `Handle.state`: enough to create, find and undo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..images import ImageConfig
+from ..policy import Grant
+from ..volumes import Volumes
+
+__all__ = ["Limits", "Plan", "ShimAddress"]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the job may use; None: no limit that could be enforced. Sizes in bytes, `cpu` in cores."""
+
+    cpu: float | None = None
+    memory: int | None = None
+    pids: int | None = None
+    disk: int | None = None
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The root is a granted folder (`root`) or an image of the cache (`digest`)."""
+
+    image: ImageConfig
+    root: Grant | None = None
+    digest: str | None = None
+    volumes: Volumes = Volumes()
+    limits: Limits = Limits()
+
+    def to_state(self) -> dict[str, Any]:
+        """As JSON types."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Plan:
+        """Fields of newer releases are ignored."""
+        return msgspec.convert(state, cls)
+
+
+class ShimAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """Tells a shim from a later process with the same pid: boot id and start time (clock ticks after boot)."""
+
+    boot: str
+    pid: int
+    start_time: int

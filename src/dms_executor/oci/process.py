@@ -1,0 +1,89 @@
+"""The job's process as Docker would make it: command, environment, user, working directory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..engine import merged_environment
+from ..errors import StartFailed
+from ..images import ImageConfig
+from ..types import ExecutionRequest
+from .capabilities import DEFAULT_CAPABILITIES
+from .spec import OciParams
+from .users import User
+
+__all__ = ["INIT", "Process", "process_of"]
+
+# In the job's own /dev, a tmpfs, so that the image is not touched.
+INIT = "/dev/.dms-executor/init"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Docker's default
+_OPEN_FILES = (1024, 524288)  # soft and hard, as systemd has them
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """`argv` is the job's own, without our init."""
+
+    argv: list[str]
+    environment: dict[str, str]
+    directory: str
+    user: User
+
+    def to_oci(self, *, filter_fd: int | None, init: bool) -> dict[str, Any]:
+        """`process` of the runtime's configuration. `filter_fd`: the descriptor of the seccomp program, for our init."""
+        wrapper: list[str] = []
+        if init:
+            wrapper = [INIT, *(["-s", str(filter_fd)] if filter_fd is not None else []), "--"]
+        return {
+            "terminal": False,
+            "user": {"uid": self.user.uid, "gid": self.user.gid, "additionalGids": self.user.groups, "umask": 0o22},
+            "args": [*wrapper, *self.argv],
+            "env": [f"{name}={value}" for name, value in self.environment.items()],
+            "cwd": self.directory,
+            "capabilities": _capabilities(self.user.uid),
+            "rlimits": _rlimits(),
+            "noNewPrivileges": True,
+        }
+
+
+def process_of(params: OciParams, image: ImageConfig, request: ExecutionRequest, user: User, hostname: str) -> Process:
+    """Raises `StartFailed` where nobody names a command."""
+    defaults = {"PATH": _PATH, "HOSTNAME": hostname, **image.environment}
+    environment = merged_environment(defaults, params.environment, request)
+    environment.setdefault("HOME", user.home)
+    return Process(
+        argv=_command(params, image),
+        environment=environment,
+        directory=params.working_directory or image.working_directory or "/",
+        user=user,
+    )
+
+
+def _command(params: OciParams, image: ImageConfig) -> list[str]:
+    # An entrypoint of the request's own makes the image's command void, as `docker run --entrypoint` has it.
+    entrypoint = image.entrypoint if params.entrypoint is None else params.entrypoint
+    cmd = image.cmd if params.cmd is None and params.entrypoint is None else params.cmd
+    argv = [*(entrypoint or []), *(cmd or [])]
+    if not argv or not argv[0]:
+        raise StartFailed("no command: the image names none", mend="Give params.cmd or params.entrypoint")
+    return argv
+
+
+def _capabilities(uid: int) -> dict[str, list[str]]:
+    bounding = list(DEFAULT_CAPABILITIES)
+    if uid != 0:
+        return {"bounding": bounding, "effective": [], "permitted": [], "inheritable": [], "ambient": []}
+    return {"bounding": bounding, "effective": bounding, "permitted": bounding, "inheritable": [], "ambient": []}
+
+
+def _rlimits() -> list[dict[str, Any]]:
+    import resource
+
+    # Raising a hard limit takes CAP_SYS_RESOURCE, which a service may lack: only what this process may set.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = _OPEN_FILES[1] if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES[1])
+    return [
+        {"type": "RLIMIT_NOFILE", "soft": min(_OPEN_FILES[0], hard), "hard": hard},
+        {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},  # a core file would go wherever the host's core_pattern says
+    ]

@@ -1,0 +1,299 @@
+"""The seccomp filter: compiled once, cached, and installed by our init.
+
+runc and crun compile the profile at every start, which costs more than all else that they do. So the profile of
+containers-common is compiled here, through the libseccomp that they depend on themselves, and our init installs the
+ready program on itself before anything else. Where a job brings its own init, the runtime gets the same rules in OCI
+form. https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from . import libseccomp
+from .capabilities import DEFAULT_CAPABILITIES
+
+__all__ = ["PROFILE", "Argument", "Filter", "Rule", "compiled", "load_profile", "oci_form"]
+
+PROFILE = "/usr/share/containers/seccomp.json"
+_FORMAT = 1  # part of the cache's key: what `_compile` does
+
+# As the profile writes them; the runtime's spec knows more, which no profile of these uses.
+Action = Literal["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_LOG"]
+Operator = Literal[
+    "SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ"
+]
+
+
+class Argument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A comparison of one of a call's arguments."""
+
+    index: int
+    value: int
+    value_two: int = 0
+    op: Operator
+
+
+class _Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    caps: list[str] | None = None
+    arches: list[str] | None = None
+    min_kernel: str | None = None
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What happens to some calls. `includes` and `excludes` are the profile's own conditions."""
+
+    names: list[str]
+    action: Action
+    args: list[Argument] | None = None
+    errno_ret: int | None = None
+    includes: _Condition | None = None
+    excludes: _Condition | None = None
+
+
+class _Architecture(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    architecture: str
+    sub_architectures: list[str] | None = None
+
+
+class _Profile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    default_action: Action
+    default_errno_ret: int | None = None
+    arch_map: list[_Architecture] = []
+    syscalls: list[Rule] = []
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """A profile with all conditions decided for this host and these capabilities."""
+
+    default_action: Action
+    default_errno: int | None = None
+    architectures: list[str] = []
+    rules: list[Rule] = []
+
+
+# For hosts without containers-common: everything but what reaches the kernel's administration or its keys.
+_DENIED = [
+    "acct",
+    "add_key",
+    "bpf",
+    "clock_adjtime",
+    "clock_settime",
+    "create_module",
+    "delete_module",
+    "finit_module",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "get_kernel_syms",
+    "init_module",
+    "io_uring_enter",
+    "io_uring_register",
+    "io_uring_setup",
+    "ioperm",
+    "iopl",
+    "kcmp",
+    "kexec_file_load",
+    "kexec_load",
+    "keyctl",
+    "lookup_dcookie",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "name_to_handle_at",
+    "nfsservctl",
+    "open_by_handle_at",
+    "open_tree",
+    "perf_event_open",
+    "pivot_root",
+    "process_madvise",
+    "process_vm_readv",
+    "process_vm_writev",
+    "ptrace",
+    "query_module",
+    "quotactl",
+    "quotactl_fd",
+    "reboot",
+    "request_key",
+    "setdomainname",
+    "sethostname",
+    "setns",
+    "settimeofday",
+    "stime",
+    "swapoff",
+    "swapon",
+    "syslog",
+    "umount",
+    "umount2",
+    "unshare",
+    "uselib",
+    "userfaultfd",
+    "ustat",
+    "vm86",
+    "vm86old",
+]
+_CLONE_NAMESPACES = 0x7E020000  # CLONE_NEW{CGROUP,UTS,IPC,USER,PID,NET,NS} of linux/sched.h
+
+
+def _own_profile() -> _Profile:
+    eperm, enosys = 1, 38
+    return _Profile(
+        default_action="SCMP_ACT_ALLOW",
+        syscalls=[
+            Rule(names=_DENIED, action="SCMP_ACT_ERRNO", errno_ret=eperm),
+            # clone3 hides its flags in memory; with ENOSYS libc falls back to clone.
+            Rule(names=["clone3"], action="SCMP_ACT_ERRNO", errno_ret=enosys),
+            *_denied_clones(eperm),
+        ],
+        arch_map=[
+            _Architecture(architecture="SCMP_ARCH_X86_64", sub_architectures=["SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
+            _Architecture(architecture="SCMP_ARCH_AARCH64", sub_architectures=["SCMP_ARCH_ARM"]),
+        ],
+    )
+
+
+def _denied_clones(code: int) -> list[Rule]:
+    bits = [1 << bit for bit in range(32) if _CLONE_NAMESPACES >> bit & 1]
+    return [
+        Rule(
+            names=["clone"],
+            action="SCMP_ACT_ERRNO",
+            errno_ret=code,
+            args=[Argument(index=0, value=bit, value_two=bit, op="SCMP_CMP_MASKED_EQ")],
+        )
+        for bit in bits
+    ]
+
+
+def load_profile(path: str | None = None, capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES) -> Filter:
+    """The profile at `path` (None: containers-common's, else our own), decided for this host.
+
+    Raises OSError, ValueError.
+    """
+    return _decided(_parsed(_read(path)), capabilities)
+
+
+def compiled(cache: Path, path: str | None = None, capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES) -> int:
+    """An opened file with the BPF program: an array of `struct sock_filter`. Compiles it where the cache has none.
+
+    Blocks (20 ms the first time). Raises OSError where libseccomp is missing or refuses, ValueError on a bad profile.
+    """
+    raw = _read(path)
+    key = "\0".join((str(_FORMAT), *capabilities, platform.machine(), _kernel_minor(), libseccomp.version()))
+    name = hashlib.sha256(key.encode() + b"\0" + raw).hexdigest()[:32]
+    file = cache / f"{name}.bpf"
+    try:
+        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        pass
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = cache / f"{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        libseccomp.export_bpf(_decided(_parsed(raw), capabilities), fd)
+        temporary.rename(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+    return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def oci_form(chosen: Filter) -> dict[str, Any]:
+    """`linux.seccomp` of the runtime's specification."""
+    rules = []
+    for rule in chosen.rules:
+        plain: dict[str, Any] = {"names": rule.names, "action": rule.action}
+        if rule.errno_ret is not None:
+            plain["errnoRet"] = rule.errno_ret
+        if rule.args:
+            plain["args"] = [msgspec.to_builtins(argument) for argument in rule.args]
+        rules.append(plain)
+    form: dict[str, Any] = {
+        "defaultAction": chosen.default_action,
+        "architectures": chosen.architectures,
+        "syscalls": rules,
+    }
+    if chosen.default_errno is not None:
+        form["defaultErrnoRet"] = chosen.default_errno
+    return form
+
+
+def _read(path: str | None) -> bytes:
+    try:
+        return Path(path or PROFILE).read_bytes()
+    except FileNotFoundError:
+        if path is not None:
+            raise
+        return b""
+
+
+def _parsed(raw: bytes) -> _Profile:
+    if not raw:
+        return _own_profile()
+    try:
+        return msgspec.json.decode(raw, type=_Profile)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a seccomp profile: {error}") from error
+
+
+def _decided(profile: _Profile, capabilities: tuple[str, ...]) -> Filter:
+    rules = [
+        Rule(names=rule.names, action=rule.action, args=rule.args, errno_ret=rule.errno_ret)
+        for rule in profile.syscalls
+        if _applies(rule, capabilities)
+    ]
+    errno = profile.default_errno_ret if profile.default_action == "SCMP_ACT_ERRNO" else None
+    return Filter(
+        default_action=profile.default_action, default_errno=errno, architectures=_architectures(profile), rules=rules
+    )
+
+
+def _applies(rule: Rule, capabilities: tuple[str, ...]) -> bool:
+    """As Docker and containers-common decide: every include has to hold, no exclude may.
+
+    https://github.com/containers/common/blob/main/pkg/seccomp/seccomp_linux.go
+    """
+    arch = _GO_ARCHITECTURES.get(platform.machine(), platform.machine())
+    includes, excludes = rule.includes or _Condition(), rule.excludes or _Condition()
+    if includes.arches and arch not in includes.arches:
+        return False
+    if includes.caps and not set(includes.caps) <= set(capabilities):
+        return False
+    if includes.min_kernel and _version(platform.release()) < _version(includes.min_kernel):
+        return False
+    if excludes.arches and arch in excludes.arches:
+        return False
+    if excludes.caps and set(excludes.caps) & set(capabilities):
+        return False
+    return not (excludes.min_kernel and _version(platform.release()) >= _version(excludes.min_kernel))
+
+
+_GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
+
+
+def _architectures(profile: _Profile) -> list[str]:
+    native = _NATIVE.get(platform.machine())
+    for entry in profile.arch_map:
+        if entry.architecture == native:
+            return [entry.architecture, *(entry.sub_architectures or [])]
+    return [native] if native else []
+
+
+def _kernel_minor() -> str:
+    return ".".join(str(number) for number in _version(platform.release()))
+
+
+def _version(text: str) -> tuple[int, int]:
+    parts = text.split(".")[:2] + ["0"]
+    major, minor = ("".join(char for char in part if char.isdecimal()) or "0" for part in parts[:2])
+    return int(major), int(minor)

@@ -1,0 +1,72 @@
+"""What exists of this state folder's executions: its folders, asked in parallel within one budget of time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from ..engine import Observed
+from ..supervisor import shim as shims
+from ..supervisor.record import read_exit
+
+__all__ = ["observed", "survey", "with_bundle"]
+
+_BUDGET = 4.0  # seconds, however many shims hang
+_AT_ONCE = 32
+
+
+async def survey(executions: Path, is_frozen: Callable[[str], bool | None]) -> dict[str, Observed]:
+    """By token. One that does not answer in time is left out."""
+    tokens = await asyncio.to_thread(with_bundle, executions)
+    found: dict[str, Observed] = {}
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def look_at(token: str) -> None:
+        async with gate:
+            seen = await observed(executions / token, token, is_frozen)
+        if seen is not None:
+            found[token] = seen
+
+    await _within([look_at(token) for token in tokens], _BUDGET)
+    return found
+
+
+async def observed(folder: Path, token: str, is_frozen: Callable[[str], bool | None]) -> Observed | None:
+    """One execution; None where there is neither a shim nor a record."""
+    record = await asyncio.to_thread(read_exit, folder)
+    if record is not None:
+        return Observed(phase="ended", exit=record)
+    shim = await shims.connect(folder)
+    if shim is None:
+        # It may have ended between the two looks.
+        record = await asyncio.to_thread(read_exit, folder)
+        return Observed(phase="ended", exit=record) if record is not None else None
+    phase = shim.phase
+    shim.close()
+    if phase == "created":
+        return Observed(phase="created")
+    frozen = await asyncio.to_thread(is_frozen, token) if phase == "running" else False
+    return Observed(phase="paused" if frozen else "running")
+
+
+def with_bundle(executions: Path) -> list[str]:
+    """The tokens whose folder has something of this engine. Blocks."""
+    try:
+        return [folder.name for folder in executions.iterdir() if (folder / "bundle").is_dir()]
+    except FileNotFoundError:
+        return []
+
+
+async def _within(work: list[Awaitable[None]], seconds: float) -> None:
+    tasks = [asyncio.ensure_future(each) for each in work]
+    if not tasks:
+        return
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=seconds)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in done:
+        task.result()

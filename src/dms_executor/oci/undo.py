@@ -1,0 +1,139 @@
+"""Taking away all that an execution left outside its records: processes, cgroups, folders, pins.
+
+Called in any phase and after any death of its caller, so it relies on nothing but names made from the token.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import time
+from pathlib import Path
+
+from ..trees import remove_tree
+from .cgroups import Cgroups
+from .plan import ShimAddress
+
+__all__ = ["boot_id", "clear_folder", "empty_group", "kill_shim", "open_shim", "start_time", "wait_gone"]
+
+_LEFTOVERS = ("bundle", "layer", "disk.img", "runtime", "control", "pid")
+_ROUNDS = 50
+_PAUSE = 0.02
+
+
+def boot_id() -> str:
+    """https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html"""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks after boot, field 22 of `/proc/<pid>/stat`; None where there is no such process."""
+    try:
+        data = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The name in parentheses may hold anything: what counts begins behind the last one.
+    return int(data.rpartition(b")")[2].split()[19])
+
+
+def wait_gone(address: ShimAddress, seconds: float) -> bool:
+    """Waits for the end of the shim; True once it is gone. Blocks."""
+    fd = open_shim(address)
+    if fd is None:
+        return True
+    try:
+        return _ended(fd, seconds)
+    finally:
+        os.close(fd)
+
+
+def kill_shim(address: ShimAddress, seconds: float) -> bool:
+    """Kills the shim if it is that very process; True once it is gone. Blocks."""
+    fd = open_shim(address)
+    if fd is None:
+        return True
+    try:
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+        return _ended(fd, seconds)
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def empty_group(cgroups: Cgroups, group: str) -> list[str]:
+    """Kills what is in the job's cgroup and removes it; returns the folders that stayed. Blocks, bounded."""
+    for _ in range(_ROUNDS):
+        pids = cgroups.processes(group)
+        if not pids and not (busy := cgroups.remove(group)):
+            return busy
+        _thaw(cgroups, group)
+        if not cgroups.kill(group):
+            _kill_all(cgroups, group, pids)
+        time.sleep(_PAUSE)  # a cgroup tells nobody that it got empty (version 1)
+    return cgroups.remove(group)
+
+
+def clear_folder(folder: Path) -> None:
+    """Removes all in the execution's folder but request, log and records. Blocks."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        # What a removal that was cut off had lifted out bears the name and a number.
+        for name in os.listdir(fd):
+            if name in _LEFTOVERS or name.partition(".")[0] in ("bundle", "layer", "runtime"):
+                remove_tree(fd, name)
+    finally:
+        os.close(fd)
+
+
+def open_shim(address: ShimAddress) -> int | None:
+    if address.boot != boot_id():
+        return None
+    try:
+        fd = os.pidfd_open(address.pid)
+    except OSError as error:
+        if error.errno in (errno.ESRCH, errno.EINVAL):
+            return None
+        raise
+    # Opened first and compared then: what the descriptor holds cannot be reused meanwhile.
+    if start_time(address.pid) == address.start_time:
+        return fd
+    os.close(fd)
+    return None
+
+
+def _ended(fd: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0, round(seconds * 1000))))
+
+
+def _thaw(cgroups: Cgroups, group: str) -> None:
+    freezer = cgroups.freezer(group)
+    if freezer is None:
+        return
+    try:
+        with open(freezer[0], "w", encoding="ascii") as file:
+            file.write(freezer[2])
+    except OSError:
+        return  # gone already
+
+
+def _kill_all(cgroups: Cgroups, group: str, pids: set[int]) -> None:
+    for pid in pids:
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            continue
+        try:
+            if pid in cgroups.processes(group):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(fd)

@@ -1,0 +1,82 @@
+"""Frames of the control protocol (docs/protocol.md, section 1): packing, and a decoder fed with what comes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+__all__ = [
+    "CONFIG",
+    "CONFIG_MAX",
+    "ENDED",
+    "ERROR",
+    "FAILED",
+    "GO",
+    "HELLO",
+    "OK",
+    "READY",
+    "SIGNAL",
+    "STARTED",
+    "STATE",
+    "STOP",
+    "VERSION",
+    "Decoder",
+    "ProtocolError",
+    "error",
+    "pack",
+]
+
+VERSION = 1
+CONFIG_MAX = 1024 * 1024
+_PAYLOAD_MAX = 65536
+
+CONFIG, GO, STOP, SIGNAL, HELLO = 1, 2, 3, 4, 5
+READY, STARTED, FAILED, STATE, ENDED, OK, ERROR = 64, 65, 66, 67, 68, 69, 70
+
+_HEADER = struct.Struct("<IBBH")
+_SIZES: dict[int, tuple[int, int]] = {
+    READY: (16, 16),
+    STARTED: (8, 8),
+    FAILED: (4, _PAYLOAD_MAX),
+    STATE: (28, 28),
+    ENDED: (0, 0),
+    OK: (0, 0),
+    ERROR: (4, _PAYLOAD_MAX),
+}
+
+
+class ProtocolError(Exception):
+    """The other side does not speak this protocol; its connection is closed."""
+
+
+def pack(kind: int, payload: bytes = b"") -> bytes:
+    """A frame."""
+    return _HEADER.pack(len(payload), kind, 0, 0) + payload
+
+
+def error(payload: bytes) -> tuple[int, str]:
+    """errno and text of a FAILED or ERROR payload."""
+    return struct.unpack_from("<I", payload)[0], payload[4:].decode(errors="replace")
+
+
+class Decoder:
+    """Joins what comes into frames. Holds no memory between frames."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Type and payload of each frame that is complete now. Raises `ProtocolError`."""
+        self._rest += data
+        while len(self._rest) >= _HEADER.size:
+            length, kind, flags, channel = _HEADER.unpack_from(self._rest)
+            least, most = _SIZES.get(kind, (1, 0))
+            if flags or channel or not least <= length <= most:
+                raise ProtocolError(f"frame of type {kind} with {length} bytes")
+            end = _HEADER.size + length
+            if len(self._rest) < end:
+                return
+            payload, self._rest = self._rest[_HEADER.size : end], self._rest[end:]
+            yield kind, payload

@@ -1,0 +1,329 @@
+"""`Shim`: one connection to a shim, and how to make or find one.
+
+A caller holds a thousand of these: a raw non-blocking socket and a few futures each, no transport, no task. Every
+request has a deadline; only `ended` waits for the user's job and has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal as signals
+import socket
+import struct
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from ..errors import EngineUnreachable, ExecutionNotRunning, StartFailed
+from . import frames, spawning
+from .record import read_exit
+from .spec import ShimSpec, encode
+
+__all__ = ["Phase", "Shim", "connect", "create", "read_exit"]
+
+Phase = Literal["created", "going", "running", "ending"]
+
+_PHASES: dict[int, Phase] = {1: "created", 2: "going", 3: "running", 4: "ending"}
+_CAUSES = {"deadline": 1, "stop": 2}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ANSWER = 10.0  # seconds for an answer that the shim gives at once
+_BIRTH = 30.0  # seconds for mounts on a busy host
+_START = 120.0  # seconds for a runtime that starts a container
+_READ = 4096
+
+
+def _stamp(nanoseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+
+
+class Shim:
+    """A connection to the shim of one execution. Made by `create` and `connect`; `close` leaves the job alone."""
+
+    __slots__ = (
+        "_answers",
+        "_decoder",
+        "_ended",
+        "_failure",
+        "_go",
+        "_hello",
+        "_loop",
+        "_open",
+        "_socket",
+        "_waiters",
+        "phase",
+        "pid",
+        "start_time",
+        "started_at",
+    )
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.pid = 0
+        self.start_time = 0
+        self.phase: Phase = "created"
+        self.started_at: datetime | None = None
+        self._socket = connection
+        self._loop = asyncio.get_running_loop()
+        self._decoder = frames.Decoder()
+        self._answers: deque[asyncio.Future[str | None]] = deque()
+        self._hello: asyncio.Future[None] = self._loop.create_future()
+        self._go: asyncio.Future[None] | None = None
+        self._failure: str | None = None
+        self._waiters: set[asyncio.Future[bool]] = set()
+        self._ended = False
+        self._open = True
+        self._loop.add_reader(connection.fileno(), self._readable)
+
+    async def go(self) -> datetime:
+        """Lets the job run; returns once it does, with that time. Idempotent. Raises `StartFailed`."""
+        if self.started_at is None and self._failure is None and self._open:
+            if self._go is None:
+                self._go = self._loop.create_future()
+                self._send(frames.GO)
+            await self._started(self._go)
+        if self.started_at is not None:
+            return self.started_at
+        raise StartFailed(self._failure or "the shim ended before the job started; its folder's shim.log may tell why")
+
+    async def _started(self, go: asyncio.Future[None]) -> None:
+        try:
+            async with asyncio.timeout(_START):
+                await asyncio.shield(go)
+        except TimeoutError:
+            # A job that nobody counts on any more must not come to life later.
+            self._send(frames.STOP, struct.pack("<IIQ", signals.SIGKILL, _CAUSES["stop"], 0))
+            raise StartFailed(f"the runtime did not start the job within {_START:.0f} s") from None
+
+    async def stop(self, signum: int, grace: float, cause: Literal["deadline", "stop"] = "stop") -> None:
+        """`signum` now and KILL after `grace` seconds. Returns once the shim has it in hand, or the job has ended."""
+        if self._ended or not self._open:
+            return
+        payload = struct.pack("<IIQ", signum, _CAUSES[cause], max(0, round(grace * 1000)))
+        refusal = await self._ask(frames.STOP, payload)
+        if refusal is not None and self._open:
+            raise EngineUnreachable(f"the shim refused to stop the job: {refusal}")
+
+    async def signal(self, signum: int) -> None:
+        """Sends a signal to the job's main process. Raises `ExecutionNotRunning`."""
+        refusal = "it has ended"
+        if not self._ended and self._open:
+            answer = await self._ask(frames.SIGNAL, struct.pack("<I", signum))
+            if answer is None:
+                return
+            refusal = answer
+        raise ExecutionNotRunning(f"signal {signum} reached nobody: {refusal}")
+
+    async def ended(self) -> bool:
+        """Waits for the end. True: the exit record is there. False: the connection ended without it."""
+        if self._ended or not self._open:
+            return self._ended
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        self._waiters.add(waiter)
+        try:
+            return await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def close(self) -> None:
+        """Ends the connection. A shim that has not got its go exits; a running job goes on. Idempotent."""
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        self._settle()
+
+    async def _born(self, config: bytes, descriptors: list[int]) -> None:
+        """Sends CONFIG and waits for READY."""
+        try:
+            sent = socket.send_fds(self._socket, [config], descriptors)
+            async with asyncio.timeout(_BIRTH):
+                await self._loop.sock_sendall(self._socket, memoryview(config)[sent:])
+        except TimeoutError:
+            raise StartFailed(f"the shim did not read its configuration within {_BIRTH:.0f} s") from None
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it said why: FAILED is read below
+        except OSError as error:
+            raise spawning.mapped(error, "cannot send the configuration to the shim") from error
+        if not await self._introduced(_BIRTH):
+            raise StartFailed(self._failure or "the shim ended before it was ready")
+
+    def _readable(self) -> None:
+        try:
+            data = self._socket.recv(_READ)
+            for kind, payload in self._decoder.feed(data):
+                self._take(kind, payload)
+        except (BlockingIOError, InterruptedError):
+            return
+        except (OSError, frames.ProtocolError):
+            data = b""
+        if not data or self._ended:
+            self.close()
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        if kind == frames.READY:
+            _, self.pid, self.start_time = struct.unpack("<IIQ", payload)
+            self._resolve_hello()
+        elif kind == frames.STATE:
+            _, phase, started, self.pid, self.start_time = struct.unpack("<IIQIQ", payload)
+            self.phase = _PHASES.get(phase, "running")
+            self.started_at = _stamp(started) if started else self.started_at
+            self._resolve_hello()
+        elif kind == frames.STARTED:
+            self.phase, self.started_at = "running", _stamp(struct.unpack("<Q", payload)[0])
+            self._resolve_go()
+        elif kind == frames.FAILED:
+            self.phase, self._failure = "ending", _sentence(payload)
+            self._resolve_hello()
+            self._resolve_go()
+        elif kind == frames.ENDED:
+            self.phase, self._ended = "ending", True
+        elif kind == frames.ERROR and not self._hello.done():
+            self._failure = _sentence(payload)
+            self._resolve_hello()
+        elif self._answers:
+            answer = self._answers.popleft()
+            if not answer.done():
+                answer.set_result(_sentence(payload) if kind == frames.ERROR else None)
+
+    def _resolve_hello(self) -> None:
+        if not self._hello.done():
+            self._hello.set_result(None)
+
+    def _resolve_go(self) -> None:
+        if self._go is not None and not self._go.done():
+            self._go.set_result(None)
+
+    def _settle(self) -> None:
+        """Nothing more will come: everybody who waits gets to know."""
+        self._resolve_hello()
+        self._resolve_go()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(self._ended)
+        for answer in self._answers:
+            if not answer.done():
+                answer.set_result("it has ended")
+        self._answers.clear()
+
+    def _send(self, kind: int, payload: bytes = b"") -> None:
+        # Frames are tiny: a full socket belongs to a shim that is stuck (the deadline tells), a broken one to a shim
+        # that is gone (the reader tells, after the last that it said).
+        with contextlib.suppress(OSError):
+            self._socket.send(frames.pack(kind, payload), socket.MSG_NOSIGNAL)
+
+    async def _ask(self, kind: int, payload: bytes) -> str | None:
+        """None: OK; else why not."""
+        answer: asyncio.Future[str | None] = self._loop.create_future()
+        self._answers.append(answer)
+        self._send(kind, payload)
+        try:
+            async with asyncio.timeout(_ANSWER):
+                return await answer
+        except TimeoutError:
+            raise EngineUnreachable(f"the shim (pid {self.pid}) did not answer within {_ANSWER:.0f} s") from None
+
+    async def _introduced(self, deadline: float) -> bool:
+        """Waits for READY, STATE or FAILED; False if the shim ended or said nothing."""
+        try:
+            async with asyncio.timeout(deadline):
+                await self._hello
+        except TimeoutError:
+            self._failure = f"the shim did not answer within {deadline:.0f} s"
+        return self.pid != 0 and self._failure is None
+
+
+def _sentence(payload: bytes) -> str:
+    number, text = frames.error(payload)
+    return f"{text}: {os.strerror(number)}" if number else text
+
+
+async def create(folder: Path, spec: ShimSpec) -> Shim:
+    """Starts a shim for the execution in `folder`; returns when all but the go is done.
+
+    Cancelled or failed, it leaves no process behind. Raises `StartFailed`, `ResourcesUnavailable`, `InvalidRequest`,
+    `EngineUnavailable`.
+    """
+    config, descriptors = encode(spec)
+    path = await spawning.spawned_shim()
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        raise spawning.mapped(error, "cannot start a shim") from error
+    with theirs:
+        try:
+            pid = spawning.spawn(path, [path, "run"], {}, {0: theirs.fileno()}, folder)
+        except BaseException:
+            ours.close()
+            raise
+    ours.setblocking(False)
+    shim = Shim(ours)
+    try:
+        await shim._born(config, descriptors)
+    except BaseException:
+        shim.close()
+        raise
+    finally:
+        spawning.on_exit(pid, lambda status: None)
+    return shim
+
+
+async def connect(folder: Path) -> Shim | None:
+    """The shim of the execution in `folder`; None if nobody listens there (then the exit record tells, or it is lost).
+
+    Raises `EngineUnreachable` if a shim is there and does not answer.
+    """
+    loop = asyncio.get_running_loop()
+    dialling = loop.run_in_executor(None, _dial, folder)
+    try:
+        connection = await asyncio.shield(dialling)
+    except asyncio.CancelledError:
+        dialling.add_done_callback(_hang_up)
+        raise
+    if connection is None:
+        return None
+    shim = Shim(connection)
+    try:
+        shim._send(frames.HELLO, struct.pack("<I", frames.VERSION))
+        if await shim._introduced(_ANSWER):
+            return shim
+        if shim._failure is not None:
+            raise EngineUnreachable(shim._failure)
+    except BaseException:
+        shim.close()
+        raise
+    return None
+
+
+def _dial(folder: Path) -> socket.socket | None:
+    """Blocking. By descriptor, since a socket's path may have 107 bytes only."""
+    try:
+        at = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    connection = None
+    try:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(_ANSWER)
+        connection.connect(f"/proc/self/fd/{at}/control")
+        connection.setblocking(False)
+        return connection
+    except OSError as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            return None
+        if isinstance(error, TimeoutError | BlockingIOError):
+            raise EngineUnreachable(f"the shim in {folder} does not take connections") from error
+        raise spawning.mapped(error, f"cannot connect to the shim in {folder}") from error
+    finally:
+        os.close(at)
+
+
+def _hang_up(dialling: asyncio.Future[socket.socket | None]) -> None:
+    if not dialling.cancelled() and dialling.exception() is None:
+        connection = dialling.result()
+        if connection is not None:
+            connection.close()

@@ -1,0 +1,162 @@
+"""`ShimSpec`: all that a shim is told, and its encoding as the CONFIG frame (docs/protocol.md, section 2)."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+from ..errors import InvalidRequest
+from . import frames
+
+__all__ = ["Bind", "Loop", "Overlay", "ShimSpec", "UsageSource", "encode"]
+
+_MOST_DESCRIPTORS = 253  # SCM_MAX_FD of the kernel's net/scm.h
+
+
+class Bind(msgspec.Struct, frozen=True, kw_only=True):
+    """The tree behind `fd`, mounted on `target` in the room. `restricted`: nosuid and nodev."""
+
+    fd: int
+    target: str
+    read_only: bool = True
+    recursive: bool = True
+    restricted: bool = True
+
+
+class Overlay(msgspec.Struct, frozen=True, kw_only=True):
+    """An overlay of folders in the room; `upper` and `work` lie in one mount."""
+
+    target: str
+    lower: str
+    upper: str
+    work: str
+
+
+class Loop(msgspec.Struct, frozen=True, kw_only=True):
+    """The ext4 image behind `fd`, mounted on `target` in the room."""
+
+    fd: int
+    target: str
+
+
+class UsageSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a number of `engine.Exit.usage` is read at the end.
+
+    `key`: `cpu_ns`, `cpu_us`, `memory_peak`, `oom_kills`, `io_read` or `io_write`; the first source of a key that can
+    be read counts. `field`: the word before the number; empty, the file's first number.
+    """
+
+    key: str
+    path: str
+    field: str = ""
+
+
+class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a shim runs and how it ends it. Durations are seconds, sizes bytes.
+
+    Descriptors (`stdin`, `passed`, those of mounts) stay the caller's: the shim gets duplicates. `pidfile` empty and
+    `report` false: `argv` itself is the job.
+    """
+
+    argv: list[str]
+    environment: dict[str, str]
+    cgroup_join: list[str] = []
+    room: str | None = None
+    umounts: list[str] = []
+    mounts: list[Bind | Overlay | Loop] = []
+    stdin: int | None = None
+    passed: list[int] = []
+    report: bool = True
+    pidfile: str = "pid"
+    timeout: float | None = None
+    stop_signal: int = 15
+    grace: float = 10.0
+    log_cap: int
+    segment: int
+    usage: list[UsageSource] = []
+    rmdirs: list[str] = []
+    sync: bool = False
+    drain: float = 0.5
+    thaw: list[tuple[str, str]] = []
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _text(*parts: str) -> bytes:
+    """NUL-separated. Host paths may hold any bytes; `os.fsencode` gives them back as they were."""
+    encoded = [os.fsencode(part) for part in parts]
+    if any(b"\0" in part for part in encoded):
+        raise InvalidRequest("an argument, a variable or a path holds a NUL byte")
+    return b"\0".join(encoded)
+
+
+class _Descriptors:
+    """Collects the descriptors that go along, each once per use."""
+
+    def __init__(self) -> None:
+        self.fds: list[int] = []
+
+    def index(self, fd: int) -> bytes:
+        self.fds.append(fd)
+        return _u32(len(self.fds) - 1)
+
+
+def _u32(value: int) -> bytes:
+    return struct.pack("<I", value)
+
+
+def _u64(value: int) -> bytes:
+    return struct.pack("<Q", value)
+
+
+def _mount_entry(mount: Bind | Overlay | Loop, descriptors: _Descriptors) -> tuple[int, bytes]:
+    if isinstance(mount, Overlay):
+        return 9, _text(mount.target, mount.lower, mount.upper, mount.work)
+    if isinstance(mount, Loop):
+        return 25, descriptors.index(mount.fd) + _text(mount.target)
+    flags = mount.read_only | mount.recursive << 1 | mount.restricted << 2
+    return 8, descriptors.index(mount.fd) + _u32(flags) + _text(mount.target)
+
+
+def _entries(spec: ShimSpec, descriptors: _Descriptors) -> Iterator[tuple[int, bytes]]:
+    yield 1, _u32(frames.VERSION)
+    yield from ((3, _text(argument)) for argument in spec.argv)
+    yield from ((4, _text(f"{name}={value}")) for name, value in spec.environment.items())
+    yield from ((5, _text(path)) for path in spec.cgroup_join)
+    if spec.room is not None:
+        yield 6, _text(spec.room)
+    yield from ((7, _text(path)) for path in spec.umounts)
+    yield from (_mount_entry(mount, descriptors) for mount in spec.mounts)
+    if spec.stdin is not None:
+        yield 10, descriptors.index(spec.stdin)
+    yield from ((11, descriptors.index(fd)) for fd in spec.passed)
+    yield 12, _u32(spec.report)
+    if spec.pidfile:
+        yield 13, _text(spec.pidfile)
+    if spec.timeout is not None:
+        yield 14, _u64(max(1, _milliseconds(spec.timeout)))  # 0 would mean none
+    yield 15, _u32(spec.stop_signal)
+    yield 16, _u64(_milliseconds(spec.grace))
+    yield 17, _u64(spec.log_cap)
+    yield 18, _u64(spec.segment)
+    yield from ((19, _text(source.key, source.path, source.field)) for source in spec.usage)
+    yield from ((20, _text(path)) for path in spec.rmdirs)
+    yield 21, _u32(spec.sync)
+    yield 22, _u64(_milliseconds(spec.drain))
+    yield from ((23, _text(path, text)) for path, text in spec.thaw)
+
+
+def encode(spec: ShimSpec) -> tuple[bytes, list[int]]:
+    """The CONFIG frame and the descriptors to send along with its first byte. Raises `InvalidRequest`."""
+    descriptors = _Descriptors()
+    payload = b"".join(struct.pack("<HHI", tag, 0, len(value)) + value for tag, value in _entries(spec, descriptors))
+    if len(payload) > frames.CONFIG_MAX:
+        raise InvalidRequest(f"arguments, environment and mounts take {len(payload)} bytes, more than 1 MiB")
+    if len(descriptors.fds) > _MOST_DESCRIPTORS:
+        raise InvalidRequest(f"more than {_MOST_DESCRIPTORS} mounts and passed descriptors")
+    return frames.pack(frames.CONFIG, payload), descriptors.fds

@@ -1,0 +1,44 @@
+"""What must not be left on the host once the executions of a state folder have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+
+def processes(state: Path) -> list[str]:
+    """Shims, runtimes and inits whose command line or open folder belongs to a state folder."""
+    found = []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            shim = "dms-shim" in command and any(
+                os.readlink(f"/proc/{pid}/fd/{fd}").startswith(f"{state}/") for fd in os.listdir(f"/proc/{pid}/fd")
+            )
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if shim or (str(state) in command and "caller.py" not in command):
+            found.append(f"{pid}: {command}")
+    return found
+
+
+def mounts(state: Path) -> list[str]:
+    """Mounts of this namespace beneath a state folder or of a shim's room."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if f" {state}/" in line or " /run/dms-executor" in line]
+
+
+def cgroups(tokens: set[str]) -> list[str]:
+    """Control groups named after executions."""
+    return [str(path) for path in Path("/sys/fs/cgroup").glob("**/dms-executor/*") if path.name in tokens]
+
+
+async def gone(state: Path, tokens: set[str], within: float = 5.0) -> list[str]:
+    """What is left after at most `within` seconds: a shim ends a moment after it has told the end."""
+    deadline = asyncio.get_running_loop().time() + within
+    while True:
+        left = await asyncio.to_thread(lambda: processes(state) + mounts(state) + cgroups(tokens))
+        if not left or asyncio.get_running_loop().time() > deadline:
+            return left
+        await asyncio.sleep(0.02)
