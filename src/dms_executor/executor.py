@@ -194,7 +194,7 @@ class Executor:
             result = await load_result(core, ended) if ended is not None and ended.terminal else None
         live = core.live.get(row.token)
         if live is not None:
-            await live.finished.wait()
+            await live.done.wait()
         if await core.journal.removing(row.token, result):
             await recovery.discard(core, row)
 

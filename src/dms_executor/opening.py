@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -60,11 +61,12 @@ async def close(core: Core) -> None:
     core.closing.set()
     pending = [live for live in core.live.values() if live.status is ExecutionStatus.PENDING and not live.ended]
     for live in pending:
-        live.abort(Intent(cause="cancelled", signal=live.prepared.stop_signal, grace=0.0, time=0))
-    if pending:
-        undone = [asyncio.ensure_future(live.finished.wait()) for live in pending]
-        await asyncio.wait(undone, timeout=CLOSE_WITHIN / 2)
-        for waiting in undone:
+        live.abort(Intent(cause="cancelled", signal=live.prepared.stop_signal, grace=0.0, time=time.time_ns()))
+    # What is half undone or half finished is brought to its end; what runs is left running.
+    ending = [asyncio.ensure_future(live.done.wait()) for live in core.live.values() if live.ended or live in pending]
+    if ending:
+        await asyncio.wait(ending, timeout=CLOSE_WITHIN / 2)
+        for waiting in ending:
             waiting.cancel()
     running = list(core.live)
     await core.tasks.aclose(CLOSE_WITHIN / 2)

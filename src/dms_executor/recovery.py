@@ -53,6 +53,7 @@ async def _recover(core: Core, follow: bool, thorough: bool) -> RecoveryReport:
     for row in rows:
         if not await _take(core, row):
             continue
+        await core.in_thread(files.sweep, core.journal.folder(row.token))
         task = await _settle(core, row, surveys.get(row.engine), report, follow)
         if task is not None:
             ending.append(task)
@@ -93,6 +94,9 @@ async def _settle(
     if row.phase == "removing":
         await discard(core, row)
         return None
+    if row.phase == "finished":
+        await _destroy(core, row)
+        return None
     if survey is None:
         return await _stale(core, row, report, follow)
     engine = await core.engine(row.engine)
@@ -119,6 +123,16 @@ async def _settle(
     return None
 
 
+async def _destroy(core: Core, row: Row) -> None:
+    """finished -> done: its caller died before it had cleaned up."""
+    try:
+        engine = await core.engine(row.engine)
+        await engine.destroy(core.known(row.request, row.token), row.handle)
+        await core.journal.done(row.token)
+    except ExecutorError as error:
+        _log.warning("%s; its leftovers go later", error, extra={"execution_id": row.id, "engine": row.engine})
+
+
 async def _was_let_go(core: Core, row: Row, seen: Observed | None) -> Row:
     """The go was sent, its caller died before it could say so: say it now."""
     exit_ = seen.exit if seen is not None else None
@@ -136,6 +150,7 @@ async def _undo(core: Core, row: Row, engine: Engine, x: Execution) -> None:
     message = "the caller died before the job was let go"
     end = Exit(finished_at=datetime.now(UTC), error=message)
     await core.journal.finished(row.token, build_result(live, end, row.intent, [], ""))
+    await core.journal.done(row.token)
 
 
 async def _finish(core: Core, row: Row, engine: Engine, end: Exit | None) -> None:
@@ -153,6 +168,7 @@ async def _finish(core: Core, row: Row, engine: Engine, end: Exit | None) -> Non
         live.conclude(None, error)
     finally:
         core.live.pop(row.token, None)
+        live.done.set()
         if not live.finished.is_set():
             live.conclude(None, None)
 

@@ -246,7 +246,7 @@ def _grant(
     field: str, volume: StorageVolume, is_output: bool, request: ExecutionRequest, policy: Policy, refused: _Refused
 ) -> Volume:
     if volume.type == "tmpfs":
-        return Volume(target=volume.target, field=field, read_only=False, size=volume.size)
+        return Volume(target=volume.target, field=field, read_only=False, size=_plain(volume.size))
     if is_output:
         granted = policy.make_folder(_output_source(volume, request), field=f"{field}.source", refused=refused)
     else:
@@ -321,3 +321,8 @@ def _replace(folder: int, name: str, fill: Callable[[int], None]) -> None:
 def _write_all(fd: int, data: bytes) -> None:
     while data:
         data = data[os.write(fd, data) :]
+
+
+def _plain(size: int | None) -> int | None:
+    # A ByteSize is no JSON type.
+    return None if size is None else int(size)

@@ -15,7 +15,11 @@ from dms_executor.oci import OciSpec
 # kind -> (script, exit code, stdout). Each appends a line to a file outside, which tells how often it ran.
 KINDS = {
     "quick": ("echo hi; exit 3", 3, b"hi\n"),
-    "flow": ("i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done", 0, b"".join(b"line %d\n" % i for i in range(300))),
+    "flow": (
+        "i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done",
+        0,
+        b"".join(b"line %d\n" % i for i in range(300)),
+    ),
     "slow": ("echo begin; sleep 0.4; echo end; exit 7", 7, b"begin\nend\n"),
     "outputs": ("echo out > /output/file; echo done", 0, b"done\n"),
 }

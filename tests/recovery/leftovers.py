@@ -29,6 +29,14 @@ def mounts(state: Path) -> list[str]:
     return [line for line in lines if f" {state}/" in line or " /run/dms-executor" in line]
 
 
+KEPT = {"request.json", "handle.json", "intent.json", "result.json", "exit", "log", "shim.log"}
+
+
+def files(state: Path) -> list[str]:
+    """What lies in the folders of executions beside records and logs."""
+    return [str(path) for path in state.glob("executions/*/*") if path.name not in KEPT]
+
+
 def cgroups(tokens: set[str]) -> list[str]:
     """Control groups named after executions."""
     return [str(path) for path in Path("/sys/fs/cgroup").glob("**/dms-executor/*") if path.name in tokens]
@@ -38,7 +46,7 @@ async def gone(state: Path, tokens: set[str], within: float = 5.0) -> list[str]:
     """What is left after at most `within` seconds: a shim ends a moment after it has told the end."""
     deadline = asyncio.get_running_loop().time() + within
     while True:
-        left = await asyncio.to_thread(lambda: processes(state) + mounts(state) + cgroups(tokens))
+        left = await asyncio.to_thread(lambda: processes(state) + mounts(state) + cgroups(tokens) + files(state))
         if not left or asyncio.get_running_loop().time() > deadline:
             return left
         await asyncio.sleep(0.02)

@@ -13,7 +13,6 @@ __all__ = ["DockerEngine"]
 
 _SOCKET = "/var/run/docker.sock"
 _DEADLINE = 2.0  # seconds: a daemon that hangs must not hold a probe
-_ANSWER = 65536
 # https://docs.docker.com/reference/api/engine/version/v1.41/#tag/System/operation/SystemVersion
 _QUESTION = b"GET /version HTTP/1.0\r\nHost: docker\r\n\r\n"
 
@@ -26,7 +25,7 @@ class DockerEngine(PlannedEngine):
 
     async def look(self) -> Missing:
         """Whether a daemon answers on its socket, and its version."""
-        host = os.environ.get("DOCKER_HOST", f"unix://{_SOCKET}")
+        host = os.environ.get("DOCKER_HOST") or f"unix://{_SOCKET}"
         if not host.startswith("unix://"):
             return Missing(problem=f"DOCKER_HOST is {host!r}, which is no local socket", mend="Unset DOCKER_HOST")
         path = host.removeprefix("unix://")
@@ -50,7 +49,7 @@ async def _version(path: str) -> str:
     reader, writer = await asyncio.open_unix_connection(path)
     try:
         writer.write(_QUESTION)
-        answer = await reader.read(_ANSWER)
+        answer = await reader.read()
     finally:
         writer.close()
     head, _, body = answer.partition(b"\r\n\r\n")

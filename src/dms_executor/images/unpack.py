@@ -148,7 +148,7 @@ def _rootless() -> list[str]:
 
 
 def _program(name: str, given: str | None) -> str:
-    found = given or shutil.which(name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    found = shutil.which(given or name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     if found is None:
         raise EngineUnavailable(f"{name} is not installed, and this image needs it", mend=f"apt-get install {name}")
     return found

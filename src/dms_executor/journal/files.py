@@ -8,7 +8,19 @@ from pathlib import Path
 
 from ..errors import ResourcesUnavailable, StateUnwritable
 
-__all__ = ["HANDLE", "INTENT", "REQUEST", "RESULT", "SECRETS", "STDIN", "make_folder", "os_error", "put", "read"]
+__all__ = [
+    "HANDLE",
+    "INTENT",
+    "REQUEST",
+    "RESULT",
+    "SECRETS",
+    "STDIN",
+    "make_folder",
+    "os_error",
+    "put",
+    "read",
+    "sweep",
+]
 
 REQUEST = "request.json"
 HANDLE = "handle.json"
@@ -54,6 +66,18 @@ def read(folder: Path, name: str) -> bytes | None:
         return (folder / name).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def sweep(folder: Path) -> None:
+    """Unlinks what a writer that was killed in the middle of `put` left."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return
+    for name in names:
+        writer = name.rpartition(".")[2]
+        if name.startswith(".") and writer.isdecimal() and not Path(f"/proc/{writer}").exists():
+            (folder / name).unlink(missing_ok=True)
 
 
 def os_error(error: OSError, path: Path) -> StateUnwritable | ResourcesUnavailable:

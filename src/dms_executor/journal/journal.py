@@ -39,7 +39,7 @@ __all__ = ["NOTIFY", "Journal"]
 NOTIFY = "notify"
 T = TypeVar("T")
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM executions "
-_OPEN = "phase NOT IN ('finished', 'removing')"
+_OPEN = "phase NOT IN ('finished', 'done', 'removing')"
 
 
 class Journal:
@@ -56,7 +56,7 @@ class Journal:
         """Called in the event loop after this process committed a change of an execution."""
 
     async def open(self) -> list[Row]:
-        """Connects, rebuilding a damaged database from the folders; gives the rows that are not finished."""
+        """Connects, rebuilding a damaged database from the folders; gives the rows that are not done."""
         return await self._hop(self._open)
 
     async def close(self) -> None:
@@ -113,6 +113,12 @@ class Journal:
             self.committed(token, result.status)
         return changed
 
+    async def done(self, token: str) -> None:
+        """finished -> done: the engine has nothing of it any more."""
+        await self._change(
+            _execute, "UPDATE executions SET phase='done', owner=NULL WHERE token=? AND phase='finished'", token
+        )
+
     async def delivered(self, token: str) -> None:
         """A result was delivered to a caller."""
         await self._change(
@@ -127,7 +133,7 @@ class Journal:
         await self._change(_execute, "UPDATE executions SET expired=1 WHERE token=?", token)
 
     async def removing(self, token: str, result: ExecutionResult | None) -> bool:
-        """finished -> removing. `result` is kept for waiters elsewhere who have not read it yet."""
+        """finished or done -> removing. `result` is kept for waiters elsewhere who have not read it yet."""
         return await self._change(self._removing, token, result)
 
     async def removed(self, token: str) -> None:
@@ -164,15 +170,15 @@ class Journal:
         return decode(found[0][0], ExecutionResult) if found else None
 
     async def open_rows(self) -> list[Row]:
-        """All that is not finished, and what is half removed."""
-        return await self._hop(self._rows, "WHERE phase != 'finished' ORDER BY seq")
+        """All that is not done: what runs, what is not destroyed yet, and what is half removed."""
+        return await self._hop(self._rows, "WHERE phase != 'done' ORDER BY seq")
 
     async def open_owners(self) -> set[str | None]:
-        """The owners and stoppers that rows which are not finished name."""
+        """The owners and stoppers that rows which are not done name."""
         found = await self._hop(
             self._query,
-            "SELECT owner FROM executions WHERE phase != 'finished'"
-            " UNION SELECT stopper FROM executions WHERE phase != 'finished' AND stopper IS NOT NULL",
+            "SELECT owner FROM executions WHERE phase != 'done'"
+            " UNION SELECT stopper FROM executions WHERE phase != 'done' AND stopper IS NOT NULL",
         )
         return {name for (name,) in found}
 
@@ -227,7 +233,7 @@ class Journal:
             self._database = connect(self.state_dir, durable=self._durable)
         except StateDamaged:
             self._database = rebuild.rebuild(self.state_dir, durable=self._durable)
-        return self._rows("WHERE phase != 'finished' ORDER BY seq")
+        return self._rows("WHERE phase != 'done' ORDER BY seq")
 
     def _close(self) -> None:
         if self._database is not None:
@@ -331,6 +337,7 @@ class Journal:
         if found is None:
             return None
         standing = _intent(found) or intent
+        files.make_folder(self.folder(token))
         files.put(self.folder(token), files.INTENT, encode(standing), durable=self._durable)
         database.execute(
             "UPDATE executions SET intent=?, stopper=? WHERE token=?", (encode(standing), self._owner, token)
@@ -350,19 +357,20 @@ class Journal:
         if found is None:
             return False
         record = encode(msgspec.structs.replace(result, stdout=b"", stderr=b""))
+        files.make_folder(self.folder(token))  # its maker may have died right after the claim
         files.put(self.folder(token), files.RESULT, record, durable=self._durable)
         database.execute(
             "UPDATE executions SET phase='finished', status=?, reason=?, message=?, result=?, exit_code=?,"
-            " started_at=coalesce(?, started_at), finished_at=?, owner=NULL, stopper=NULL WHERE token=?",
+            " started_at=coalesce(?, started_at), finished_at=?, owner=?, stopper=NULL WHERE token=?",
             (result.status, result.reason, result.error_msg, record, result.exit_code)
-            + (nanoseconds(result.started_at), nanoseconds(result.finished_at), token),
+            + (nanoseconds(result.started_at), nanoseconds(result.finished_at), self._owner, token),
         )
         _announce(database, token, result.status, time.time_ns(), result.reason, result.error_msg)
         return True
 
     def _removing(self, database: sqlite3.Connection, token: str, result: ExecutionResult | None) -> bool:
         changed = database.execute(
-            "UPDATE executions SET phase='removing', owner=? WHERE token=? AND phase='finished' RETURNING id",
+            "UPDATE executions SET phase='removing', owner=? WHERE token=? AND phase IN ('finished', 'done') RETURNING id",
             (self._owner, token),
         ).fetchone()
         if changed is not None and result is not None:
@@ -374,7 +382,7 @@ class Journal:
 
     def _take_over(self, database: sqlite3.Connection, token: str, former: str | None) -> bool:
         changed = database.execute(
-            "UPDATE executions SET owner=? WHERE token=? AND owner IS ? AND phase != 'finished' RETURNING seq",
+            "UPDATE executions SET owner=? WHERE token=? AND owner IS ? AND phase != 'done' RETURNING seq",
             (self._owner, token, former),
         ).fetchone()
         return changed is not None

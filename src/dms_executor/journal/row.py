@@ -11,7 +11,7 @@ from ..types import TERMINAL, ExecutionRequest, ExecutionResult, ExecutionStatus
 
 __all__ = ["COLUMNS", "Cause", "Intent", "Phase", "Row"]
 
-Phase = Literal["accepted", "created", "running", "ended", "finished", "removing"]
+Phase = Literal["accepted", "created", "running", "ended", "finished", "done", "removing"]
 Cause = Literal["cancelled", "timed_out"]
 
 

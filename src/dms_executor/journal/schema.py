@@ -26,7 +26,7 @@ _MIGRATIONS = {
         delivered_at INTEGER, expired INTEGER NOT NULL DEFAULT 0,
         cpu REAL, memory INTEGER, disk INTEGER, pids INTEGER
     ) STRICT;
-    CREATE INDEX unfinished ON executions(phase) WHERE phase != 'finished';
+    CREATE INDEX unfinished ON executions(phase) WHERE phase != 'done';
     CREATE INDEX by_job ON executions(job_id);
     CREATE TABLE events (
         sequence INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -72,7 +72,7 @@ def _prepare(connection: sqlite3.Connection, durable: bool) -> None:
     connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     if version < VERSION:
         _migrate(connection)
-    connection.execute("SELECT count(*) FROM executions WHERE phase != 'finished'").fetchone()
+    connection.execute("SELECT count(*) FROM executions WHERE phase != 'done'").fetchone()
     connection.execute("SELECT sequence FROM events ORDER BY sequence DESC LIMIT 1").fetchone()
 
 

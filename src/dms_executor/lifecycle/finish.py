@@ -47,6 +47,7 @@ async def finish(core: Core, live: Live, end: Exit) -> None:
         live.conclude(await with_output(core, result, x.token))
     await engine.destroy(x, live.handle)
     faults.point("destroyed")
+    await core.journal.done(x.token)
 
 
 async def not_started(core: Core, live: Live, error: ExecutorError) -> None:
@@ -59,7 +60,9 @@ async def not_started(core: Core, live: Live, error: ExecutorError) -> None:
     result = build_result(live, end, intent, [], "")
     if await core.journal.finished(x.token, result):
         _log.info("%s: %s", result.status, error, extra={"execution_id": x.id, "engine": live.engine.name})
+    await core.journal.done(x.token)
     core.live.pop(x.token, None)
+    live.done.set()
     live.conclude(await with_output(core, result, x.token), error)
 
 

@@ -48,6 +48,7 @@ async def see_through(core: Core, live: Live) -> None:
             live.conclude(None, error)
     finally:
         core.live.pop(x.token, None)
+        live.done.set()
         for helper in helpers:
             helper.cancel()
 

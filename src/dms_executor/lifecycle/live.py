@@ -13,10 +13,14 @@ __all__ = ["Live"]
 
 
 class Live:
-    """What this process knows of one execution that is not finished. `finished` is set once, with its outcome."""
+    """What this process knows of one execution that is not finished. `finished` is set once, with its outcome.
+
+    `done` is set when this process has nothing more to do for it.
+    """
 
     __slots__ = (
         "_abort",
+        "done",
         "ended",
         "engine",
         "failure",
@@ -43,6 +47,7 @@ class Live:
         self.result: ExecutionResult | None = None
         self.failure: ExecutorError | None = None
         self.finished = asyncio.Event()
+        self.done = asyncio.Event()
         self._abort: asyncio.Timeout | None = None
 
     def preparing(self, within: float) -> asyncio.Timeout:

@@ -31,7 +31,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     user: User
 
     def to_oci(self, *, filter_fd: int | None, init: bool) -> dict[str, Any]:
-        """`process` of the runtime's configuration. `filter_fd`: the descriptor of the seccomp program, for our init."""
+        """`process` of the runtime's configuration. `filter_fd`: the seccomp program, for our init."""
         wrapper: list[str] = []
         if init:
             wrapper = [INIT, *(["-s", str(filter_fd)] if filter_fd is not None else []), "--"]

@@ -86,8 +86,12 @@ async def _ready(connection: socket.socket) -> Keeper:
     raise StartFailed("the keeper ended before it was ready")
 
 
-def stop(keeper: Keeper) -> None:
-    """Ends a keeper that still waits; no error if it is gone. Blocking (it reads `/proc`)."""
+async def stop(keeper: Keeper) -> None:
+    """Ends a keeper that still waits; no error if it is gone."""
+    await asyncio.to_thread(_stop, keeper)
+
+
+def _stop(keeper: Keeper) -> None:
     try:
         fd = os.pidfd_open(keeper.pid)
     except (ProcessLookupError, OSError):

@@ -15,6 +15,8 @@ from . import binary
 __all__ = ["mapped", "on_exit", "reap", "spawn", "spawned_shim"]
 
 _FOUND: list[str] = []
+_AWAITED: dict[int, tuple[asyncio.AbstractEventLoop, int]] = {}
+"""Children whose end somebody's loop waits for, with the pidfd; a loop may be closed before it comes."""
 _LOWEST_SOURCE = 10
 
 
@@ -52,6 +54,7 @@ def spawn(
             actions.append((os.POSIX_SPAWN_OPEN, 1, os.fsencode(folder), flags, 0))
         elif number not in descriptors:
             actions.append((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0))
+    _reap_of_closed_loops()
     copies: list[int] = []
     try:
         for there, here in descriptors.items():
@@ -83,10 +86,19 @@ def on_exit(pid: int, done: Callable[[int], None]) -> None:
         loop.call_soon(done, status)
         return
     fd = os.pidfd_open(pid)
+    _AWAITED[pid] = loop, fd
 
     def ended() -> None:
         loop.remove_reader(fd)
         os.close(fd)
+        del _AWAITED[pid]
         done(reap(pid) or 0)
 
     loop.add_reader(fd, ended)
+
+
+def _reap_of_closed_loops() -> None:
+    for pid, (loop, fd) in list(_AWAITED.items()):
+        if loop.is_closed() and reap(pid) is not None:
+            os.close(fd)
+            del _AWAITED[pid]

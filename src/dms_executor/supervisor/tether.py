@@ -105,6 +105,8 @@ async def run(
     chosen = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **environment, "LC_ALL": "C"}
     descriptors = _Descriptors()
     try:
+        if isinstance(stdin, bytes):
+            stdin = await asyncio.to_thread(descriptors.memory, stdin)
         pid, out, err, tether = descriptors.spawn(path, argv, chosen, stdin)
     finally:
         descriptors.close()
@@ -123,7 +125,7 @@ class _Descriptors:
         return ends
 
     def spawn(
-        self, path: str, argv: Sequence[str], environment: dict[str, str], stdin: int | bytes | None
+        self, path: str, argv: Sequence[str], environment: dict[str, str], stdin: int | None
     ) -> tuple[int, int, int, int]:
         """pid, and our ends of stdout, stderr and tether."""
         try:
@@ -131,9 +133,7 @@ class _Descriptors:
             err, err_there = self._pipe()
             tether_there, tether = self._pipe()
             places = {1: out_there, 2: err_there, 3: tether_there}
-            if isinstance(stdin, bytes):
-                places[0] = self._memory(stdin)
-            elif stdin is not None:
+            if stdin is not None:
                 places[0] = stdin
         except OSError as error:
             raise spawning.mapped(error, f"cannot start {argv[0]}") from error
@@ -141,7 +141,8 @@ class _Descriptors:
         self._open -= {out, err, tether}
         return pid, out, err, tether
 
-    def _memory(self, data: bytes) -> int:
+    def memory(self, data: bytes) -> int:
+        """A file that holds `data`, at its beginning. Blocking."""
         fd = os.memfd_create("stdin", os.MFD_CLOEXEC)
         self._open.add(fd)
         view = memoryview(data)

@@ -1,0 +1,71 @@
+"""The command line. `main` is the console script: every way out of it is an exit code, none is a traceback.
+
+Only click is imported at the top of these modules; the rest where a command needs it, since start-up time counts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from ..errors import ExecutorError
+from .codes import CANNOT_RUN, FAILED, INTERRUPTED, USAGE
+from .commands import group
+from .terminal import report, silence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and exits: 0, the job's code (`run`), 1 on an error, 2 on a wrong usage (125 in `run`)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    code = _code(given)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence()
+    sys.exit(code)
+
+
+def _code(given: list[str]) -> int:
+    as_json = "--json" in given
+    try:
+        code = group.main(args=given, prog_name="dms-executor", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return USAGE
+    except click.UsageError as error:
+        report(_usage(error), as_json=as_json)
+        return CANNOT_RUN if error.ctx is not None and error.ctx.info_name == "run" else USAGE
+    except click.ClickException as error:
+        report(ExecutorError(error.format_message()), as_json=as_json)
+        return error.exit_code
+    except ExecutorError as error:
+        report(error, as_json=as_json)
+        return FAILED
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has what it wanted.
+        silence()
+        return 0
+    except OSError as error:
+        report(ExecutorError(_system(error)), as_json=as_json)
+        return FAILED
+
+
+def _usage(error: click.UsageError) -> ExecutorError:
+    wrong = ExecutorError(error.format_message().rstrip("."))
+    if error.ctx is not None:
+        wrong.mend = f"`{error.ctx.command_path} --help` shows how it is used"
+    return wrong
+
+
+def _system(error: OSError) -> str:
+    what = os.strerror(error.errno) if error.errno else str(error)
+    return f"{error.filename}: {what}" if error.filename else what

@@ -1,0 +1,67 @@
+"""The command `dms-executor` and its global options; each command's module is imported when it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from .session import Session, options_of_all
+
+__all__ = ["group"]
+
+# name -> module, and the one line for the list of commands.
+_COMMANDS = {
+    "run": ("run", "Execute a job and wait for its end."),
+    "start": ("run", "Begin a job and leave it running."),
+    "ps": ("listing", "List executions."),
+    "logs": ("logs", "Show the output of an execution."),
+    "wait": ("control", "Wait for executions and print their codes."),
+    "cancel": ("control", "Terminate executions: a signal, a grace period, then KILL."),
+    "kill": ("control", "Send a signal to a job."),
+    "pause": ("control", "Freeze jobs."),
+    "resume": ("control", "Let frozen jobs go on."),
+    "rm": ("control", "Remove executions with their logs and results."),
+    "inspect": ("listing", "Show all that is known of executions, as JSON."),
+    "events": ("events", "Follow the transitions of all executions."),
+    "engines": ("engines", "Show which engines are usable here, and how to mend the others."),
+}
+
+
+class _Commands(click.Group):
+    """Finds a command by name, and imports only its module."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of a job's life."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f".{_COMMANDS[cmd_name][0]}", __package__)
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, with none of them imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "obj": None})
+@click.option("-v", "--verbose", count=True, help="Log transitions to stderr; -vv: each call to the outside, too.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Form of the log on stderr.")
+@click.version_option(package_name=None, version=None, message="dms-executor %(version)s")
+@click.pass_context
+def group(context: click.Context, verbose: int, log_format: str) -> None:
+    """Executes jobs in containers and microVMs, with no daemon in between.
+
+    `dms-executor run rootfs:DIR echo hi` executes one; `dms-executor engines` tells what this machine can do.
+    """
+    session = context.ensure_object(Session)
+    session.verbosity, session.log_format = verbose, log_format
+    session.begin_logging()
+
+
+group.params.extend(options_of_all())

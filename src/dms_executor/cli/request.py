@@ -1,0 +1,166 @@
+"""From the options of `run` to an `ExecutionRequest`: a job file, if any, with what the options say laid over it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..types import ExecutionRequest
+
+__all__ = ["build_request"]
+
+_TRANSPORTS = ("rootfs", "oci", "oci-archive", "docker-archive")
+_FIRST = "agile amber bold brave brisk calm clear cool deft eager fair fleet glad keen kind lucid merry neat quick swift"
+_SECOND = "auk crane dove eider finch gull hawk heron ibis jay kite lark martin owl pipit robin shrike swan tern wren"
+
+Fields = dict[str, Any]
+
+
+def build_request(options: Mapping[str, Any], words: Sequence[str]) -> ExecutionRequest:
+    """The request that options, IMAGE and CMD describe. Raises `InvalidRequest`, click.UsageError."""
+    from ..types import decode_request, encode
+
+    fields = _job_file(options["file"]) if options["file"] else {}
+    _lay_over(fields, options)
+    _lay_spec_over(fields, options, words)
+    fields.setdefault("execution_id", made_up_id())
+    fields.setdefault("job_id", fields["execution_id"])
+    return decode_request(encode(fields))
+
+
+def made_up_id() -> str:
+    """An id that reads well: brisk-heron-3f9a1c."""
+    return "-".join((secrets.choice(_FIRST.split()), secrets.choice(_SECOND.split()), secrets.token_hex(3)))
+
+
+def _job_file(name: str) -> Fields:
+    import msgspec
+
+    try:
+        data = click.get_binary_stream("stdin").read() if name == "-" else Path(name).read_bytes()
+        found = msgspec.json.decode(data) if name.endswith(".json") else msgspec.yaml.decode(data)
+    except OSError as error:
+        raise click.BadParameter(f"{name}: {error.strerror}", param_hint="--file") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{name} is neither JSON nor YAML: {error}", param_hint="--file") from error
+    if not isinstance(found, dict):
+        raise click.BadParameter(f"{name} holds no job, but {type(found).__name__}", param_hint="--file")
+    return found
+
+
+def _lay_over(fields: Fields, options: Mapping[str, Any]) -> None:
+    plain = {"execution_id": "id", "job_id": "job_id", "timeout": "timeout", "network": "network"}
+    for field, option in plain.items():
+        if options[option] is not None:
+            fields[field] = options[option]
+    if options["results_dir"] is not None:
+        fields["results_dir"] = str(Path(options["results_dir"]).absolute())
+    named = {"cpu": options["cpus"], "memory": options["memory"], "disk": options["disk"], "pids": options["pids"]}
+    _merge(fields, "resources", {name: value for name, value in named.items() if value is not None})
+    _merge(fields, "environment", _environment(options["env_file"], options["env"]))
+    _merge(fields, "labels", dict(_pair(text, "--label") for text in options["label"]))
+    inputs = [*map(_volume, options["volume"]), *map(_tmpfs, options["tmpfs"])]
+    if inputs:
+        fields["inputs"] = [*(fields.get("inputs") or []), *inputs]
+    if options["output"]:
+        fields["outputs"] = [*(fields.get("outputs") or []), *map(_output, options["output"])]
+
+
+def _lay_spec_over(fields: Fields, options: Mapping[str, Any], words: Sequence[str]) -> None:
+    spec = fields.setdefault("engine_spec", {})
+    if not isinstance(spec, dict):
+        return  # the decoder says what is wrong with it
+    if options["engine"] is not None:
+        spec["type"] = options["engine"]
+    params = _words(spec.get("type"), words)
+    if not params and "params" not in spec:
+        raise click.UsageError("Missing argument 'IMAGE'.")
+    for param, option in {"working_directory": "workdir", "user": "user", "pull": "pull", "hostname": "hostname"}.items():
+        if options[option] is not None:
+            params[param] = options[option]
+    _merge(spec, "params", params)
+
+
+def _words(engine: str | None, words: Sequence[str]) -> Fields:
+    """IMAGE and CMD; of an engine without images, the steps of its script."""
+    if not words:
+        return {}
+    if engine is not None and isinstance(engine, str):
+        from ..registry import engine_class
+
+        known = engine_class(engine).params.__struct_fields__
+        if "image" not in known and "script" in known:
+            return {"script": list(words)}
+    image, *command = words
+    return {"image": _located(image), **({"cmd": command} if command else {})}
+
+
+def _located(image: str) -> str:
+    """A relative path behind a transport is one from here."""
+    transport, separator, path = image.partition(":")
+    if separator and path and transport in _TRANSPORTS:
+        return f"{transport}:{Path(path).absolute()}"
+    return image
+
+
+def _merge(fields: Fields, name: str, more: Fields) -> None:
+    if more and isinstance(fields.setdefault(name, {}), dict):
+        fields[name] = {**fields[name], **more}
+
+
+def _volume(text: str) -> Fields:
+    """SRC:DST[:ro|rw]: writable unless said, as docker has it; a source without a slash names a volume."""
+    source, separator, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if not separator or not source or not target or mode not in ("", "ro", "rw"):
+        raise click.BadParameter(f"{text!r} is not SRC:DST or SRC:DST:ro", param_hint="--volume")
+    named = "/" not in source and source not in (".", "..")
+    kind = {"type": "volume", "source": source} if named else {"type": "bind", "source": str(Path(source).absolute())}
+    return {**kind, "target": target, "read_only": mode == "ro"}
+
+
+def _output(text: str) -> Fields:
+    """SRC:DST: the host's folder and the one inside; DST alone lies in the results folder."""
+    source, separator, target = text.partition(":")
+    if not separator:
+        return {"target": source}
+    if not source or not target or ":" in target:
+        raise click.BadParameter(f"{text!r} is not SRC:DST", param_hint="--output")
+    return {"source": str(Path(source).absolute()), "target": target}
+
+
+def _tmpfs(text: str) -> Fields:
+    """DST or DST:64MiB; docker's DST:size=64MiB, too."""
+    target, _, size = text.partition(":")
+    return {"type": "tmpfs", "target": target, **({"size": size.removeprefix("size=")} if size else {})}
+
+
+def _environment(files: Sequence[str], given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in files:
+        try:
+            lines = Path(name).read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.BadParameter(f"{name}: {error}", param_hint="--env-file") from error
+        found.update(_variable(line) for line in map(str.strip, lines) if line and not line.startswith("#"))
+    found.update(_variable(text) for text in given)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _variable(text: str) -> tuple[str, Any]:
+    """K=V, or K for what our own environment has; None where it has nothing."""
+    name, separator, value = text.partition("=")
+    return name, value if separator else os.environ.get(name)
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=option)
+    return name, value

@@ -1,0 +1,147 @@
+"""`run` and `start`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .codes import CANNOT_RUN, of_error
+from .session import Command, Session, session_of
+from .terminal import ProgressLine, emit, emit_json, report
+
+if TYPE_CHECKING:
+    from ..types import ExecutionRequest
+
+__all__ = ["run_command", "start_command"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_REPEATED: dict[str, Any] = {"multiple": True}
+
+_JOB_OPTIONS = [
+    click.option("--engine", metavar="NAME", help="Engine; without it the first that is usable here."),
+    click.option("--memory", metavar="SIZE", help="Memory limit: 256MiB, 1GB."),
+    click.option("--cpus", type=float, metavar="N", help="Cores: 0.5 is half of one."),
+    click.option("--pids", type=int, metavar="N", help="At most so many processes and threads."),
+    click.option("--disk", metavar="SIZE", help="Size of the writable layer."),
+    click.option("-v", "--volume", **_REPEATED, metavar="SRC:DST[:ro]", help="Mount a host path into the job."),
+    click.option("--output", **_REPEATED, metavar="SRC:DST", help="Bring DST of the job home to SRC at its end."),
+    click.option("--tmpfs", **_REPEATED, metavar="DST[:SIZE]", help="An empty folder in memory."),
+    click.option("--results-dir", metavar="DIR", help="Leave stdout, stderr, exit_code and outputs here."),
+    click.option("-e", "--env", **_REPEATED, metavar="K=V", help="A variable; K alone is taken from here."),
+    click.option("--env-file", **_REPEATED, metavar="FILE", help="Variables, one K=V a line."),
+    click.option("--network", metavar="NAME", help="none (the default), user, host, or one of the engine's."),
+    click.option("-w", "--workdir", metavar="DIR", help="Working directory inside."),
+    click.option("-u", "--user", metavar="USER[:GROUP]", help="User inside, by name or number."),
+    click.option("--hostname", metavar="NAME", help="Hostname inside."),
+    click.option("--pull", type=click.Choice(["missing", "always", "never"]), help="When to ask the registry."),
+    click.option("--timeout", type=float, metavar="SECONDS", help="Kill the job after so long; exit code 124."),
+    click.option("--id", metavar="ID", help="Execution id; made up without it."),
+    click.option("--job-id", metavar="ID", help="Job id; the execution's without it."),
+    click.option("--label", **_REPEATED, metavar="K=V", help="A label, for `ps --label`."),
+    click.option("-f", "--file", metavar="FILE", help="Job file, YAML or JSON; options count more. -: stdin."),
+    click.option("-i", "--interactive", is_flag=True, help="Give our stdin, to its end, to the job."),
+    click.option("-t", "--tty", is_flag=True, help="A terminal for the job (not in this release)."),
+    click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="IMAGE [CMD...]"),
+]
+_POSIX: dict[str, Any] = {"allow_interspersed_args": False}
+
+
+def _job_options(function: F) -> F:
+    for option in reversed(_JOB_OPTIONS):
+        function = option(function)
+    return function
+
+
+@click.command(
+    "run",
+    cls=Command,
+    context_settings=_POSIX,
+    examples="""
+    dms-executor run rootfs:/srv/busybox echo hi
+    dms-executor run --memory 256MiB --cpus 0.5 --timeout 60 oci:/srv/image sh -c 'make test'
+    dms-executor run --rm -v "$PWD:/work:ro" --output ./out:/out rootfs:/srv/root /work/build
+    dms-executor run -d -f job.yaml
+    """,
+)
+@click.option("-d", "--detach", is_flag=True, help="Leave it running and print its id.")
+@click.option("--rm", "remove", is_flag=True, help="Remove the execution after its end.")
+@_job_options
+@click.pass_context
+def run_command(context: click.Context, detach: bool, remove: bool, **options: Any) -> int:
+    """Execute a job and wait for its end.
+
+    Its output comes here as it is written, and its exit code is ours: 124 after a timeout, 125 if it could not be
+    made or its code is unknown, 126 and 127 if its command is not executable or not there. Ctrl-C cancels it, a
+    second Ctrl-C kills it.
+    """
+    if detach and remove:
+        raise click.UsageError("--rm needs somebody who waits for the end: leave out -d", context)
+    session = session_of(context)
+    return _guarded(session, lambda: _run(session, options, detach=detach, remove=remove))
+
+
+@click.command(
+    "start",
+    cls=Command,
+    context_settings=_POSIX,
+    examples="""
+    id=$(dms-executor start rootfs:/srv/busybox sh -c 'sleep 60; echo done')
+    dms-executor logs -f "$id"
+    """,
+)
+@_job_options
+@click.pass_context
+def start_command(context: click.Context, **options: Any) -> int:
+    """Begin a job, print its id and leave it running: `run -d`."""
+    session = session_of(context)
+    return _guarded(session, lambda: _run(session, options, detach=True, remove=False))
+
+
+def _guarded(session: Session, work: Callable[[], int]) -> int:
+    """An execution that could not be made has a code of its own."""
+    from ..errors import ExecutorError
+
+    try:
+        return work()
+    except ExecutorError as error:
+        report(error, as_json=session.json)
+        return of_error(error)
+    except OSError as error:
+        report(ExecutorError(str(error)), as_json=session.json)
+        return CANNOT_RUN
+
+
+def _run(session: Session, options: dict[str, Any], *, detach: bool, remove: bool) -> int:
+    from ..errors import NotSupported
+    from .request import build_request
+
+    words = options.pop("words")
+    if options["tty"]:
+        raise NotSupported("a job's terminal comes with a later release", what="tty", mend="Leave out -t")
+    request = build_request(options, words)
+    if options["interactive"]:
+        from .stdin import with_stdin
+
+        request = with_stdin(request)
+    return asyncio.run(_execute(session, request, detach=detach, remove=remove))
+
+
+async def _execute(session: Session, request: ExecutionRequest, *, detach: bool, remove: bool) -> int:
+    from .foreground import Foreground, Interrupts
+
+    progress = ProgressLine()
+    with Interrupts() as interrupts:
+        async with session.open() as executor:
+            job = Foreground(executor, request, interrupts, progress=progress, as_json=session.json)
+            if not detach:
+                return await job.run(remove=remove)
+            code = await job.start()
+    if code == 0:
+        if session.json:
+            emit_json({"execution_id": request.execution_id, "job_id": request.job_id})
+        else:
+            emit(request.execution_id)
+    return code

@@ -1,0 +1,128 @@
+"""`ShellSubject`: an engine whose jobs are commands in an image that has a POSIX shell, as busybox gives it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..policy import Policy
+from ..types import Settings, SpecConfig
+from .steps import (
+    Die,
+    Exit,
+    Failure,
+    Flood,
+    Forever,
+    Ignore,
+    OutOfMemory,
+    Raw,
+    Say,
+    Shell,
+    Stdin,
+    Step,
+    Trap,
+    Variable,
+)
+from .subject import Subject
+
+__all__ = ["ShellSubject", "script_of"]
+
+
+@dataclass(frozen=True)
+class ShellSubject(Subject):
+    """An engine with the params `image` and `cmd`. `image` has sh, sleep, cat, printf, awk, dd and setsid.
+
+    `engine_settings` are the engine's own; `traits` may be narrowed.
+    """
+
+    image: str
+    engine: str = "oci"  # type: ignore[misc]
+    engine_settings: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    traits: frozenset[str] = frozenset(  # type: ignore[misc]
+        {"shell", "container", "volumes", "survives_caller", "no_image", "no_command"}
+    )
+
+    @property
+    def title(self) -> str:
+        """`name`, else the engine's."""
+        return self.name or self.engine
+
+    def __str__(self) -> str:
+        return self.title
+
+    def settings(self) -> Settings:
+        """With the engine's own."""
+        return Settings(engines={self.engine: self.engine_settings})
+
+    def policy(self, folder: Path) -> Policy:
+        """The image may be read, too."""
+        transport, _, path = self.image.partition(":")
+        roots = (path,) if transport in ("rootfs", "oci") else ()
+        return Policy(read_roots=(folder, *roots), write_roots=(folder,), missing_defaults="record")
+
+    def spec(self, *steps: Step) -> SpecConfig:
+        """`sh -c` with the steps as a script."""
+        return self.command("sh", "-c", script_of(*steps))
+
+    def command(self, *argv: str, **params: Any) -> SpecConfig:
+        """A command as it is, with further params."""
+        return SpecConfig(type=self.engine, params={"image": self.image, "cmd": list(argv), **params})
+
+    def failing(self, how: Failure) -> SpecConfig:
+        """No such folder, or no such command."""
+        if how == "image":
+            return SpecConfig(type=self.engine, params={"image": f"{self.image}-missing", "cmd": ["true"]})
+        return self.command("/no/such/command")
+
+    def leftovers(self, tokens: list[str]) -> list[str]:
+        """Processes that name a token in command line, cgroup or mounts, and cgroups that bear one."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            text = b"".join(_content(process / name) for name in ("cmdline", "cgroup", "mountinfo"))
+            found += [f"process {process.name} of {token}" for token in tokens if token.encode() in text]
+        for token in tokens:
+            found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/*{token}*")]
+        return found
+
+
+def script_of(*steps: Step) -> str:
+    """The steps as a POSIX shell script."""
+    return "\n".join([*map(_line, steps), "exit 0"])
+
+
+def _line(step: Step) -> str:
+    match step:
+        case Say(text, stream):
+            return f"printf '%s\\n' {shlex.quote(text)}{'' if stream == 'stdout' else ' >&2'}"
+        case Raw(data):
+            return f"printf '{''.join(f'{chr(92)}{byte:03o}' for byte in data)}'"
+        case Flood(lines):
+            return f"awk 'BEGIN {{ for (i = 0; i < {lines}; i++) printf \"%099d\\n\", i }}'"
+        case Stdin():
+            return "cat"
+        case Variable(name):
+            return f'printf "%s\\n" "${name}"'
+        case Trap(signal, code):
+            return f"trap 'exit {code}' {signal}"
+        case Ignore(signal):
+            return f"trap '' {signal}"
+        case Forever():
+            return "while :; do sleep 100000 & wait $!; done"
+        case Exit(code):
+            return f"exit {code}"
+        case Die(signal):
+            return f"kill -{signal} $$"
+        case OutOfMemory():
+            return "exec dd if=/dev/zero of=/dev/null bs=512M count=1"
+        case Shell(script):
+            return script
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # the process has ended meanwhile
+        return b""

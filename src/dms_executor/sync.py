@@ -1,0 +1,393 @@
+"""`Executor` with blocking methods: one delegate over one loop thread.
+
+Each call becomes a task of that loop; the caller's thread waits for it. Ctrl-C while it waits cancels the task, waits
+until that is done (so in `run()` and `start()` the execution is cancelled first) and then raises; a second Ctrl-C
+does not wait for the job's grace. Any thread may call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from .errors import ExecutorClosed
+from .executor import Executor as AsyncExecutor
+from .logs.entry import Gap, LogEntry
+from .logs.stream import LogStream as AsyncLogStream
+from .policy import Policy
+from .types import (
+    CleanupReport,
+    Event,
+    ExecResult,
+    ExecutionInfo,
+    ExecutionRequest,
+    ExecutionResult,
+    ExecutionStatus,
+    ImageInfo,
+    LogStreamRequest,
+    Probe,
+    Progress,
+    RecoveryReport,
+    Settings,
+    Stats,
+    Stream,
+)
+
+__all__ = ["Events", "Executor", "LogStream"]
+
+T = TypeVar("T")
+
+
+class Executor:
+    """The same as `dms_executor.Executor`, with methods that block; what each does and raises is said there.
+
+    Made by `Executor.open`, closed by `close` or at the end of its `with`. Every method raises `ExecutorClosed` then.
+    """
+
+    def __init__(self, loop: _LoopThread) -> None:
+        self._loop = loop
+        self._executor = loop.executor
+        self._call = loop.call
+
+    @classmethod
+    def open(
+        cls,
+        state_dir: str | os.PathLike[str] | None = None,
+        *,
+        policy: Policy | None = None,
+        settings: Settings | None = None,
+    ) -> Self:
+        """Opens the state folder and recovers what an earlier caller left. Raises `StateError` and its kinds."""
+        return cls(_LoopThread(lambda: AsyncExecutor.open(state_dir, policy=policy, settings=settings)))
+
+    def close(self) -> None:
+        """Closes; running jobs go on, calls that wait elsewhere raise `ExecutorClosed`. Idempotent."""
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- a job's life --------------------------------------------------------------------------------------------
+
+    def start(self, request: ExecutionRequest, *, progress: Callable[[Progress], None] | None = None) -> None:
+        """Begins an execution; returns when its job runs. `progress` is called in the loop's thread."""
+        self._call(self._executor.start(request, progress=progress))
+
+    def run(
+        self, request: ExecutionRequest, *, progress: Callable[[Progress], None] | None = None
+    ) -> ExecutionResult:
+        """Start and wait. A job that exits non-zero is a result, not an error. Ctrl-C cancels the execution."""
+        return self._call(self._executor.run(request, progress=progress))
+
+    def wait(self, execution_id: str) -> ExecutionResult:
+        """The result, once the execution is complete; at once if it is. Ctrl-C leaves the job alone."""
+        return self._call(self._executor.wait(execution_id))
+
+    def wait_for_status(self, execution_id: str, *statuses: ExecutionStatus | str) -> ExecutionStatus:
+        """The first of `statuses` that the execution reaches."""
+        return self._call(self._executor.wait_for_status(execution_id, *statuses))
+
+    def cancel(self, execution_id: str, *, signal: int | str | None = None, grace: float | None = None) -> None:
+        """Terminates an execution: signal, grace, then KILL. Returns when the job is gone."""
+        self._call(self._executor.cancel(execution_id, signal=signal, grace=grace))
+
+    def send_signal(self, execution_id: str, signal: int | str) -> None:
+        """Sends 15, "TERM" or "SIGTERM" to the job's main process."""
+        self._call(self._executor.send_signal(execution_id, signal))
+
+    def pause(self, execution_id: str) -> None:
+        """Freezes the job; idempotent while it is alive."""
+        self._call(self._executor.pause(execution_id))
+
+    def resume(self, execution_id: str) -> None:
+        """Thaws the job; idempotent while it is alive."""
+        self._call(self._executor.resume(execution_id))
+
+    def remove(self, execution_id: str, *, force: bool = False) -> None:
+        """Removes record, log and result; the id is free again."""
+        self._call(self._executor.remove(execution_id, force=force))
+
+    # -- what is known -------------------------------------------------------------------------------------------
+
+    def list(
+        self,
+        *,
+        statuses: Sequence[ExecutionStatus | str] | None = None,
+        job_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> builtins.list[ExecutionInfo]:
+        """Executions in order of creation; `after` is the last id of the page before."""
+        executor = self._executor
+        return self._call(executor.list(statuses=statuses, job_id=job_id, labels=labels, limit=limit, after=after))
+
+    def get_status(self, execution_id: str) -> ExecutionStatus:
+        """The status that is recorded now."""
+        return self._call(self._executor.get_status(execution_id))
+
+    def inspect(self, execution_id: str) -> ExecutionInfo:
+        """All that is known of one execution, secrets out."""
+        return self._call(self._executor.inspect(execution_id))
+
+    def get_log_stream(self, request: LogStreamRequest, execution_id: str | None = None) -> LogStream:
+        """The output of an execution that is pending, running or finished, as a blocking reader."""
+        return LogStream(self._loop, self._call(self._executor.get_log_stream(request, execution_id)))
+
+    def events(self, *, after: int | None = None) -> Events:
+        """Every transition, numbered. None: from now on; 0: from the first that is kept."""
+        return Events(self._loop, self._executor.events(after=after))
+
+    def probe(self, engine: str | None = None) -> builtins.list[Probe]:
+        """Whether each engine is usable here; if not, how to mend it."""
+        return self._call(self._executor.probe(engine))
+
+    def recover(self) -> RecoveryReport:
+        """Settles what an earlier caller left; automatic on open."""
+        return self._call(self._executor.recover())
+
+    def cleanup(self, *, running: bool = False) -> CleanupReport:
+        """Applies retention and removes leftovers."""
+        return self._call(self._executor.cleanup(running=running))
+
+    # -- powers that come with later issues ----------------------------------------------------------------------
+
+    def exec(self, execution_id: str, argv: Sequence[str], **options: Any) -> ExecResult:
+        """Runs a further command in a running job."""
+        return self._call(self._executor.exec(execution_id, argv, **options))
+
+    def exec_session(self, execution_id: str, argv: Sequence[str], **options: Any) -> Any:
+        """Runs a further command with live input and output."""
+        return self._call(self._executor.exec_session(execution_id, argv, **options))
+
+    def attach(self, execution_id: str) -> Any:
+        """The job's own stdin and terminal."""
+        return self._call(self._executor.attach(execution_id))
+
+    def copy_in(self, execution_id: str, source: str, target: str) -> None:
+        """Copies from the host into a running job."""
+        self._call(self._executor.copy_in(execution_id, source, target))
+
+    def copy_out(self, execution_id: str, source: str, target: str) -> None:
+        """Copies from a running job to the host."""
+        self._call(self._executor.copy_out(execution_id, source, target))
+
+    def stats(self, execution_id: str) -> Stats:
+        """What a running job uses now."""
+        return self._call(self._executor.stats(execution_id))
+
+    def snapshot(self, execution_id: str, name: str) -> None:
+        """Saves a running job to disk."""
+        self._call(self._executor.snapshot(execution_id, name))
+
+    def restore(self, name: str, execution_id: str, *, request: ExecutionRequest | None = None) -> None:
+        """Brings a saved job back."""
+        self._call(self._executor.restore(name, execution_id, request=request))
+
+    def images(self) -> builtins.list[ImageInfo]:
+        """The cached images."""
+        return self._call(self._executor.images())
+
+    def remove_image(self, digest: str) -> None:
+        """Takes an image out of the cache."""
+        self._call(self._executor.remove_image(digest))
+
+
+class _Iteration(Generic[T]):
+    """An asynchronous iterator of the loop as a blocking one."""
+
+    def __init__(self, loop: _LoopThread, source: AsyncIterator[T]) -> None:
+        self._loop = loop
+        self._source = source
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        found = self._loop.call(_following(self._source))
+        if not found:
+            raise StopIteration
+        return found[0]
+
+
+class Events(_Iteration[Event]):
+    """Transitions, one by one; it ends only by `close`, by `ExecutorClosed`, or by leaving the loop over it."""
+
+    def close(self) -> None:
+        """Ends it. Not while another thread waits for the next event. Idempotent."""
+        closing = getattr(self._source, "aclose", None)
+        if closing is not None and self._loop.alive:
+            self._loop.call(closing())
+
+
+class LogStream:
+    """An execution's output as a blocking reader: bytes (`read`, iteration) or entries. One reader at a time."""
+
+    def __init__(self, loop: _LoopThread, stream: AsyncLogStream) -> None:
+        self._loop = loop
+        self._stream = stream
+        self._bytes = _Iteration(loop, stream)
+
+    @property
+    def gaps(self) -> dict[Stream, int]:
+        """Bytes that the log lost, by stream, as far as it was read."""
+        return dict(self._stream.gaps)
+
+    def read(self, n: int = -1) -> bytes:
+        """Up to `n` bytes, at least one; b"" at the end. A negative `n`: all until the end, however long."""
+        return self._loop.call(self._stream.read(n))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._bytes
+
+    def entries(self) -> Iterator[LogEntry | Gap]:
+        """The log's entries in order."""
+        return _Iteration(self._loop, self._stream.entries())
+
+    def close(self) -> None:
+        """Ends the stream; a call that waits in another thread ends, too. Idempotent."""
+        if self._loop.alive:
+            self._loop.call(self._stream.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _following(source: AsyncIterator[T]) -> tuple[T] | tuple[()]:
+    async for item in source:
+        return (item,)
+    return ()
+
+
+class _LoopThread:
+    """An event loop in a thread of its own, with an open executor in it."""
+
+    def __init__(self, opening: Callable[[], Any]) -> None:
+        self._guard = threading.Lock()
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._opened: Future[AsyncExecutor] = Future()
+        self._loop = asyncio.new_event_loop()
+        self._closing = asyncio.Event()
+        self._failure: BaseException | None = None
+        self.alive = True
+        # A daemon: who forgets to close keeps no process alive, and the jobs run on anyway.
+        self._thread = threading.Thread(target=self._run, args=(opening,), name="dms-executor", daemon=True)
+        self._thread.start()
+        try:
+            self.executor = self._opened.result()
+        except BaseException:
+            self.close()  # also when Ctrl-C comes meanwhile
+            raise
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs `work` as a task of the loop and waits for it; what interrupts the wait cancels the task first."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("a blocking method was called in the loop's own thread: it would wait for itself")
+        call: _Call[T] = _Call(work, self._calls)
+        with self._guard:
+            if not self.alive:
+                work.close()
+                raise ExecutorClosed("the executor is closed", mend="Open it again; running jobs go on")
+            self._loop.call_soon_threadsafe(call.begin)
+        try:
+            return call.outcome.result()
+        except KeyboardInterrupt:
+            self._give_up(call)
+            raise
+
+    def close(self) -> None:
+        """Closes the executor and ends the thread. Idempotent."""
+        with self._guard:
+            if self.alive:
+                self._loop.call_soon_threadsafe(self._closing.set)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _give_up(self, call: _Call[Any]) -> None:
+        try:
+            self._cancel(call)
+        except KeyboardInterrupt:
+            self._cancel(call)
+
+    def _cancel(self, call: _Call[Any]) -> None:
+        with self._guard:
+            if self.alive:
+                self._loop.call_soon_threadsafe(call.cancel)
+        call.ended.wait()
+
+    def _run(self, opening: Callable[[], Any]) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._live(opening))
+
+    async def _live(self, opening: Callable[[], Any]) -> None:
+        try:
+            async with opening() as executor:
+                self._opened.set_result(executor)
+                await self._closing.wait()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001, raised in the thread that opens or closes
+            if self._opened.done():
+                self._failure = error
+            else:
+                self._opened.set_exception(error)
+        finally:
+            await self._end_calls()
+
+    async def _end_calls(self) -> None:
+        """No further call begins; those that the closed executor has not ended are cancelled."""
+        with self._guard:
+            self.alive = False
+        await asyncio.sleep(0)  # what was handed over before that begins, so that it can be ended
+        for task in self._calls:
+            task.cancel()
+        if self._calls:
+            await asyncio.wait(self._calls)
+
+
+class _Call(Generic[T]):
+    """One call from another thread: a task here, an outcome there."""
+
+    def __init__(self, work: Coroutine[Any, Any, T], calls: set[asyncio.Task[Any]]) -> None:
+        self._work = work
+        self._calls = calls
+        self._task: asyncio.Task[T] | None = None
+        self.outcome: Future[T] = Future()
+        self.ended = threading.Event()
+
+    def begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._work)
+        self._calls.add(self._task)
+        self._task.add_done_callback(self._done)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _done(self, task: asyncio.Task[T]) -> None:
+        self._calls.discard(task)
+        if task.cancelled():
+            self.outcome.set_exception(ExecutorClosed("the executor was closed", mend="Running jobs go on"))
+        elif (error := task.exception()) is not None:
+            self.outcome.set_exception(error)
+        else:
+            self.outcome.set_result(task.result())
+        self.ended.set()

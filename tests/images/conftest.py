@@ -1,0 +1,95 @@
+"""Images made on the spot from busybox-static; no registry is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dms_executor.images.config import host_architecture
+
+Layout = Callable[..., Path]
+
+
+def layer() -> bytes:
+    """One layer: busybox and a few links and files."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        archive.add("/bin/busybox", "bin/busybox")
+        for name in ("sh", "echo", "cat", "id", "env", "pwd", "sleep", "true"):
+            link = tarfile.TarInfo(f"bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            archive.addfile(link)
+        for name, text in (("etc/passwd", "app:x:1000:1001::/home/app:/bin/sh\n"), ("etc/group", "app:x:1001:\n")):
+            file = tarfile.TarInfo(name)
+            file.size = len(text)
+            archive.addfile(file, io.BytesIO(text.encode()))
+    return data.getvalue()
+
+
+def add_blob(folder: Path, data: bytes) -> dict[str, Any]:
+    digest = hashlib.sha256(data).hexdigest()
+    (folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+    (folder / "blobs" / "sha256" / digest).write_bytes(data)
+    return {"digest": f"sha256:{digest}", "size": len(data)}
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """Makes an OCI image layout: `layout(config={...}, tag="latest", architecture=...)`."""
+
+    def make(
+        config: dict[str, Any] | None = None,
+        *,
+        name: str = "layout",
+        tag: str | None = "latest",
+        architecture: str | None = None,
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        data = layer()
+        image = {
+            "architecture": architecture or host_architecture(),
+            "os": "linux",
+            "config": config or {},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(data).hexdigest()}"]},
+            "history": [{"created_by": "test"}],
+        }
+        media = "application/vnd.oci.image"
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": f"{media}.manifest.v1+json",
+            "config": {"mediaType": f"{media}.config.v1+json", **add_blob(folder, json.dumps(image).encode())},
+            "layers": [{"mediaType": f"{media}.layer.v1.tar", **add_blob(folder, data)}],
+        }
+        entry = {"mediaType": f"{media}.manifest.v1+json", **add_blob(folder, json.dumps(manifest).encode())}
+        if tag is not None:
+            entry["annotations"] = {"org.opencontainers.image.ref.name": tag}
+        index = folder / "index.json"
+        known = json.loads(index.read_text())["manifests"] if index.exists() else []
+        index.write_text(json.dumps({"schemaVersion": 2, "manifests": [*known, entry]}))
+        (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def archive(layout: Layout, tmp_path: Path) -> Callable[[str], Path]:
+    """The same image as an archive: `archive("docker-archive")`."""
+
+    def make(transport: str) -> Path:
+        file = tmp_path / f"{transport}.tar"
+        folder = layout({"Cmd": ["true"]})
+        command = ["skopeo", "--insecure-policy", "copy", "-q", f"oci:{folder}:latest", f"{transport}:{file}:busy:1"]
+        subprocess.run(command, check=True, capture_output=True)
+        return file
+
+    return make

@@ -1,0 +1,118 @@
+"""Images in the cache, made by the real umoci and skopeo."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dms_executor.errors import EngineUnavailable, ImageNotFound
+from dms_executor.images import ImageStore, Reference, Unpacked, parse_reference
+from dms_executor.images.unpack import Unpacker
+from dms_executor.policy import Policy
+from dms_executor.types import Progress
+
+from .conftest import Layout
+
+DEADLINE = 60.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    """An empty cache."""
+    (tmp_path / "state").mkdir()
+    return ImageStore(tmp_path / "state")
+
+
+async def bring(unpacker: Unpacker, image: str, token: str = "t") -> Unpacked:
+    reference: Reference = parse_reference(image)
+    granted = await asyncio.to_thread(Policy.trusted().open, reference.path)
+    with granted:
+        return await unpacker.unpacked(reference, granted, image, token, ignore, DEADLINE)
+
+
+def ignore(progress: Progress) -> None:
+    """Nobody watches."""
+
+
+async def test_an_image_is_unpacked_once_and_pinned(store: ImageStore, layout: Layout) -> None:
+    unpacker = Unpacker(store)
+    image = f"oci:{layout({'Cmd': ['true']})}"
+    first = await bring(unpacker, image, "one")
+    inode = os.stat(store.rootfs(first.digest) / "bin" / "busybox").st_ino
+    second = await bring(unpacker, image, "two")
+    assert first == second
+    assert first.config.cmd == ["true"]
+    assert os.stat(store.rootfs(first.digest) / "bin" / "busybox").st_ino == inode
+    pins = store.folder / "pins" / first.digest
+    assert sorted(os.listdir(pins)) == ["one", "two"]
+    store.unpin("one")
+    store.unpin("one")
+    assert os.listdir(pins) == ["two"]
+    assert os.listdir(store.folder / "tmp") == []
+
+
+async def test_many_askers_share_one_pull(store: ImageStore, layout: Layout) -> None:
+    unpacker = Unpacker(store)
+    image = f"oci:{layout()}"
+    askers = [asyncio.create_task(bring(unpacker, image, f"t{index}")) for index in range(8)]
+    await asyncio.sleep(0)
+    askers[0].cancel()
+    results = await asyncio.gather(*askers, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert {result.digest for result in results[1:] if isinstance(result, Unpacked)} != set()
+    assert all(isinstance(result, Unpacked) for result in results[1:])
+    assert os.listdir(store.folder / "tmp") == []
+
+
+async def test_two_processes_may_unpack_the_same(store: ImageStore, layout: Layout) -> None:
+    image = f"oci:{layout()}"
+    results = await asyncio.gather(*(bring(Unpacker(store), image, f"t{index}") for index in range(3)))
+    assert len({result.digest for result in results}) == 1
+
+
+async def test_the_last_askers_departure_stops_it(store: ImageStore, layout: Layout) -> None:
+    task = asyncio.create_task(bring(Unpacker(store), f"oci:{layout()}"))
+    while not (store.folder / "tmp").exists():
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert os.listdir(store.folder / "tmp") == []
+
+
+async def test_what_a_dead_process_left_is_swept(store: ImageStore, layout: Layout) -> None:
+    left = store.folder / "tmp" / "left" / "bundle" / "rootfs"
+    left.mkdir(parents=True)
+    await bring(Unpacker(store), f"oci:{layout()}")
+    assert os.listdir(store.folder / "tmp") == []
+
+
+async def test_a_failed_unpacking_is_not_remembered(store: ImageStore, layout: Layout) -> None:
+    folder = layout()
+    largest = max((folder / "blobs" / "sha256").iterdir(), key=lambda blob: blob.stat().st_size)
+    data = largest.read_bytes()
+    largest.write_bytes(b"garbage" + data)
+    unpacker = Unpacker(store)
+    with pytest.raises(ImageNotFound, match="umoci says"):
+        await bring(unpacker, f"oci:{folder}")
+    largest.write_bytes(data)
+    await bring(unpacker, f"oci:{folder}")
+
+
+@pytest.mark.parametrize("transport", ["docker-archive", "oci-archive"])
+async def test_archives(store: ImageStore, archive: Callable[[str], Path], transport: str) -> None:
+    unpacker = Unpacker(store)
+    image = f"{transport}:{archive(transport)}"
+    first = await bring(unpacker, image)
+    assert first.config.cmd == ["true"]
+    assert (store.rootfs(first.digest) / "bin" / "busybox").exists()
+    assert await bring(unpacker, image) == first
+
+
+async def test_a_missing_program_is_named(store: ImageStore, layout: Layout) -> None:
+    with pytest.raises(EngineUnavailable):
+        await bring(Unpacker(store, umoci="/nonexistent/umoci"), f"oci:{layout()}")

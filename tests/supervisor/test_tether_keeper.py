@@ -1,0 +1,127 @@
+"""Helper commands that cannot outlive their caller, and keepers that do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dms_executor.errors import InvalidRequest, StartFailed
+from dms_executor.supervisor import keeper, tether
+
+
+async def test_a_command_gives_code_and_both_streams() -> None:
+    done = await tether.run(["/bin/sh", "-c", "echo out; echo err >&2; exit 7"], environment={}, deadline=10)
+    assert (done.code, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+
+
+async def test_a_signal_is_128_and_more() -> None:
+    done = await tether.run(["/bin/sh", "-c", "kill -9 $$"], environment={}, deadline=10)
+    assert done.code == 137
+
+
+async def test_environment_is_the_chosen_one_with_the_c_locale() -> None:
+    done = await tether.run(["/usr/bin/env"], environment={"A": "b", "PATH": "/bin"}, deadline=10)
+    assert sorted(done.stdout.split()) == [b"A=b", b"LC_ALL=C", b"PATH=/bin"]
+
+
+async def test_input_is_given_or_empty() -> None:
+    assert (await tether.run(["/bin/cat"], environment={}, deadline=10)).stdout == b""
+    data = os.urandom(300_000)
+    assert (await tether.run(["/bin/cat"], environment={}, deadline=10, stdin=data)).stdout == data
+
+
+async def test_only_the_end_of_stderr_is_kept() -> None:
+    script = "head -c 1000000 /dev/zero >&2; echo end >&2"
+    done = await tether.run(["/bin/sh", "-c", script], environment={}, deadline=10)
+    assert done.stderr.endswith(b"end\n")
+    assert len(done.stderr) < 200_000
+
+
+async def test_a_missing_command_is_127_with_a_reason() -> None:
+    done = await tether.run(["/no/such/command"], environment={}, deadline=10)
+    assert done.code == 127
+    assert "No such file" in done.complaint
+
+
+async def test_a_relative_command_is_refused() -> None:
+    with pytest.raises(InvalidRequest):
+        await tether.run(["sh"], environment={}, deadline=10)
+
+
+async def _pid(path: Path) -> int:
+    async with asyncio.timeout(10):
+        while not await asyncio.to_thread(path.exists):
+            await asyncio.sleep(0.01)
+    return int(await asyncio.to_thread(path.read_text))
+
+
+def _script(pid_file: Path) -> list[str]:
+    return ["/bin/sh", "-c", f"sleep 60 & echo $! > {pid_file}.new; mv {pid_file}.new {pid_file}; wait"]
+
+
+async def test_a_deadline_kills_the_whole_group(tmp_path: Path) -> None:
+    with pytest.raises(StartFailed, match=r"within 0\.3 s"):
+        await tether.run(_script(tmp_path / "pid"), environment={}, deadline=0.3)
+    assert not Path(f"/proc/{await _pid(tmp_path / 'pid')}/exe").exists()
+
+
+async def test_a_cancellation_kills_the_whole_group(tmp_path: Path) -> None:
+    task = asyncio.create_task(tether.run(_script(tmp_path / "pid"), environment={}, deadline=60))
+    pid = await _pid(tmp_path / "pid")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not Path(f"/proc/{pid}/exe").exists()
+
+
+async def test_the_callers_death_kills_the_whole_group(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, sys\nfrom dms_executor.supervisor import tether\n"
+        "asyncio.run(tether.run(sys.argv[1:], environment={}, deadline=60))"
+    )
+    caller = await asyncio.to_thread(subprocess.Popen, [sys.executable, "-c", program, *_script(tmp_path / "pid")])
+    pid = await _pid(tmp_path / "pid")
+    caller.kill()
+    await asyncio.to_thread(caller.wait)
+    async with asyncio.timeout(10):
+        while await asyncio.to_thread(Path(f"/proc/{pid}/exe").exists):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_keeper_acts_at_its_time(tmp_path: Path) -> None:
+    before = time.monotonic()
+    await keeper.spawn(tmp_path, 0.3, ["/bin/sh", "-c", f"echo $X; touch {tmp_path}/acted"], {"X": "kept"})
+    async with asyncio.timeout(10):
+        while not await asyncio.to_thread((tmp_path / "acted").exists):
+            await asyncio.sleep(0.01)
+    assert time.monotonic() - before >= 0.3
+    assert (tmp_path / "keeper.log").read_text() == "kept\n"
+
+
+async def test_a_keeper_can_be_stopped(tmp_path: Path) -> None:
+    kept = await keeper.spawn(None, 0.5, ["/bin/touch", str(tmp_path / "acted")], {})
+    handle = os.pidfd_open(kept.pid)
+    await keeper.stop(keeper.Keeper(pid=kept.pid, start_time=kept.start_time + 1))
+    await keeper.stop(kept)
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().add_reader(handle, lambda: ended.done() or ended.set_result(None))
+    async with asyncio.timeout(5):
+        await ended
+    asyncio.get_running_loop().remove_reader(handle)
+    os.close(handle)
+    assert not (tmp_path / "acted").exists()
+    await keeper.stop(kept)
+
+
+async def test_a_keeper_outlives_its_callers_session(tmp_path: Path) -> None:
+    kept = await keeper.spawn(None, 60, ["/bin/true"], {})
+    assert os.getsid(kept.pid) != os.getsid(0)
+    os.kill(kept.pid, signal.SIGHUP)
+    await keeper.stop(kept)
