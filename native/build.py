@@ -92,7 +92,9 @@ def build(folder: Path, *, sanitize: bool = False, fuzz: bool = False) -> list[P
     programs = FUZZ if fuzz else PROGRAMS
     folder.mkdir(parents=True, exist_ok=True)
     outputs = [folder / name for name in programs]
-    mark, digest = folder / (".stamp-fuzz" if fuzz else ".stamp"), stamp(command, flags)
+    digest = stamp(command, flags)
+    mark = NATIVE / "build" / (hashlib.sha256(os.fsencode(outputs[0].resolve())).hexdigest()[:16] + ".stamp")
+    mark.parent.mkdir(exist_ok=True)
     if mark.exists() and mark.read_text() == digest and all(output.exists() for output in outputs):
         return outputs
     sanitizer = ["sanitize.c"] if sanitize or fuzz else []

@@ -183,8 +183,13 @@ int main(int argc, char **argv)
         fail(errno, "cannot wait for signals");
     /* A job of the same user must not reach into us for the report socket (pidfd_getfd, ptrace). */
     prctl(PR_SET_DUMPABLE, 0);
-    if (getpid() != 1)
+    if (getpid() != 1) {
+        /* Outside a pid namespace: orphans come to us, and our parent's death must not take us before we took the job
+         * along, which the report socket's hang-up makes us do. */
         prctl(PR_SET_CHILD_SUBREAPER, 1);
+        if (report >= 0)
+            prctl(PR_SET_PDEATHSIG, 0);
+    }
     if (filter >= 0 && seccomp_install(filter) != 0)
         fail(errno, "cannot install the seccomp filter");
     start_job(argv + next + 1);

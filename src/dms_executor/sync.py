@@ -84,9 +84,7 @@ class Executor:
         """Begins an execution; returns when its job runs. `progress` is called in the loop's thread."""
         self._call(self._executor.start(request, progress=progress))
 
-    def run(
-        self, request: ExecutionRequest, *, progress: Callable[[Progress], None] | None = None
-    ) -> ExecutionResult:
+    def run(self, request: ExecutionRequest, *, progress: Callable[[Progress], None] | None = None) -> ExecutionResult:
         """Start and wait. A job that exits non-zero is a result, not an error. Ctrl-C cancels the execution."""
         return self._call(self._executor.run(request, progress=progress))
 

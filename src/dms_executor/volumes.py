@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from .errors import InvalidRequest, NotSupported
+from .errors import InvalidRequest, NotSupported, ResourcesUnavailable
+from .logs import LogReader
+from .logs.format import STDERR, STDOUT
 from .policy import Grant, Granted, Policy, reopen
-from .types import ExecutionRequest, Output, StorageVolume, Stream
+from .types import ExecutionRequest, Output, StorageVolume
 
 __all__ = [
     "Volume",
     "Volumes",
     "check_volumes",
+    "collect",
     "collect_outputs",
     "grant_volumes",
     "results_grant",
@@ -110,6 +113,23 @@ def grant_volumes(request: ExecutionRequest, policy: Policy, refused: _Refused) 
     return Volumes(mounts=mounts, results=results, stdin=stdin)
 
 
+def collect(volumes: Volumes, folder: Path, exit_code: int | None) -> list[Output]:
+    """What an engine's `collect` does: `collect_outputs` and `write_results`. Blocks.
+
+    Raises `PolicyDenied`, `ResourcesUnavailable` (a full disk).
+    """
+    outputs = collect_outputs(volumes)
+    if volumes.results is None:
+        return outputs
+    try:
+        write_results(volumes.results, folder, exit_code)
+    except OSError as error:
+        raise ResourcesUnavailable(
+            f"$.results_dir: {volumes.results.host_path!r} cannot be written: {error.strerror}", mend="Free space there"
+        ) from error
+    return outputs
+
+
 def collect_outputs(volumes: Volumes) -> list[Output]:
     """The outputs, each verified to be the folder that was granted. Follows no symlink that the job left."""
     outputs = []
@@ -126,23 +146,27 @@ def results_grant(state: dict[str, Any]) -> Grant | None:
     return msgspec.convert(plain, Volumes).results if plain is not None else None
 
 
-def write_results(results: Grant, exit_code: int | None, copy: Callable[[Stream, int], None]) -> None:
+def write_results(results: Grant, folder: Path, exit_code: int | None) -> None:
     """Writes `stdout`, `stderr`, `exit_code` and `outputs/` into `results_dir`; idempotent. Blocks: for a thread.
 
-    `copy(stream, fd)` writes the whole of a stream into the opened file. An unknown exit code is an empty file.
-    Raises `PolicyDenied` if another folder stands there now, OSError (a full disk).
+    The streams are those of the log in the execution's `folder`; an unknown exit code is an empty file. Raises
+    `PolicyDenied` if another folder stands there now, OSError (a full disk).
     """
     with reopen(results, field="$.results_dir") as granted:
         # A descriptor that may be listed and synced; `granted` is O_PATH.
-        folder = os.open(f"/proc/self/fd/{granted.fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        there = os.open(f"/proc/self/fd/{granted.fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.close(_make_outputs_folder(folder))
-        for stream in ("stdout", "stderr"):
-            _replace(folder, stream, lambda fd, stream=stream: copy(stream, fd))  # type: ignore[misc]
+        os.close(_make_outputs_folder(there))
         text = b"" if exit_code is None else b"%d\n" % exit_code
-        _replace(folder, "exit_code", lambda fd: _write_all(fd, text))
+        with (
+            _replacing(there, "stdout") as out,
+            _replacing(there, "stderr") as err,
+            _replacing(there, "exit_code") as code,
+        ):
+            _copy_log(folder, out, err)
+            _write_all(code, text)
     finally:
-        os.close(folder)
+        os.close(there)
 
 
 def _named(request: ExecutionRequest) -> list[tuple[str, StorageVolume, bool]]:
@@ -304,7 +328,8 @@ def _make_outputs_folder(folder: int) -> int:
     return os.open("outputs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
 
 
-def _replace(folder: int, name: str, fill: Callable[[int], None]) -> None:
+@contextmanager
+def _replacing(folder: int, name: str) -> Iterator[int]:
     """A file made whole under another name and renamed, so that a repetition finds the old one or the new one."""
     temporary = f".{name}.tmp"
     with suppress(FileNotFoundError):
@@ -312,13 +337,22 @@ def _replace(folder: int, name: str, fill: Callable[[int], None]) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o644, dir_fd=folder)
     try:
-        fill(fd)
+        yield fd
     finally:
         os.close(fd)
     os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _copy_log(folder: Path, out: int, err: int) -> None:
+    places = {STDOUT: out, STDERR: err}
+    with LogReader(folder) as reader:
+        while entries := reader.read(final=True).entries:
+            for kind, _, data in entries:
+                if kind in places:
+                    _write_all(places[kind], data)
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> None:
     while data:
         data = data[os.write(fd, data) :]
 

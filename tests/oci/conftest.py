@@ -112,6 +112,14 @@ class Bench:
         x, handle = await self.started(*cmd, **fields)
         return await self.ended(x, handle)
 
+    async def said(self, x: Execution, text: bytes) -> None:
+        """Waits until the job's log holds `text`."""
+        for _ in range(1000):
+            if text in b"".join(path.read_bytes() for path in (x.folder / "log").iterdir()):
+                return
+            await asyncio.sleep(0.01)
+        raise TimeoutError(text)
+
     def left(self, x: Execution) -> list[str]:
         """What an execution must not leave: files, cgroups, pins, mounts."""
         stays = {"exit", "log", "shim.log"}
@@ -136,6 +144,7 @@ async def opened(state: Path, busybox: Path, policy: Policy, **settings: Any) ->
 @pytest.fixture
 async def bench(tmp_path: Path, busybox: Path, runtime: str, no_blocking: None) -> AsyncIterator[Bench]:
     """The engine, trusted."""
+    (tmp_path / "state").mkdir(mode=0o700)
     async with opened(tmp_path / "state", busybox, Policy.trusted(), runtime=runtime) as ready:
         yield ready
 

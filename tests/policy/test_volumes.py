@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dms_executor.errors import InvalidRequest, NotSupported, PolicyDenied
+from dms_executor.errors import InvalidRequest, NotSupported, PolicyDenied, ResourcesUnavailable
+from dms_executor.logs import LogWriter
 from dms_executor.policy import Policy
 from dms_executor.types import ExecutionRequest, SpecConfig, StorageVolume
 from dms_executor.volumes import (
     check_volumes,
-    collect_outputs,
+    collect,
     grant_volumes,
     results_grant,
     verify_volumes,
-    write_results,
 )
 
 
@@ -31,7 +30,21 @@ def bind(target: str, source: str | None = "/srv", **fields: Any) -> StorageVolu
 
 @pytest.mark.parametrize(
     "target",
-    ["relative", "/", "//data", "/a/../b", "/a/", "/a//b", "/./a", "/proc", "/proc/1", "/sys/x", "/dev", "/dev/shm", "/a\0"],
+    [
+        "relative",
+        "/",
+        "//data",
+        "/a/../b",
+        "/a/",
+        "/a//b",
+        "/./a",
+        "/proc",
+        "/proc/1",
+        "/sys/x",
+        "/dev",
+        "/dev/shm",
+        "/a\0",
+    ],
 )
 def test_targets_are_absolute_normalised_and_not_the_jobs_own(target: str) -> None:
     with pytest.raises(InvalidRequest) as error:
@@ -94,43 +107,60 @@ def test_results_dir_has_to_be_empty(tmp_path: Path) -> None:
         verify_volumes(asking(results_dir=str(tmp_path / "r")), Policy(write_roots=[tmp_path]), ())
 
 
-def test_results_are_written_whole_and_again(tmp_path: Path) -> None:
+@pytest.fixture
+def logged(tmp_path: Path) -> Path:
+    """An execution's folder with a log of both streams."""
+    folder = tmp_path / "execution"
+    folder.mkdir()
+    with LogWriter.open(folder, 1 << 20, 1 << 18) as writer:
+        writer.write("stdout", 1, b"out\xff")
+        writer.write("stderr", 1, b"err")
+        writer.write("stdout", 1, b"put")
+        writer.end()
+    return folder
+
+
+def test_results_are_written_whole_and_again(tmp_path: Path, logged: Path) -> None:
     request = asking(results_dir=str(tmp_path / "r"), outputs=[bind("/data/o", None)])
     volumes = grant_volumes(request, Policy(write_roots=[tmp_path]), ())
     (tmp_path / "r" / "outputs" / "o" / "made").touch()
     (tmp_path / "r" / "outputs" / "o" / "link").symlink_to("/etc/passwd")
-    assert volumes.results is not None
     for _ in range(2):
-        write_results(volumes.results, 3, lambda stream, fd: os.write(fd, stream.encode()) and None)
-    assert (tmp_path / "r" / "stdout").read_text() == "stdout"
-    assert (tmp_path / "r" / "stderr").read_text() == "stderr"
+        [output] = collect(volumes, logged, 3)
+    assert (tmp_path / "r" / "stdout").read_bytes() == b"out\xffput"
+    assert (tmp_path / "r" / "stderr").read_bytes() == b"err"
     assert (tmp_path / "r" / "exit_code").read_text() == "3\n"
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["exit_code", "outputs", "stderr", "stdout"]
-    [output] = collect_outputs(volumes)
     assert output.path == str(tmp_path / "r" / "outputs" / "o")
     assert (tmp_path / "r" / "outputs" / "o" / "link").is_symlink()
 
 
-def test_a_swapped_results_dir_is_not_written(tmp_path: Path) -> None:
+def test_a_swapped_results_dir_is_not_written(tmp_path: Path, logged: Path) -> None:
     volumes = grant_volumes(asking(results_dir=str(tmp_path / "r")), Policy(write_roots=[tmp_path]), ())
     (tmp_path / "r").rename(tmp_path / "moved")
     (tmp_path / "victim").mkdir()
     (tmp_path / "r").symlink_to("victim")
-    assert volumes.results is not None
     with pytest.raises(PolicyDenied):
-        write_results(volumes.results, 0, lambda stream, fd: None)
+        collect(volumes, logged, 0)
     assert list((tmp_path / "victim").iterdir()) == []
 
 
-def test_a_link_planted_in_results_dir_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_planted_in_results_dir_is_not_followed(tmp_path: Path, logged: Path) -> None:
     volumes = grant_volumes(asking(results_dir=str(tmp_path / "r")), Policy(write_roots=[tmp_path]), ())
     (tmp_path / "victim").write_text("untouched")
     for name in ("stdout", ".stdout.tmp", "exit_code"):
         (tmp_path / "r" / name).symlink_to(tmp_path / "victim")
-    assert volumes.results is not None
-    write_results(volumes.results, None, lambda stream, fd: None)
+    collect(volumes, logged, None)
     assert (tmp_path / "victim").read_text() == "untouched"
     assert (tmp_path / "r" / "exit_code").read_text() == ""
+
+
+def test_a_link_planted_as_outputs_is_told(tmp_path: Path, logged: Path) -> None:
+    volumes = grant_volumes(asking(results_dir=str(tmp_path / "r")), Policy(write_roots=[tmp_path]), ())
+    (tmp_path / "r" / "outputs").rmdir()
+    (tmp_path / "r" / "outputs").symlink_to(tmp_path)
+    with pytest.raises(ResourcesUnavailable):
+        collect(volumes, logged, None)
 
 
 def test_grants_survive_on_disk(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import select
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,12 +61,11 @@ def read_log_folder(folder: Path) -> Log:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _programs() -> Iterator[None]:
+def _programs() -> None:
     """DMS_TEST_BIN: run the same tests with other builds, such as one with sanitizers."""
     other = os.environ.get("DMS_TEST_BIN")
     if other:
         binary._FOLDER = Path(other)
-    yield
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +86,40 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def init() -> str:
     return str(binary.init_path())
+
+
+def gone(pid: int, seconds: float = 10.0) -> bool:
+    """Whether a process ends, or has ended, in time. Blocking."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    try:
+        return bool(poll.poll(int(seconds * 1000)))
+    finally:
+        os.close(handle)
+
+
+class Words:
+    """A fifo that a job writes a line to when it is as far as a test wants it; no polling."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    async def come(self) -> str:
+        async with asyncio.timeout(20):
+            return (await asyncio.to_thread(self.path.read_text)).strip()
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Words:
+    return Words(tmp_path / "words")
 
 
 @pytest.fixture

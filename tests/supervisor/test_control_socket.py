@@ -25,8 +25,8 @@ def dial(folder: Path) -> socket.socket:
     at = os.open(folder, os.O_PATH)
     try:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(5)
         connection.connect(f"/proc/self/fd/{at}/control")
+        connection.settimeout(5)
         return connection
     finally:
         os.close(at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,15 @@ async def test_a_prompt_without_newline_is_there_at_once(folder: Path, job: Job,
     shim = await create(folder, job("sh", "-c", "printf 'name? '; read x", stdin=held))
     os.close(held)
     await shim.go()
-    async with asyncio.timeout(2):
-        while await asyncio.to_thread(lambda: read_log(folder).data(1)) != b"name? ":
-            await asyncio.sleep(0.005)
+
+    def seen() -> bool:
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            if read_log(folder).data(1) == b"name? ":
+                return True
+        return False
+
+    assert await asyncio.to_thread(seen)
     os.close(told)
     assert await shim.ended()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,38 +15,20 @@ from dms_executor.errors import ExecutionNotRunning, StartFailed
 from dms_executor.supervisor import ShimSpec
 from dms_executor.supervisor.shim import connect, create, read_exit
 
+from . import conftest
+from .conftest import Words
+
 Job = Callable[..., ShimSpec]
 
 
-async def gone(pid: int, seconds: float = 10.0) -> bool:
-    """Whether a process ends (or has ended) in time."""
-
-    def wait() -> bool:
-        try:
-            handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return True
-        poll = select.poll()
-        poll.register(handle, select.POLLIN)
-        try:
-            return bool(poll.poll(int(seconds * 1000)))
-        finally:
-            os.close(handle)
-
-    return await asyncio.to_thread(wait)
+async def gone(pid: int) -> bool:
+    return await asyncio.to_thread(conftest.gone, pid)
 
 
 async def record(folder: Path) -> Exit:
     ended = await asyncio.to_thread(read_exit, folder)
     assert ended is not None
     return ended
-
-
-async def appears(path: Path) -> str:
-    async with asyncio.timeout(10):
-        while not await asyncio.to_thread(path.exists):
-            await asyncio.sleep(0.01)
-    return (await asyncio.to_thread(path.read_text)).strip()
 
 
 async def test_nothing_runs_without_a_go(folder: Path, job: Job, tmp_path: Path) -> None:
@@ -59,12 +40,16 @@ async def test_nothing_runs_without_a_go(folder: Path, job: Job, tmp_path: Path)
 
 
 async def test_a_cancelled_creation_leaves_nothing(folder: Path, job: Job) -> None:
-    task = asyncio.create_task(create(folder, job("true")))
+    alive, held = os.pipe()
+    task = asyncio.create_task(create(folder, job("true", passed=[held])))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    os.close(held)
+    assert await asyncio.to_thread(os.read, alive, 1) == b"", "the shim that got the pipe is gone"
+    os.close(alive)
     assert await _no_child_is_left()
     assert os.listdir(folder) == []
 
@@ -75,7 +60,7 @@ async def test_a_missing_folder_is_start_failed(tmp_path: Path, job: Job) -> Non
 
 
 async def test_a_cgroup_that_cannot_be_joined_is_named(folder: Path, job: Job) -> None:
-    with pytest.raises(StartFailed, match="/no/such/cgroup.procs"):
+    with pytest.raises(StartFailed, match=r"/no/such/cgroup\.procs"):
         await create(folder, job("true", cgroup_join=["/no/such/cgroup.procs"]))
 
 
@@ -98,13 +83,13 @@ async def test_a_deadline_holds_with_nobody_connected(folder: Path, job: Job) ->
 
 @pytest.mark.parametrize("kind", ["job", "detached"])
 async def test_a_stop_becomes_a_kill_after_its_grace(
-    folder: Path, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+    folder: Path, kind: str, request: pytest.FixtureRequest, words: Words
 ) -> None:
-    script = f"trap '' TERM; touch {tmp_path}/up; while :; do sleep 60; done"
+    script = f"trap '' TERM; echo up > {words}; while :; do sleep 60; done"
     make = request.getfixturevalue(kind)
     shim = await create(folder, make("sh", "-c", script) if kind == "job" else make(script))
     await shim.go()
-    await appears(tmp_path / "up")
+    await words.come()
     await shim.stop(signal.SIGTERM, 0.2)
     shim.close()
     assert await gone(shim.pid)
@@ -112,20 +97,20 @@ async def test_a_stop_becomes_a_kill_after_its_grace(
     assert (ended.code, ended.signal, ended.stopped_by, ended.killed) == (137, 9, "stop", True)
 
 
-async def test_a_job_that_heeds_the_stop_keeps_its_own_code(folder: Path, job: Job, tmp_path: Path) -> None:
-    shim = await create(folder, job("sh", "-c", f"trap 'exit 5' TERM; touch {tmp_path}/up; sleep 60 & wait"))
+async def test_a_job_that_heeds_the_stop_keeps_its_own_code(folder: Path, job: Job, words: Words) -> None:
+    shim = await create(folder, job("sh", "-c", f"trap 'exit 5' TERM; echo up > {words}; sleep 60 & wait"))
     await shim.go()
-    await appears(tmp_path / "up")
+    await words.come()
     await shim.stop(signal.SIGTERM, 30)
     assert await shim.ended()
     ended = await record(folder)
     assert (ended.code, ended.signal, ended.stopped_by) == (5, None, "stop")
 
 
-async def test_a_second_stop_joins_the_first(folder: Path, job: Job, tmp_path: Path) -> None:
-    shim = await create(folder, job("sh", "-c", f"trap '' TERM; touch {tmp_path}/up; while :; do sleep 60; done"))
+async def test_a_second_stop_joins_the_first(folder: Path, job: Job, words: Words) -> None:
+    shim = await create(folder, job("sh", "-c", f"trap '' TERM; echo up > {words}; while :; do sleep 60; done"))
     await shim.go()
-    await appears(tmp_path / "up")
+    await words.come()
     await shim.stop(signal.SIGTERM, 600, "deadline")
     await shim.stop(signal.SIGTERM, 0.1)
     async with asyncio.timeout(5):
@@ -151,12 +136,12 @@ async def test_a_stop_while_the_runtime_hangs_ends_it(folder: Path) -> None:
     assert await shim.ended()
 
 
-async def test_signals_reach_the_main_process_only_while_it_runs(folder: Path, job: Job, tmp_path: Path) -> None:
-    shim = await create(folder, job("sh", "-c", f"trap 'exit 8' USR1; touch {tmp_path}/up; sleep 60 & wait"))
+async def test_signals_reach_the_main_process_only_while_it_runs(folder: Path, job: Job, words: Words) -> None:
+    shim = await create(folder, job("sh", "-c", f"trap 'exit 8' USR1; echo up > {words}; sleep 60 & wait"))
     with pytest.raises(ExecutionNotRunning):
         await shim.signal(signal.SIGUSR1)
     await shim.go()
-    await appears(tmp_path / "up")
+    await words.come()
     await shim.signal(signal.SIGUSR1)
     assert await shim.ended()
     with pytest.raises(ExecutionNotRunning):
@@ -177,13 +162,13 @@ async def test_a_frozen_job_is_thawed_before_it_is_stopped(folder: Path, job: Jo
 
 @pytest.mark.parametrize("kind", ["job", "detached"])
 async def test_a_killed_shim_takes_init_and_job_along(
-    folder: Path, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+    folder: Path, kind: str, request: pytest.FixtureRequest, words: Words
 ) -> None:
-    script = f"grep ^NSpid /proc/self/status > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 60"
+    script = f"echo up > {words}; exec sleep 60"
     make = request.getfixturevalue(kind)
     shim = await create(folder, make("sh", "-c", script) if kind == "job" else make(script))
     await shim.go()
-    await appears(tmp_path / "pid")
+    await words.come()
     children = await asyncio.to_thread(_descendants, shim.pid)
     assert children
     os.kill(shim.pid, signal.SIGKILL)
@@ -194,10 +179,10 @@ async def test_a_killed_shim_takes_init_and_job_along(
     assert await asyncio.to_thread(read_exit, folder) is None
 
 
-async def test_an_init_that_is_killed_from_outside_is_told(folder: Path, detached: Job, tmp_path: Path) -> None:
-    shim = await create(folder, detached(f"touch {tmp_path}/up; sleep 60"))
+async def test_an_init_that_is_killed_from_outside_is_told(folder: Path, detached: Job, words: Words) -> None:
+    shim = await create(folder, detached(f"echo up > {words}; sleep 60"))
     await shim.go()
-    await appears(tmp_path / "up")
+    await words.come()
     inits = [pid for pid in await asyncio.to_thread(_descendants, shim.pid) if _name(pid) == "dms-init"]
     os.kill(inits[0], signal.SIGKILL)
     async with asyncio.timeout(10):
@@ -239,10 +224,12 @@ async def test_the_intermediate_process_is_reaped(folder: Path, job: Job) -> Non
 
 
 async def _no_child_is_left() -> bool:
-    async with asyncio.timeout(10):
-        while any(_name(pid) == "dms-shim" for pid in await asyncio.to_thread(_descendants, os.getpid())):
-            await asyncio.sleep(0.01)
-    return True
+    shims = [pid for pid in await asyncio.to_thread(_descendants, os.getpid()) if _name(pid) == "dms-shim"]
+    for pid in shims:
+        await gone(pid)
+    await asyncio.sleep(0)  # the loop, told at the same time, takes its turn
+    await asyncio.sleep(0)
+    return not set(shims) & set(await asyncio.to_thread(_descendants, os.getpid()))
 
 
 def _name(pid: int) -> str:

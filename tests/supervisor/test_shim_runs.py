@@ -13,8 +13,10 @@ import pytest
 
 from dms_executor.engine import Exit
 from dms_executor.errors import StartFailed
-from dms_executor.supervisor import ShimSpec
+from dms_executor.supervisor import ShimSpec, UsageSource
 from dms_executor.supervisor.shim import create, read_exit
+
+from .conftest import Words, gone
 
 Job = Callable[..., ShimSpec]
 
@@ -125,32 +127,28 @@ async def test_a_pid_file_cannot_point_the_shim_at_a_stranger(folder: Path) -> N
     assert await shim.ended()
 
 
-async def test_what_left_the_session_is_gone_with_the_job(folder: Path, job: Job, tmp_path: Path) -> None:
-    pid_file = tmp_path / "daemon"
-    await run(folder, job("sh", "-c", f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 60' & sleep 0.1; exit 0"))
-    assert not Path(f"/proc/{pid_file.read_text().strip()}").exists()
+async def test_what_left_the_session_is_gone_with_the_job(folder: Path, job: Job, words: Words) -> None:
+    held, told = os.pipe()
+    spec = job("sh", "-c", f"setsid sh -c 'echo $$ > {words}; exec sleep 60' & read line", stdin=held)
+    shim = await create(folder, spec)
+    os.close(held)
+    await shim.go()
+    pid = int(await words.come())
+    os.close(told)
+    assert await shim.ended()
+    assert await asyncio.to_thread(gone, pid, 0)
 
 
 async def test_output_held_open_by_a_stranger_does_not_hold_the_result(
-    folder: Path, job: Job, tmp_path: Path, read_log: Any
+    folder: Path, job: Job, words: Words, read_log: Any
 ) -> None:
     """The writer is no descendant: it opens the job's stdout through /proc, so nothing kills it with the job."""
-    seen = tmp_path / "seen"
-    writer, told = os.pipe()
-    shim = await create(
-        folder,
-        job("sh", "-c", f"echo $$ > {seen}.new; mv {seen}.new {seen}; echo hi; read line", drain=0.2, stdin=writer),
-    )
-    os.close(writer)
+    held, told = os.pipe()
+    shim = await create(folder, job("sh", "-c", f"echo $$ > {words}; echo hi; read line", drain=0.2, stdin=held))
+    os.close(held)
     await shim.go()
-    stranger = None
-    async with asyncio.timeout(10):
-        while not await asyncio.to_thread(seen.exists):
-            await asyncio.sleep(0.01)
-    path = f"/proc/{seen.read_text().strip()}/fd/1"
-    stranger = await asyncio.to_thread(os.open, path, os.O_WRONLY)
+    stranger = await asyncio.to_thread(os.open, f"/proc/{await words.come()}/fd/1", os.O_WRONLY)
     try:
-        os.write(told, b"\n")
         os.close(told)
         async with asyncio.timeout(5):
             assert await shim.ended()
@@ -178,8 +176,6 @@ async def test_descriptors_are_passed_in_order_and_no_others(folder: Path, job: 
 
 
 async def test_usage_is_read_at_the_end(folder: Path, job: Job, tmp_path: Path) -> None:
-    from dms_executor.supervisor import UsageSource
-
     (tmp_path / "io.stat").write_text("8:0 rbytes=100 wbytes=7 rios=3\n8:16 rbytes=11 wbytes=1\n")
     (tmp_path / "events").write_text("low 0\noom 5\noom_kill 2\noom_group_kill 9\n")
     (tmp_path / "peak").write_text("4096\n")
@@ -200,10 +196,9 @@ async def test_folders_are_removed_at_the_end(folder: Path, job: Job, tmp_path: 
     doomed = tmp_path / "cgroup" / "job"
     doomed.mkdir(parents=True)
     shim = await create(folder, job("true", rmdirs=[str(doomed), str(doomed.parent)]))
-    handle = os.pidfd_open(shim.pid)
     await shim.go()
     assert await shim.ended()
-    await asyncio.to_thread(_wait_for_exit, handle)
+    assert await asyncio.to_thread(gone, shim.pid)
     assert not doomed.parent.exists()
     assert sorted(os.listdir(folder)) == ["exit", "log"]
 
@@ -211,7 +206,7 @@ async def test_folders_are_removed_at_the_end(folder: Path, job: Job, tmp_path: 
 async def test_everything_is_private(folder: Path, job: Job) -> None:
     shim = await create(folder, job("sleep", "60"))
     await shim.go()
-    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*")}
+    modes = await asyncio.to_thread(lambda: {path.name: path.stat().st_mode & 0o777 for path in folder.rglob("*")})
     assert modes["log"] == 0o700
     assert {modes["control"], modes["0000000001"], modes["exit.tmp"]} == {0o600}
     await shim.stop(signal.SIGKILL, 0)
@@ -222,12 +217,3 @@ async def test_durable_records_are_the_same(folder: Path, job: Job, read_log: An
     ended = await run(folder, job("sh", "-c", "echo hi; exit 2", sync=True))
     assert ended.code == 2
     assert read_log(folder).data(1) == b"hi\n"
-
-
-def _wait_for_exit(handle: int) -> None:
-    import select
-
-    poll = select.poll()
-    poll.register(handle, select.POLLIN)
-    assert poll.poll(10_000)
-    os.close(handle)

@@ -15,6 +15,8 @@ import pytest
 from dms_executor.errors import InvalidRequest, StartFailed
 from dms_executor.supervisor import keeper, tether
 
+from .conftest import Words, gone
+
 
 async def test_a_command_gives_code_and_both_streams() -> None:
     done = await tether.run(["/bin/sh", "-c", "echo out; echo err >&2; exit 7"], environment={}, deadline=10)
@@ -55,52 +57,42 @@ async def test_a_relative_command_is_refused() -> None:
         await tether.run(["sh"], environment={}, deadline=10)
 
 
-async def _pid(path: Path) -> int:
-    async with asyncio.timeout(10):
-        while not await asyncio.to_thread(path.exists):
-            await asyncio.sleep(0.01)
-    return int(await asyncio.to_thread(path.read_text))
+def _script(words: Words) -> list[str]:
+    return ["/bin/sh", "-c", f"sleep 60 & echo $! > {words}; wait"]
 
 
-def _script(pid_file: Path) -> list[str]:
-    return ["/bin/sh", "-c", f"sleep 60 & echo $! > {pid_file}.new; mv {pid_file}.new {pid_file}; wait"]
-
-
-async def test_a_deadline_kills_the_whole_group(tmp_path: Path) -> None:
+async def test_a_deadline_kills_the_whole_group(words: Words) -> None:
+    said = asyncio.create_task(words.come())
     with pytest.raises(StartFailed, match=r"within 0\.3 s"):
-        await tether.run(_script(tmp_path / "pid"), environment={}, deadline=0.3)
-    assert not Path(f"/proc/{await _pid(tmp_path / 'pid')}/exe").exists()
+        await tether.run(_script(words), environment={}, deadline=0.3)
+    assert await asyncio.to_thread(gone, int(await said))
 
 
-async def test_a_cancellation_kills_the_whole_group(tmp_path: Path) -> None:
-    task = asyncio.create_task(tether.run(_script(tmp_path / "pid"), environment={}, deadline=60))
-    pid = await _pid(tmp_path / "pid")
+async def test_a_cancellation_kills_the_whole_group(words: Words) -> None:
+    task = asyncio.create_task(tether.run(_script(words), environment={}, deadline=60))
+    pid = int(await words.come())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not Path(f"/proc/{pid}/exe").exists()
+    assert await asyncio.to_thread(gone, pid)
 
 
-async def test_the_callers_death_kills_the_whole_group(tmp_path: Path) -> None:
+async def test_the_callers_death_kills_the_whole_group(words: Words) -> None:
     program = (
         "import asyncio, sys\nfrom dms_executor.supervisor import tether\n"
         "asyncio.run(tether.run(sys.argv[1:], environment={}, deadline=60))"
     )
-    caller = await asyncio.to_thread(subprocess.Popen, [sys.executable, "-c", program, *_script(tmp_path / "pid")])
-    pid = await _pid(tmp_path / "pid")
+    caller = await asyncio.to_thread(subprocess.Popen, [sys.executable, "-c", program, *_script(words)])
+    pid = int(await words.come())
     caller.kill()
     await asyncio.to_thread(caller.wait)
-    async with asyncio.timeout(10):
-        while await asyncio.to_thread(Path(f"/proc/{pid}/exe").exists):
-            await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(gone, pid)
 
 
-async def test_a_keeper_acts_at_its_time(tmp_path: Path) -> None:
+async def test_a_keeper_acts_at_its_time(tmp_path: Path, words: Words) -> None:
     before = time.monotonic()
-    await keeper.spawn(tmp_path, 0.3, ["/bin/sh", "-c", f"echo $X; touch {tmp_path}/acted"], {"X": "kept"})
-    async with asyncio.timeout(10):
-        while not await asyncio.to_thread((tmp_path / "acted").exists):
-            await asyncio.sleep(0.01)
+    await keeper.spawn(tmp_path, 0.3, ["/bin/sh", "-c", f"echo $X; echo now > {words}"], {"X": "kept"})
+    assert await words.come() == "now"
     assert time.monotonic() - before >= 0.3
     assert (tmp_path / "keeper.log").read_text() == "kept\n"
 

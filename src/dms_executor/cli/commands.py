@@ -6,6 +6,7 @@ from importlib import import_module
 
 import click
 
+from .. import __version__
 from .session import Session, options_of_all
 
 __all__ = ["group"]
@@ -52,7 +53,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "obj": None})
 @click.option("-v", "--verbose", count=True, help="Log transitions to stderr; -vv: each call to the outside, too.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Form of the log on stderr.")
-@click.version_option(package_name=None, version=None, message="dms-executor %(version)s")
+@click.version_option(__version__, prog_name="dms-executor", message="%(prog)s %(version)s")
 @click.pass_context
 def group(context: click.Context, verbose: int, log_format: str) -> None:
     """Executes jobs in containers and microVMs, with no daemon in between.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import signal
-import stat
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -16,10 +15,12 @@ from ..errors import ExecutionAlreadyFinished, ExecutionNotFinished, ExecutionNo
 from ..types import LogStreamRequest
 from .codes import of_run
 from .entries import copy_entries
-from .terminal import ProgressLine, emit_json, report, say
+from .pipe import reader_watched
+from .terminal import STDOUT, ProgressLine, emit_json, report, say
 
 if TYPE_CHECKING:
     from ..executor import Executor
+    from ..logs.stream import LogStream
     from ..types import ExecutionRequest, ExecutionResult
 
 __all__ = ["Foreground", "Interrupts"]
@@ -35,8 +36,8 @@ class Interrupts:
     def __init__(self) -> None:
         self._arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
         self._handled: list[signal.Signals] = []
-        self._watched: int | None = None
         self.first: signal.Signals | None = None
+        self.some = asyncio.Event()
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -53,33 +54,16 @@ class Interrupts:
         loop = asyncio.get_running_loop()
         for number in self._handled:
             loop.remove_signal_handler(number)
-        self._unwatch()
 
     def put(self, number: signal.Signals) -> None:
         """One more."""
         self.first = self.first or number
+        self.some.set()
         self._arrived.put_nowait(number)
 
     async def next(self) -> signal.Signals:
         """The next one."""
         return await self._arrived.get()
-
-    def watch_pipe(self, fd: int) -> None:
-        """Tells of a pipe's reader that goes away also while the job writes nothing (poll(2): POLLERR)."""
-        written = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
-        if written and stat.S_ISFIFO(os.fstat(fd).st_mode):
-            self._watched = os.dup(fd)
-            asyncio.get_running_loop().add_reader(self._watched, self._reader_gone)
-
-    def _reader_gone(self) -> None:
-        self._unwatch()
-        self.put(signal.SIGPIPE)
-
-    def _unwatch(self) -> None:
-        if self._watched is not None:
-            asyncio.get_running_loop().remove_reader(self._watched)
-            os.close(self._watched)
-            self._watched = None
 
 
 class Foreground:
@@ -101,22 +85,24 @@ class Foreground:
         self._progress = progress
         self._json = as_json
         self._starting: asyncio.Task[None] | None = None
-        self._copying: asyncio.Task[None] | None = None
         self._cancels: set[asyncio.Task[None]] = set()
         self._began = datetime.now(UTC)
 
     async def start(self) -> int:
         """Begins it and leaves it running. 0, or what a signal meanwhile makes of it."""
         async with self._obeying():
-            return await self._start()
+            code = await self._start()
+            if self._cancels:
+                await asyncio.wait(self._cancels)
+            return code if self._interrupts.first is None else 128 + self._interrupts.first
 
     async def run(self, *, remove: bool) -> int:
         """From its start to its end. The exit code."""
-        self._interrupts.watch_pipe(1)
+        reader_gone = partial(self._interrupts.put, signal.SIGPIPE)
         async with self._obeying():
             try:
-                code = await self._start()
-                return code if code else await self._see_through()
+                with reader_watched(STDOUT, reader_gone):
+                    return await self._start() or await self._see_through()
             finally:
                 if remove:
                     await self._remove()
@@ -125,58 +111,87 @@ class Foreground:
         self._starting = asyncio.create_task(self._executor.start(self._request, progress=self._progress.show))
         await asyncio.wait({self._starting})
         self._progress.clear()
-        first = self._interrupts.first
-        if self._starting.cancelled() or (first is not None and self._starting.exception() is not None):
-            return 128 + (first or signal.SIGINT)
+        if self._starting.cancelled():
+            return 128 + (self._interrupts.first or signal.SIGINT)
         await self._starting
         return 0
 
     async def _see_through(self) -> int:
-        if not self._json:
-            self._copying = asyncio.create_task(self._copy())
-        ending = asyncio.create_task(self._executor.wait(self._id))
-        try:
-            result = await ending
-            await self._drain()
-        finally:
-            ending.cancel()
+        if self._json:
+            result = await self._executor.wait(self._id)
+        else:
+            # The stream is open before the result is asked for: with persist_logs=0 that takes the log away.
+            logs = LogStreamRequest(execution_id=self._id, follow=True)
+            async with await self._executor.get_log_stream(logs) as stream:
+                copying = asyncio.create_task(self._copy(stream))
+                try:
+                    result = await self._executor.wait(self._id)
+                    await self._drain(copying)
+                finally:
+                    copying.cancel()
+                    await asyncio.wait({copying})
         if self._cancels:
             await asyncio.wait(self._cancels)
         return self._conclude(result)
 
-    async def _copy(self) -> None:
-        request = LogStreamRequest(execution_id=self._id, follow=True)
+    async def _copy(self, stream: LogStream) -> None:
         try:
-            async with await self._executor.get_log_stream(request) as stream:
-                await copy_entries(stream)
-        except BrokenPipeError:
-            self._interrupts.put(signal.SIGPIPE)
+            await copy_entries(stream)
         except OSError as error:
-            say(f"the job's output cannot be written: {error.strerror}")
+            if not isinstance(error, BrokenPipeError):
+                say(f"the job's output cannot be written: {error.strerror}")
             self._interrupts.put(signal.SIGPIPE)
         except ExecutorError as error:
             report(error, as_json=self._json)
 
-    async def _drain(self) -> None:
+    async def _drain(self, copying: asyncio.Task[None]) -> None:
         """The last of the output; not for ever, once somebody wants us gone."""
-        if self._copying is None:
-            return
-        while not self._copying.done():
-            limit = None if self._interrupts.first is None else _DRAIN
-            arriving = asyncio.create_task(self._interrupts_arrive())
-            done, _ = await asyncio.wait(
-                {self._copying, arriving}, timeout=limit, return_when=asyncio.FIRST_COMPLETED
-            )
-            arriving.cancel()
-            if not done:
-                self._copying.cancel()
-                await asyncio.wait({self._copying})
+        interrupted = asyncio.create_task(self._interrupts.some.wait())
+        await asyncio.wait({copying, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        interrupted.cancel()
+        await asyncio.wait({copying}, timeout=_DRAIN)
 
     def _conclude(self, result: ExecutionResult) -> int:
+        first = self._interrupts.first
         if self._json:
             emit_json(result.to_builtins())
-        elif result.reason not in ("exited", "signaled") and self._interrupts.first is None:
+        elif result.reason not in ("exited", "signaled") and first is None:
             say(f"execution {self._id}: {result.error_msg}")
-        if result.reason == "cancelled" and self._interrupts.first is not None:
-            return 128 + self._interrupts.first
+        if first is not None and (result.reason == "cancelled" or first is signal.SIGPIPE):
+            return 128 + first
         return of_run(result)
+
+    @contextlib.asynccontextmanager
+    async def _obeying(self) -> AsyncIterator[None]:
+        obeying = asyncio.create_task(self._obey())
+        try:
+            yield
+        finally:
+            obeying.cancel()
+            await asyncio.wait({obeying})
+
+    async def _obey(self) -> None:
+        seen = 0
+        while True:
+            number = await self._interrupts.next()
+            seen += number is signal.SIGINT
+            if seen == 1 and number is signal.SIGINT:
+                say(f"cancelling execution {self._id}; Ctrl-C again kills it at once")
+            if self._starting is not None and not self._starting.done():
+                self._starting.cancel()
+            else:
+                self._cancels.add(asyncio.create_task(self._cancel(0.0 if seen > 1 else None)))
+
+    async def _cancel(self, grace: float | None) -> None:
+        try:
+            await self._executor.cancel(self._id, grace=grace)
+        except (ExecutionAlreadyFinished, ExecutionNotFound):
+            return
+        except ExecutorError as error:
+            report(error, as_json=self._json)
+
+    async def _remove(self) -> None:
+        """Takes away what this call made, and nothing that bore the id before."""
+        with contextlib.suppress(ExecutionNotFound, ExecutionNotFinished):
+            if (await self._executor.inspect(self._id)).created_at >= self._began:
+                await self._executor.remove(self._id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["build_request"]
 
 _TRANSPORTS = ("rootfs", "oci", "oci-archive", "docker-archive")
-_FIRST = "agile amber bold brave brisk calm clear cool deft eager fair fleet glad keen kind lucid merry neat quick swift"
+_FIRST = (
+    "agile amber bold brave brisk calm clear cool deft eager fair fleet glad keen kind lucid merry neat quick swift"
+)
 _SECOND = "auk crane dove eider finch gull hawk heron ibis jay kite lark martin owl pipit robin shrike swan tern wren"
 
 Fields = dict[str, Any]
@@ -43,8 +46,8 @@ def _job_file(name: str) -> Fields:
     import msgspec
 
     try:
-        data = click.get_binary_stream("stdin").read() if name == "-" else Path(name).read_bytes()
-        found = msgspec.json.decode(data) if name.endswith(".json") else msgspec.yaml.decode(data)
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        found: Any = msgspec.json.decode(data) if name.endswith(".json") else msgspec.yaml.decode(data)
     except OSError as error:
         raise click.BadParameter(f"{name}: {error.strerror}", param_hint="--file") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -65,7 +68,7 @@ def _lay_over(fields: Fields, options: Mapping[str, Any]) -> None:
     _merge(fields, "resources", {name: value for name, value in named.items() if value is not None})
     _merge(fields, "environment", _environment(options["env_file"], options["env"]))
     _merge(fields, "labels", dict(_pair(text, "--label") for text in options["label"]))
-    inputs = [*map(_volume, options["volume"]), *map(_tmpfs, options["tmpfs"])]
+    inputs = [_volume(text) for text in options["volume"]] + [_tmpfs(text) for text in options["tmpfs"]]
     if inputs:
         fields["inputs"] = [*(fields.get("inputs") or []), *inputs]
     if options["output"]:
@@ -81,7 +84,12 @@ def _lay_spec_over(fields: Fields, options: Mapping[str, Any], words: Sequence[s
     params = _words(spec.get("type"), words)
     if not params and "params" not in spec:
         raise click.UsageError("Missing argument 'IMAGE'.")
-    for param, option in {"working_directory": "workdir", "user": "user", "pull": "pull", "hostname": "hostname"}.items():
+    for param, option in {
+        "working_directory": "workdir",
+        "user": "user",
+        "pull": "pull",
+        "hostname": "hostname",
+    }.items():
         if options[option] is not None:
             params[param] = options[option]
     _merge(spec, "params", params)

@@ -40,7 +40,7 @@ _JOB_OPTIONS = [
     click.option("--timeout", type=float, metavar="SECONDS", help="Kill the job after so long; exit code 124."),
     click.option("--id", metavar="ID", help="Execution id; made up without it."),
     click.option("--job-id", metavar="ID", help="Job id; the execution's without it."),
-    click.option("--label", **_REPEATED, metavar="K=V", help="A label, for `ps --label`."),
+    click.option("-l", "--label", **_REPEATED, metavar="K=V", help="A label, for `ps --label`."),
     click.option("-f", "--file", metavar="FILE", help="Job file, YAML or JSON; options count more. -: stdin."),
     click.option("-i", "--interactive", is_flag=True, help="Give our stdin, to its end, to the job."),
     click.option("-t", "--tty", is_flag=True, help="A terminal for the job (not in this release)."),
@@ -70,7 +70,7 @@ def _job_options(function: F) -> F:
 @click.option("--rm", "remove", is_flag=True, help="Remove the execution after its end.")
 @_job_options
 @click.pass_context
-def run_command(context: click.Context, detach: bool, remove: bool, **options: Any) -> int:
+def run_command(context: click.Context, /, detach: bool, remove: bool, **options: Any) -> int:
     """Execute a job and wait for its end.
 
     Its output comes here as it is written, and its exit code is ours: 124 after a timeout, 125 if it could not be
@@ -94,7 +94,7 @@ def run_command(context: click.Context, detach: bool, remove: bool, **options: A
 )
 @_job_options
 @click.pass_context
-def start_command(context: click.Context, **options: Any) -> int:
+def start_command(context: click.Context, /, **options: Any) -> int:
     """Begin a job, print its id and leave it running: `run -d`."""
     session = session_of(context)
     return _guarded(session, lambda: _run(session, options, detach=True, remove=False))

@@ -88,12 +88,12 @@ async def write(fd: int, data: bytes) -> None:
 
 async def _writable(fd: int) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
+    ready = asyncio.Event()
     # A descriptor of its own: stdout and stderr may both wait for the same pipe.
     waiting = os.dup(fd)
-    loop.add_writer(waiting, lambda: ready.done() or ready.set_result(None))
+    loop.add_writer(waiting, ready.set)
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_writer(waiting)
         os.close(waiting)

@@ -77,7 +77,7 @@ class Unpacker:
         return ready
 
     async def _unpack(self, layout: int, found: LayoutImage, image: str, deadline: float) -> None:
-        umoci = _program("umoci", self._umoci)
+        umoci = await asyncio.to_thread(_program, "umoci", self._umoci)
         # The first asker may leave before the others, and its descriptor with it.
         own = os.dup(layout)
         work = await asyncio.to_thread(self.store.workspace)
@@ -97,7 +97,8 @@ class Unpacker:
     ) -> None:
         tag = f":{reference.tag}" if reference.tag else ""
         source = f"{reference.transport}:/proc/{os.getpid()}/fd/{file}{tag}"
-        argv = [_program("skopeo", self._skopeo), "--insecure-policy", "copy", "--quiet", source]
+        skopeo = await asyncio.to_thread(_program, "skopeo", self._skopeo)
+        argv = [skopeo, "--insecure-policy", "copy", "--quiet", source]
         await _run([*argv, f"oci:{work.path}/copied:{_TAG}"], image, deadline)
 
 

@@ -25,7 +25,7 @@ from ..supervisor import shim as shims
 from ..supervisor.record import read_exit
 from ..trees import remove_tree
 from ..types import ExecutionRequest, Output, Probe, Stats, signal_number
-from ..volumes import Volumes, collect_outputs, grant_volumes
+from ..volumes import Volumes, collect, grant_volumes
 from . import check, disk, undo
 from .freezer import freeze, process_gone
 from .gauge import Gauge
@@ -193,9 +193,9 @@ class OciEngine(Engine):
             await shim.stop(signum, grace, "stop")
 
     async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
-        """Verifies that the outputs are the folders that were granted. Raises `PolicyDenied`."""
+        """Verifies that the outputs are the folders that were granted, and fills `results_dir`. Raises `PolicyDenied`."""
         volumes = msgspec.convert(h.state.get("volumes", {}), Volumes)
-        return await asyncio.to_thread(collect_outputs, volumes)
+        return await asyncio.to_thread(collect, volumes, x.folder, exit.code)
 
     async def destroy(self, x: Execution, h: Handle | None) -> None:
         """Shim, processes, cgroups, folders, pins. What stays is request, log and records."""

@@ -16,8 +16,8 @@ from .users import User
 
 __all__ = ["INIT", "Process", "process_of"]
 
-# In the job's own /dev, a tmpfs, so that the image is not touched.
-INIT = "/dev/.dms-executor/init"
+# In the job's own /dev, a tmpfs, so that the image is not touched; a file of its top, so that any user can reach it.
+INIT = "/dev/.dms-executor-init"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Docker's default
 _OPEN_FILES = (1024, 524288)  # soft and hard, as systemd has them
 

@@ -12,49 +12,19 @@ import hashlib
 import os
 import platform
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from . import libseccomp
 from .capabilities import DEFAULT_CAPABILITIES
+from .denied import narrowed
+from .rules import Action, Condition, Rule
 
-__all__ = ["PROFILE", "Argument", "Filter", "Rule", "compiled", "load_profile", "oci_form"]
+__all__ = ["PROFILE", "Filter", "compiled", "load_profile", "oci_form"]
 
 PROFILE = "/usr/share/containers/seccomp.json"
-_FORMAT = 1  # part of the cache's key: what `_compile` does
-
-# As the profile writes them; the runtime's spec knows more, which no profile of these uses.
-Action = Literal["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_LOG"]
-Operator = Literal[
-    "SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ"
-]
-
-
-class Argument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A comparison of one of a call's arguments."""
-
-    index: int
-    value: int
-    value_two: int = 0
-    op: Operator
-
-
-class _Condition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    caps: list[str] | None = None
-    arches: list[str] | None = None
-    min_kernel: str | None = None
-
-
-class Rule(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What happens to some calls. `includes` and `excludes` are the profile's own conditions."""
-
-    names: list[str]
-    action: Action
-    args: list[Argument] | None = None
-    errno_ret: int | None = None
-    includes: _Condition | None = None
-    excludes: _Condition | None = None
+_FORMAT = 2  # part of the cache's key: what `_compile` does
 
 
 class _Architecture(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -76,100 +46,6 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     default_errno: int | None = None
     architectures: list[str] = []
     rules: list[Rule] = []
-
-
-# For hosts without containers-common: everything but what reaches the kernel's administration or its keys.
-_DENIED = [
-    "acct",
-    "add_key",
-    "bpf",
-    "clock_adjtime",
-    "clock_settime",
-    "create_module",
-    "delete_module",
-    "finit_module",
-    "fsconfig",
-    "fsmount",
-    "fsopen",
-    "fspick",
-    "get_kernel_syms",
-    "init_module",
-    "io_uring_enter",
-    "io_uring_register",
-    "io_uring_setup",
-    "ioperm",
-    "iopl",
-    "kcmp",
-    "kexec_file_load",
-    "kexec_load",
-    "keyctl",
-    "lookup_dcookie",
-    "mount",
-    "mount_setattr",
-    "move_mount",
-    "name_to_handle_at",
-    "nfsservctl",
-    "open_by_handle_at",
-    "open_tree",
-    "perf_event_open",
-    "pivot_root",
-    "process_madvise",
-    "process_vm_readv",
-    "process_vm_writev",
-    "ptrace",
-    "query_module",
-    "quotactl",
-    "quotactl_fd",
-    "reboot",
-    "request_key",
-    "setdomainname",
-    "sethostname",
-    "setns",
-    "settimeofday",
-    "stime",
-    "swapoff",
-    "swapon",
-    "syslog",
-    "umount",
-    "umount2",
-    "unshare",
-    "uselib",
-    "userfaultfd",
-    "ustat",
-    "vm86",
-    "vm86old",
-]
-_CLONE_NAMESPACES = 0x7E020000  # CLONE_NEW{CGROUP,UTS,IPC,USER,PID,NET,NS} of linux/sched.h
-
-
-def _own_profile() -> _Profile:
-    eperm, enosys = 1, 38
-    return _Profile(
-        default_action="SCMP_ACT_ALLOW",
-        syscalls=[
-            Rule(names=_DENIED, action="SCMP_ACT_ERRNO", errno_ret=eperm),
-            # clone3 hides its flags in memory; with ENOSYS libc falls back to clone.
-            Rule(names=["clone3"], action="SCMP_ACT_ERRNO", errno_ret=enosys),
-            *_denied_clones(eperm),
-        ],
-        arch_map=[
-            _Architecture(architecture="SCMP_ARCH_X86_64", sub_architectures=["SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
-            _Architecture(architecture="SCMP_ARCH_AARCH64", sub_architectures=["SCMP_ARCH_ARM"]),
-        ],
-    )
-
-
-def _denied_clones(code: int) -> list[Rule]:
-    bits = [1 << bit for bit in range(32) if _CLONE_NAMESPACES >> bit & 1]
-    return [
-        Rule(
-            names=["clone"],
-            action="SCMP_ACT_ERRNO",
-            errno_ret=code,
-            args=[Argument(index=0, value=bit, value_two=bit, op="SCMP_CMP_MASKED_EQ")],
-        )
-        for bit in bits
-    ]
 
 
 def load_profile(path: str | None = None, capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES) -> Filter:
@@ -238,7 +114,7 @@ def _read(path: str | None) -> bytes:
 
 def _parsed(raw: bytes) -> _Profile:
     if not raw:
-        return _own_profile()
+        return _Profile(default_action="SCMP_ACT_ALLOW")  # and then all that `narrowed` takes away
     try:
         return msgspec.json.decode(raw, type=_Profile)
     except msgspec.DecodeError as error:
@@ -253,7 +129,10 @@ def _decided(profile: _Profile, capabilities: tuple[str, ...]) -> Filter:
     ]
     errno = profile.default_errno_ret if profile.default_action == "SCMP_ACT_ERRNO" else None
     return Filter(
-        default_action=profile.default_action, default_errno=errno, architectures=_architectures(profile), rules=rules
+        default_action=profile.default_action,
+        default_errno=errno,
+        architectures=_architectures(profile),
+        rules=narrowed(rules),
     )
 
 
@@ -263,7 +142,7 @@ def _applies(rule: Rule, capabilities: tuple[str, ...]) -> bool:
     https://github.com/containers/common/blob/main/pkg/seccomp/seccomp_linux.go
     """
     arch = _GO_ARCHITECTURES.get(platform.machine(), platform.machine())
-    includes, excludes = rule.includes or _Condition(), rule.excludes or _Condition()
+    includes, excludes = rule.includes or Condition(), rule.excludes or Condition()
     if includes.arches and arch not in includes.arches:
         return False
     if includes.caps and not set(includes.caps) <= set(capabilities):
@@ -278,6 +157,10 @@ def _applies(rule: Rule, capabilities: tuple[str, ...]) -> bool:
 
 
 _GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_FAMILIES = {
+    "SCMP_ARCH_X86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+    "SCMP_ARCH_AARCH64": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
+}
 _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 
 
@@ -286,7 +169,7 @@ def _architectures(profile: _Profile) -> list[str]:
     for entry in profile.arch_map:
         if entry.architecture == native:
             return [entry.architecture, *(entry.sub_architectures or [])]
-    return [native] if native else []
+    return _FAMILIES.get(native or "", [])
 
 
 def _kernel_minor() -> str:

@@ -306,7 +306,8 @@ def _dial(folder: Path) -> socket.socket | None:
     connection = None
     try:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(_ANSWER)
+        # Not settimeout(), under which a full backlog is an error at once and not waited for (unix(7), connect).
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_ANSWER), 0))
         connection.connect(f"/proc/self/fd/{at}/control")
         connection.setblocking(False)
         return connection

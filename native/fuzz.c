@@ -1,0 +1,154 @@
+/* Hostile input for every parser that faces another party: frames of clients and inits, CONFIG, cgroup files, texts
+ * for the record. Random bytes, and mutations of valid input. `dms-fuzz SEED ROUNDS`; a finding ends it by abort. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config.h"
+#include "frame.h"
+#include "json.h"
+#include "usage.h"
+
+#define LARGEST 2048u
+
+static uint64_t state;
+
+static uint32_t chance(uint32_t below)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (uint32_t)(state >> 11) % below;
+}
+
+/* Exactly as large as the input, so that the sanitizer sees a read one byte too far. */
+static uint8_t *exact(const uint8_t *bytes, size_t length, size_t spare)
+{
+    uint8_t *copy = malloc(length + spare + (length + spare == 0));
+    if (copy == NULL)
+        abort();
+    if (length > 0)
+        memcpy(copy, bytes, length);
+    return copy;
+}
+
+static size_t some_entries(uint8_t *out)
+{
+    size_t at = 0;
+    for (uint32_t left = chance(12); left > 0; left--) {
+        uint32_t length = chance(5) ? chance(40) : 4u << chance(2);
+        out[at] = (uint8_t)chance(28);
+        memset(out + at + 1, 0, 3);
+        put_u32(out + at + 4, length);
+        for (uint32_t i = 0; i < length; i++)
+            out[at + 8 + i] = (uint8_t)(chance(3) ? "/abc."[chance(5)] : chance(3));
+        at += 8 + length;
+    }
+    return at;
+}
+
+static size_t some_frame(uint8_t *out)
+{
+    static const uint8_t types[] = {1, 2, 3, 4, 5, 64, 70, 96, 97, 98, 99, 112, 200};
+    uint32_t length = chance(30);
+    frame_header(out, types[chance(sizeof types)], length);
+    for (uint32_t i = 0; i < length; i++)
+        out[8 + i] = (uint8_t)chance(256);
+    return 8 + length;
+}
+
+static size_t some_text(uint8_t *out)
+{
+    static const char *const words[] = {"rbytes=", "oom_kill ", "18446744073709551616", "7", "\n", " ", "Read", "="};
+    size_t at = 0;
+    for (uint32_t left = chance(40); left > 0; left--) {
+        const char *word = words[chance(8)];
+        memcpy(out + at, word, strlen(word));
+        at += strlen(word);
+    }
+    return at;
+}
+
+static size_t input(uint8_t *out)
+{
+    size_t length;
+    switch (chance(4)) {
+    case 0:
+        length = some_entries(out);
+        break;
+    case 1:
+        length = some_frame(out);
+        break;
+    case 2:
+        length = some_text(out);
+        break;
+    default:
+        length = chance(200);
+        for (size_t i = 0; i < length; i++)
+            out[i] = (uint8_t)chance(256);
+    }
+    if (length > 0 && chance(2))
+        out[chance((uint32_t)length)] = (uint8_t)chance(256);
+    return length > 0 && chance(4) == 0 ? chance((uint32_t)length) : length;
+}
+
+static void parse_frames(const uint8_t *bytes, size_t length)
+{
+    for (int side = FROM_CALLER; side <= TO_INIT; side++) {
+        uint8_t *copy = exact(bytes, length, 0);
+        struct frame frame;
+        long size = frame_parse(copy, length, (enum frame_side)side, &frame);
+        if (size > (long)length || (size > 0 && frame.payload + frame.length > copy + length))
+            abort();
+        free(copy);
+    }
+}
+
+static void parse_config(const uint8_t *bytes, size_t length)
+{
+    static const int fds[3] = {10, 11, 12};
+    static struct config config;
+    memset(&config, 0, sizeof config);
+    uint8_t *copy = exact(bytes, length, 1);
+    if (config_parse(copy, length, fds, chance(4), &config) == NULL) {
+        size_t total = strlen(config.argv[0]);
+        for (size_t i = 0; i < config.mount_count; i++)
+            total += strlen(config.mounts[i].target);
+        for (size_t i = 0; i < config.usage_count; i++)
+            total += strlen(config.usage[i].key) + strlen(config.usage[i].path) + strlen(config.usage[i].field);
+        if (total > length)
+            abort();
+    }
+    free(copy);
+}
+
+static void parse_texts(const uint8_t *bytes, size_t length)
+{
+    char *text = (char *)exact(bytes, length, 1);
+    text[length] = 0;
+    uint64_t number;
+    usage_number(text, "", &number);
+    usage_number(text, "rbytes", &number);
+    usage_number(text, "oom_kill", &number);
+    char small[64];
+    struct json json = {.text = small, .size = chance(sizeof small) + 1};
+    json_string(&json, text);
+    if (json.length >= json.size)
+        abort();
+    free(text);
+}
+
+int main(int argc, char **argv)
+{
+    static uint8_t bytes[LARGEST];
+    state = argc > 1 ? strtoull(argv[1], NULL, 10) * 2654435761u + 1 : 1;
+    unsigned long rounds = argc > 2 ? strtoul(argv[2], NULL, 10) : 100000;
+    for (unsigned long i = 0; i < rounds; i++) {
+        size_t length = input(bytes);
+        parse_frames(bytes, length);
+        parse_config(bytes, length);
+        parse_texts(bytes, length);
+    }
+    printf("%lu rounds\n", rounds);
+    return 0;
+}

@@ -1,0 +1,48 @@
+"""`engines`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .session import Command, session_of
+from .terminal import emit, emit_json, table
+
+if TYPE_CHECKING:
+    from ..executor import Executor
+
+__all__ = ["engines_command"]
+
+
+@click.command(
+    "engines",
+    cls=Command,
+    examples="""
+    dms-executor engines
+    dms-executor --json engines | jq -r 'select(.usable).engine'
+    """,
+)
+@click.pass_context
+def engines_command(context: click.Context) -> int:
+    """Show which engines are usable here, with which runtime, and how to mend the others."""
+    session = session_of(context)
+
+    async def show(executor: Executor) -> None:
+        probes = await executor.probe()
+        if session.json:
+            for probe in probes:
+                emit_json(probe)
+            return
+        rows = [[p.engine, "yes" if p.usable else "no", p.version or "-", _powers(p.capabilities)] for p in probes]
+        table(["ENGINE", "USABLE", "VERSION", "CAPABILITIES"], rows)
+        for probe in probes:
+            if not probe.usable:
+                emit(f"\n{probe.engine}: {probe.problem}")
+                emit(f"  {probe.mend}")
+
+    return session.run(show)
+
+
+def _powers(capabilities: frozenset[str]) -> str:
+    return " ".join(sorted(capabilities)) or "-"

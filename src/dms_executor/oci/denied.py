@@ -1,0 +1,52 @@
+"""What no job may call, whatever the profile says.
+
+containers-common's profile leaves `mount`, `unshare`, `setns`, new namespaces by `clone` and more to the capabilities.
+But a user namespace gives its maker all of them, and much of the kernel's reachable faults behind it; so these go, as
+in Docker's own profile: https://docs.docker.com/engine/security/seccomp/
+"""
+
+from __future__ import annotations
+
+from .rules import Argument, Rule
+
+__all__ = ["DENIED", "narrowed"]
+
+DENIED: frozenset[str] = frozenset(
+    """
+    acct add_key bpf clock_adjtime clock_settime clock_settime64 create_module delete_module finit_module fsconfig
+    fsmount fsopen fspick get_kernel_syms get_mempolicy init_module io_uring_enter io_uring_register io_uring_setup
+    ioperm iopl kcmp kexec_file_load kexec_load keyctl lookup_dcookie mbind mount mount_setattr move_mount
+    move_pages nfsservctl open_by_handle_at open_tree perf_event_open pivot_root query_module quotactl quotactl_fd
+    reboot request_key set_mempolicy setdomainname sethostname setns settimeofday stime swapoff swapon syslog umount
+    umount2 unshare uselib userfaultfd ustat vhangup vm86 vm86old
+    """.split()  # noqa: SIM905 - a list of words, one a line, would hide the rest of the file
+)
+_EPERM = 1
+_ENOSYS = 38
+_NAMESPACES = 0x7E020000  # CLONE_NEW{CGROUP,UTS,IPC,USER,PID,NET,NS} of linux/sched.h
+
+
+def narrowed(rules: list[Rule]) -> list[Rule]:
+    """`rules` without what is denied. The calls for namespaces stay, where they make none."""
+    taken = DENIED | {"clone", "clone3"}
+    kept = [
+        Rule(names=names, action=rule.action, args=rule.args, errno_ret=rule.errno_ret)
+        for rule in rules
+        if (names := [name for name in rule.names if name not in taken])
+    ]
+    return [
+        *kept,
+        Rule(names=sorted(DENIED), action="SCMP_ACT_ERRNO", errno_ret=_EPERM),
+        # clone3 hides its flags in memory; told that there is none, libc takes clone.
+        Rule(names=["clone3"], action="SCMP_ACT_ERRNO", errno_ret=_ENOSYS),
+        Rule(names=["clone"], action="SCMP_ACT_ALLOW", args=[_masked(_NAMESPACES, 0)]),
+        *(
+            Rule(names=["clone"], action="SCMP_ACT_ERRNO", errno_ret=_EPERM, args=[_masked(bit, bit)])
+            for bit in (1 << number for number in range(32))
+            if bit & _NAMESPACES
+        ),
+    ]
+
+
+def _masked(mask: int, value: int) -> Argument:
+    return Argument(index=0, value=mask, value_two=value, op="SCMP_CMP_MASKED_EQ")
