@@ -13,10 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from roots import busybox_root
-
 from dms_executor import ExecutionRequest, Executor, Policy, Settings
 from dms_executor.oci import OciSpec
+from roots import busybox_root
 
 BOUND = 2.0
 REST = 10.0
@@ -60,7 +59,11 @@ async def measure(runtime: str, count: int, scratch: Path) -> None:
     before = {name: set(pids) for name, pids in ours().items()}
     async with Executor.open(scratch / f"state-{runtime}", policy=Policy.trusted(), settings=settings) as executor:
         spec = OciSpec(image=f"rootfs:{rootfs}", cmd=["sleep", "100000"]).build()
-        await executor.run(ExecutionRequest(job_id="b", execution_id="warm", engine_spec=OciSpec(image=f"rootfs:{rootfs}", cmd=["true"]).build()))
+        await executor.run(
+            ExecutionRequest(
+                job_id="b", execution_id="warm", engine_spec=OciSpec(image=f"rootfs:{rootfs}", cmd=["true"]).build()
+            )
+        )
         caller = pss("self")
         began = time.perf_counter()
         requests = [ExecutionRequest(job_id="b", execution_id=f"s{n}", engine_spec=spec) for n in range(count)]
@@ -79,9 +82,15 @@ async def measure(runtime: str, count: int, scratch: Path) -> None:
     each = (sizes["dms-shim"] + sizes["dms-init"] + growth) / count / 2**20
     left = {name: len(set(pids) - before[name]) for name, pids in ours().items()}
     print(f"{runtime}: {count} in flight; started in {started:.1f} s, cancelled and removed in {ended:.1f} s")
-    print(f"  shim {sizes['dms-shim'] / count / 1024:.0f} KiB, init {sizes['dms-init'] / count / 1024:.0f} KiB, caller {growth / count / 1024:.0f} KiB an execution (PSS)")
-    print(f"  together {each:.2f} MiB an execution (bound {BOUND}); runtime processes that stay: {len(pids['runtime'])}")
-    print(f"  cpu of all of them at rest over {REST:.0f} s: {cpu:.2f} s; cancelled: {sum(r.status == 'cancelled' for r in results)}; left: {left}\n")
+    print(
+        f"  shim {sizes['dms-shim'] / count / 1024:.0f} KiB, init {sizes['dms-init'] / count / 1024:.0f} KiB, caller {growth / count / 1024:.0f} KiB an execution (PSS)"
+    )
+    print(
+        f"  together {each:.2f} MiB an execution (bound {BOUND}); runtime processes that stay: {len(pids['runtime'])}"
+    )
+    print(
+        f"  cpu of all of them at rest over {REST:.0f} s: {cpu:.2f} s; cancelled: {sum(r.status == 'cancelled' for r in results)}; left: {left}\n"
+    )
 
 
 async def at_rest(pids: dict[str, list[str]]) -> float:

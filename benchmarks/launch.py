@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 from bare import Bare, bare_config
-
 from dms_executor import ExecutionRequest, Executor, Policy, Settings
 from dms_executor.oci import OciSpec
 from roots import busybox_root
@@ -67,9 +66,13 @@ async def measure(runtime: str, rounds: int, durability: str, scratch: Path) -> 
     medians = {name: statistics.median(values) * 1e3 for name, values in times.items()}
     for name, median in medians.items():
         spread = statistics.quantiles([value * 1e3 for value in times[name]], n=10)
-        print(f"{runtime:5} {durability:8} {name:22} median {median:6.1f} ms   p10 {spread[0]:6.1f}   p90 {spread[-1]:6.1f}")
+        print(
+            f"{runtime:5} {durability:8} {name:22} median {median:6.1f} ms   p10 {spread[0]:6.1f}   p90 {spread[-1]:6.1f}"
+        )
     ratio, filtered_ratio = medians["ours"] / medians["bare"], medians["ours"] / medians["bare with its filter"]
-    print(f"{runtime:5} {durability:8} ratio {ratio:.2f} (bound {BOUNDS[runtime]}), with its filter {filtered_ratio:.2f}\n")
+    print(
+        f"{runtime:5} {durability:8} ratio {ratio:.2f} (bound {BOUNDS[runtime]}), with its filter {filtered_ratio:.2f}\n"
+    )
 
 
 async def main() -> None:

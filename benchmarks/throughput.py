@@ -14,10 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from roots import busybox_root
-
 from dms_executor import ByteSize, ExecutionRequest, Executor, LogStreamRequest, Policy, Settings
 from dms_executor.oci import OciSpec
+from roots import busybox_root
 
 BOUND = 200
 WRITER = r"""
@@ -43,7 +42,9 @@ int main(int argc, char **argv) {
 
 def writer(root: Path) -> None:
     """The job's program, static, into the root."""
-    subprocess.run(["cc", "-O2", "-static", "-x", "c", "-", "-o", str(root / "bin" / "lines")], input=WRITER.encode(), check=True)
+    subprocess.run(
+        ["cc", "-O2", "-static", "-x", "c", "-", "-o", str(root / "bin" / "lines")], input=WRITER.encode(), check=True
+    )
 
 
 def plain_pipe(root: Path, size: int) -> float:
@@ -95,7 +96,9 @@ async def main() -> None:
                 pipe = plain_pipe(root, size)
                 took, growth = await through_the_log(executor, root, size, f"r{number}")
                 rate = size / took / 1e6
-                print(f"log with a follower {rate:.0f} MB/s (bound {BOUND}), plain pipe {size / pipe / 1e6:.0f} MB/s, ratio of times {took / pipe:.2f}, caller grew {growth / 2**20:.1f} MiB")
+                print(
+                    f"log with a follower {rate:.0f} MB/s (bound {BOUND}), plain pipe {size / pipe / 1e6:.0f} MB/s, ratio of times {took / pipe:.2f}, caller grew {growth / 2**20:.1f} MiB"
+                )
                 os.sync()
 
 

@@ -85,25 +85,26 @@ static int free_slot(void)
     return -1;
 }
 
-void clients_accept(void)
+bool clients_accept(void)
 {
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
         if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
-            return;
+            return false;
         /* Out of descriptors: an unread listener would wake us for ever. Goes on when a client leaves. */
         complain("accept: %m");
         epoll_ctl(epoll_fd, EPOLL_CTL_DEL, listener, NULL);
         listening = false;
-        return;
+        return false;
     }
     int slot = free_slot();
     if (slot < 0 || watch(fd, EVENT_CLIENT + (uint64_t)slot) != 0) {
         close(fd);
-        return;
+        return true;
     }
     clients[slot].fd = fd;
     clients[slot].have = 0;
+    return true;
 }
 
 /* Serves the complete frames of a client's buffer; false if it was dropped meanwhile. */
@@ -179,8 +180,8 @@ size_t error_payload(uint8_t *at, int error, const char *text)
 void clients_stop_listening(int folder)
 {
     unlinkat(folder, "control", 0);
-    for (int i = 0; i < CLIENT_SLOTS && listener >= 0 && listening; i++)
-        clients_accept();
+    for (int i = 0; i < CLIENT_SLOTS && listening && clients_accept(); i++)
+        ;
     close(listener);
     listener = -1;
     listening = false;

@@ -16,7 +16,7 @@ typedef void client_request(int client, const struct frame *frame);
 typedef void caller_gone(void);
 
 int clients_open(int folder, int caller, int epoll, client_request *request, caller_gone *gone);
-void clients_accept(void);
+bool clients_accept(void); /* one; false: nobody waits */
 void client_ready(int client); /* reads and serves all that is there */
 
 void client_send(int client, uint8_t type, const uint8_t *payload, size_t length);

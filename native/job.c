@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -57,6 +58,7 @@ static void child(const struct config *config, const int out[2], int report, pid
     if (getppid() != parent)
         _exit(127);
     job_reset_signals();
+    umask(0022); /* ours is stricter, and the caller's is no business of the job's */
     execve(config->argv[0], config->argv, config->env);
 }
 

@@ -177,5 +177,11 @@ int mounts_enter(struct config *config, char *what, size_t size)
         snprintf(what, size, "cannot unmount %s", config->umounts[i]);
         return -1;
     }
-    return config->room == NULL ? 0 : fill_room(config, what, size);
+    if (config->room == NULL)
+        return 0;
+    /* The folders of the room are to be walked through by a user namespace's root, too. */
+    mode_t old = umask(0022);
+    int result = fill_room(config, what, size);
+    umask(old);
+    return result;
 }

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -82,13 +81,23 @@ static void encode(struct json *json, const struct record *record)
     json_add(json, "}\n");
 }
 
-int record_write(const struct record *record, bool sync)
+static int put(const struct record *record)
 {
     static char text[16384]; /* two texts of 1 KiB, each byte at worst six characters */
     struct json json = {.text = text, .size = sizeof text};
     encode(&json, record);
-    if (pwrite(record_fd, text, json.length, 0) != (ssize_t)json.length ||
-        ftruncate(record_fd, (off_t)json.length) != 0 || (sync && fdatasync(record_fd) != 0) ||
+    return pwrite(record_fd, text, json.length, 0) == (ssize_t)json.length &&
+                   ftruncate(record_fd, (off_t)json.length) == 0
+               ? 0
+               : -1;
+}
+
+int record_write(const struct record *record, bool sync)
+{
+    /* A text may be longer than what was reserved; on a full disk the rest matters more. */
+    struct record brief = *record;
+    brief.error = "";
+    if ((put(record) != 0 && put(&brief) != 0) || (sync && fdatasync(record_fd) != 0) ||
         renameat(folder_fd, "exit.tmp", folder_fd, "exit") != 0)
         return -1;
     close(record_fd);

@@ -25,7 +25,7 @@ from .errors import (
 from .journal import Row
 from .journal.clock import instant, moment
 from .journal.folder import state_folder_default
-from .lifecycle import Core, adopt, cancel, pause, resume, send_signal, start, wait
+from .lifecycle import Core, adopt, cancel, pause, resume, send_signal, start, stats, wait
 from .lifecycle.finish import load_result
 from .lifecycle.follow import outcome
 from .lifecycle.stop import give_up
@@ -271,7 +271,7 @@ class Executor:
         core = self._open_core()
         if engine is not None:
             return [await (await core.engine(engine)).probe()]
-        return [await _probe(core, name) for name in engine_names()]
+        return [await _probe(core, name) for name in await core.in_thread(engine_names)]
 
     async def recover(self) -> RecoveryReport:
         """Settles what an earlier caller left; automatic on open."""
@@ -304,8 +304,8 @@ class Executor:
         raise await self._lacking(execution_id, "copy_out")
 
     async def stats(self, execution_id: str) -> Stats:
-        """What a running job uses now."""
-        raise await self._lacking(execution_id, "stats")
+        """What a running job uses now. Raises `ExecutionNotRunning`, `NotSupported`."""
+        return await stats(self._open_core(), execution_id)
 
     async def snapshot(self, execution_id: str, name: str) -> None:
         """Saves a running job to disk."""

@@ -149,7 +149,7 @@ async def _undo(core: Core, row: Row, engine: Engine, x: Execution) -> None:
     live = Live(x, engine)
     message = "the caller died before the job was let go"
     end = Exit(finished_at=datetime.now(UTC), error=message)
-    await core.journal.finished(row.token, build_result(live, end, row.intent, [], ""))
+    await core.journal.finished(row.token, lambda intent: build_result(live, end, intent, [], ""))
     await core.journal.done(row.token)
 
 

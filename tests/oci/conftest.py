@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from blockbuster import blockbuster_ctx
 
 from dms_executor.engine import EngineContext, Execution, Exit, Handle, Prepared
 from dms_executor.logs import read_tail
@@ -46,13 +44,6 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runtime(request: pytest.FixtureRequest) -> str:
     """Each runtime that the engine knows."""
     return str(request.param)
-
-
-@pytest.fixture
-def no_blocking() -> Iterator[None]:
-    """The event loop may not be blocked by the engine."""
-    with blockbuster_ctx("dms_executor"):
-        yield
 
 
 class Ran:
@@ -142,12 +133,8 @@ async def opened(state: Path, busybox: Path, policy: Policy, **settings: Any) ->
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, busybox: Path, runtime: str, no_blocking: None) -> AsyncIterator[Bench]:
+async def bench(tmp_path: Path, busybox: Path, runtime: str) -> AsyncIterator[Bench]:
     """The engine, trusted."""
     (tmp_path / "state").mkdir(mode=0o700)
     async with opened(tmp_path / "state", busybox, Policy.trusted(), runtime=runtime) as ready:
         yield ready
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)

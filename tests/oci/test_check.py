@@ -25,7 +25,7 @@ P = "$.engine_spec.params"
 
 
 @pytest.fixture
-async def strict(tmp_path: Path, busybox: Path, no_blocking: None) -> AsyncIterator[Bench]:
+async def strict(tmp_path: Path, busybox: Path) -> AsyncIterator[Bench]:
     """The engine with a policy that allows the root tree and one folder."""
     (tmp_path / "allowed").mkdir()
     (tmp_path / "state").mkdir()

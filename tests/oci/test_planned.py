@@ -18,7 +18,7 @@ from dms_executor.types import ExecutionRequest, SpecConfig
 
 
 @pytest.mark.parametrize("kind", [DockerEngine, FirecrackerEngine, QemuEngine])
-async def test_a_planned_engine(kind: type[PlannedEngine], tmp_path: Path, no_blocking: None) -> None:
+async def test_a_planned_engine(kind: type[PlannedEngine], tmp_path: Path) -> None:
     context = EngineContext(state_dir=tmp_path, executor_id="e", settings=None, policy=Policy())
     async with kind.open(context) as engine:
         probe = await engine.probe()

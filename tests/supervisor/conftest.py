@@ -102,6 +102,21 @@ def gone(pid: int, seconds: float = 10.0) -> bool:
         os.close(handle)
 
 
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *descendants(int(child))]
+    return found
+
+
 class Words:
     """A fifo that a job writes a line to when it is as far as a test wants it; no polling."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 from dms_executor.errors import StartFailed
 from dms_executor.supervisor import Bind, Loop, Overlay, ShimSpec
 from dms_executor.supervisor.shim import create
+
+from .conftest import gone
 
 Job = Callable[..., ShimSpec]
 
@@ -76,11 +79,9 @@ async def test_files_and_flags_of_binds(
         Bind(fd=opened(single), target="x/single"),
         Bind(fd=opened(tree), target="tree", read_only=False, restricted=False),
     ]
-    script = (
-        f"cat {room}/x/single; echo no > {room}/x/single || echo refused; touch {room}/tree/made; stat -c %a {room}"
-    )
-    await run(folder, job("sh", "-c", script, room=str(room), mounts=mounts))
-    assert read_log(folder).data(1) == b"one file\nrefused\n711\n"
+    script = "cat x/single; echo no > x/single || echo refused; touch tree/made; stat -c %a . x"
+    await run(folder, job("sh", "-c", f"cd {room}; {script}", room=str(room), mounts=mounts))
+    assert read_log(folder).data(1) == b"one file\nrefused\n711\n755\n"
     assert (tree / "made").exists()
 
 
@@ -99,30 +100,46 @@ async def test_a_target_cannot_leave_the_room(
     assert not (tmp_path / "escape").exists()
 
 
-@pytest.mark.skipif(shutil.which("mke2fs") is None, reason="needs mke2fs")
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[int]:
+    if shutil.which("mke2fs") is None:
+        pytest.skip("needs mke2fs")
+    path = tmp_path / "image"
+    path.write_bytes(b"")
+    os.truncate(path, 4 << 20)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", path], check=True)
+    fd = os.open(path, os.O_RDWR)
+    yield fd
+    os.close(fd)
+
+
 async def test_an_image_is_mounted_and_its_loop_device_freed(
-    folder: Path, room: Path, job: Job, tmp_path: Path, read_log: Any
+    folder: Path, room: Path, job: Job, image: int, tmp_path: Path, read_log: Any
 ) -> None:
-    image = tmp_path / "image"
-    subprocess.run(["truncate", "-s", "4M", image], check=True)
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", image], check=True)
-    fd = os.open(image, os.O_RDWR)
-    try:
-        mounts = [Loop(fd=fd, target="disk")]
-        await run(folder, job("sh", "-c", f"ls {room}/disk", room=str(room), mounts=mounts))
-    finally:
-        os.close(fd)
+    spec = job("sh", "-c", f"ls {room}/disk", room=str(room), mounts=[Loop(fd=image, target="disk")])
+    shim = await create(folder, spec)
+    await shim.go()
+    assert await shim.ended()
+    assert await asyncio.to_thread(gone, shim.pid)
     assert read_log(folder).data(1) == b"lost+found\n"
+    assert str(tmp_path / "image") not in await asyncio.to_thread(_backing_files)
+
+
+def _backing_files() -> list[str]:
+    return [path.read_text().strip() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+
+
+@pytest.fixture
+def mounted(room: Path) -> Iterator[Path]:
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", room], check=True)
+    (room / "mark").touch()
+    yield room
+    subprocess.run(["umount", "-l", room], check=True)
 
 
 async def test_a_mount_can_be_taken_away_for_the_job_alone(
-    folder: Path, room: Path, job: Job, tmp_path: Path, read_log: Any
+    folder: Path, mounted: Path, job: Job, read_log: Any
 ) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", room], check=True)
-    try:
-        (room / "mark").touch()
-        await run(folder, job("ls", str(room), umounts=[str(room)]))
-        assert read_log(folder).data(1) == b""
-        assert (room / "mark").exists()
-    finally:
-        subprocess.run(["umount", "-l", room], check=True)
+    await run(folder, job("ls", str(mounted), umounts=[str(mounted)]))
+    assert read_log(folder).data(1) == b""
+    assert (mounted / "mark").exists()

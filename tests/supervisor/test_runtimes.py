@@ -19,9 +19,11 @@ from dms_executor.errors import StartFailed
 from dms_executor.supervisor import Bind, ShimSpec, binary
 from dms_executor.supervisor.shim import create, read_exit
 
-from .conftest import gone
+from .conftest import descendants, gone, name_of
 
 BUSYBOX = shutil.which("busybox")
+# Always the static one: a build with sanitizers needs libraries that the container has not.
+INIT = Path(binary.__file__).parent.parent / "bin" / "dms-init"
 UNIFIED = "/sys/fs/cgroup/unified"
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 or BUSYBOX is None, reason="needs root and a static busybox")
@@ -42,7 +44,7 @@ def container(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callab
         (rootfs / "bin" / applet).symlink_to("busybox")
     (rootfs / ".dms-init").touch()
     subprocess.run([runtime, "spec"], cwd=bundle, check=True)
-    fds = [os.open(rootfs, os.O_PATH), os.open(binary.init_path(), os.O_PATH)]
+    fds = [os.open(rootfs, os.O_PATH), os.open(INIT, os.O_PATH)]
     control = [runtime, "--root", str(tmp_path / "state")]
 
     def make(*command: str, **options: Any) -> ShimSpec:
@@ -73,13 +75,13 @@ def container(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callab
 
 
 async def test_a_container_runs_to_its_own_exit_code(folder: Path, container: Any, read_log: Any) -> None:
-    shim = await create(folder, await asyncio.to_thread(container, "sh", "-c", "echo pid $$; sleep 60 & exit 5"))
+    shim = await create(folder, await asyncio.to_thread(container, "sh", "-c", "echo hi; umask; sleep 60 & exit 5"))
     await shim.go()
     assert await shim.ended()
     ended = await asyncio.to_thread(read_exit, folder)
     assert ended is not None
     assert (ended.code, ended.lost, ended.error) == (5, None, "")
-    assert read_log(folder).data(1) == b"pid 2\n"
+    assert read_log(folder).data(1) == b"hi\n0022\n"
 
 
 async def test_a_missing_command_in_the_container_is_start_failed(folder: Path, container: Any) -> None:
@@ -104,7 +106,8 @@ async def test_a_container_is_stopped_after_its_grace(folder: Path, container: A
 async def test_a_killed_shim_takes_the_container_along(folder: Path, container: Any) -> None:
     shim = await create(folder, await asyncio.to_thread(container, "sleep", "60"))
     await shim.go()
-    init = int(await asyncio.to_thread((folder / "pid").read_text))
+    inits = [pid for pid in await asyncio.to_thread(descendants, shim.pid) if name_of(pid) == ".dms-init"]
+    assert inits
     os.kill(shim.pid, signal.SIGKILL)
     assert await shim.ended() is False
-    assert await asyncio.to_thread(gone, init)
+    assert await asyncio.to_thread(gone, inits[0])

@@ -16,7 +16,7 @@ from dms_executor.supervisor import ShimSpec
 from dms_executor.supervisor.shim import connect, create, read_exit
 
 from . import conftest
-from .conftest import Words
+from .conftest import Words, descendants, name_of
 
 Job = Callable[..., ShimSpec]
 
@@ -169,7 +169,7 @@ async def test_a_killed_shim_takes_init_and_job_along(
     shim = await create(folder, make("sh", "-c", script) if kind == "job" else make(script))
     await shim.go()
     await words.come()
-    children = await asyncio.to_thread(_descendants, shim.pid)
+    children = await asyncio.to_thread(descendants, shim.pid)
     assert children
     os.kill(shim.pid, signal.SIGKILL)
     async with asyncio.timeout(10):
@@ -183,7 +183,7 @@ async def test_an_init_that_is_killed_from_outside_is_told(folder: Path, detache
     shim = await create(folder, detached(f"echo up > {words}; sleep 60"))
     await shim.go()
     await words.come()
-    inits = [pid for pid in await asyncio.to_thread(_descendants, shim.pid) if _name(pid) == "dms-init"]
+    inits = [pid for pid in await asyncio.to_thread(descendants, shim.pid) if name_of(pid) == "dms-init"]
     os.kill(inits[0], signal.SIGKILL)
     async with asyncio.timeout(10):
         assert await shim.ended()
@@ -224,24 +224,9 @@ async def test_the_intermediate_process_is_reaped(folder: Path, job: Job) -> Non
 
 
 async def _no_child_is_left() -> bool:
-    shims = [pid for pid in await asyncio.to_thread(_descendants, os.getpid()) if _name(pid) == "dms-shim"]
+    shims = [pid for pid in await asyncio.to_thread(descendants, os.getpid()) if name_of(pid) == "dms-shim"]
     for pid in shims:
         await gone(pid)
     await asyncio.sleep(0)  # the loop, told at the same time, takes its turn
     await asyncio.sleep(0)
-    return not set(shims) & set(await asyncio.to_thread(_descendants, os.getpid()))
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _descendants(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *_descendants(int(child))]
-    return found
+    return not set(shims) & set(await asyncio.to_thread(descendants, os.getpid()))

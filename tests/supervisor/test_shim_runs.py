@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from dms_executor.engine import Exit
@@ -217,3 +219,36 @@ async def test_durable_records_are_the_same(folder: Path, job: Job, read_log: An
     ended = await run(folder, job("sh", "-c", "echo hi; exit 2", sync=True))
     assert ended.code == 2
     assert read_log(folder).data(1) == b"hi\n"
+
+
+RETURN, LOAD, EQUAL = 0x06, 0x20, 0x15  # linux/bpf_common.h
+ALLOW, EPERM_ERROR = 0x7FFF0000, 0x00050001  # linux/seccomp.h
+MKDIR = {"x86_64": 83, "aarch64": 34}  # mkdir, mkdirat
+
+
+def _filter(*instructions: tuple[int, int, int, int]) -> int:
+    fd = os.memfd_create("filter")
+    os.write(fd, b"".join(struct.pack("HBBI", *instruction) for instruction in instructions))
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+async def test_the_init_installs_a_compiled_seccomp_filter(
+    folder: Path, init: str, job: Job, tmp_path: Path, read_log: Any
+) -> None:
+    number = MKDIR[os.uname().machine]
+    fd = _filter((LOAD, 0, 0, 0), (EQUAL, 0, 1, number), (RETURN, 0, 0, EPERM_ERROR), (RETURN, 0, 0, ALLOW))
+    script = f"mkdir {tmp_path}/made 2>&1 | grep -o 'not permitted'; ls /proc/self/fd | wc -l"
+    spec = job("sh", "-c", script, passed=[fd])
+    await run(folder, msgspec.structs.replace(spec, argv=[init, "-s", "4", "--", *spec.argv[2:]]))
+    os.close(fd)
+    assert read_log(folder).data(1) == b"not permitted\n4\n"
+
+
+async def test_a_bad_seccomp_filter_is_start_failed(folder: Path, init: str, job: Job) -> None:
+    fd = _filter((RETURN, 0, 0, ALLOW), (0xFFFF, 9, 9, 9))
+    shim = await create(folder, msgspec.structs.replace(job("true"), argv=[init, "-s", "4", "--", "true"], passed=[fd]))
+    os.close(fd)
+    with pytest.raises(StartFailed, match="cannot install the seccomp filter"):
+        await shim.go()
+    assert await shim.ended()

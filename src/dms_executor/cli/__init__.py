@@ -50,10 +50,6 @@ def _code(given: list[str]) -> int:
         return FAILED
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has what it wanted.
-        silence()
-        return 0
     except OSError as error:
         report(ExecutorError(_system(error)), as_json=as_json)
         return FAILED

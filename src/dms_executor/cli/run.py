@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .codes import CANNOT_RUN, of_error
+from .codes import CANNOT_RUN, INTERRUPTED, of_error
 from .session import Command, Session, session_of
-from .terminal import ProgressLine, emit, emit_json, report
+from .terminal import ProgressLine, emit, emit_json, report, silence
 
 if TYPE_CHECKING:
     from ..types import ExecutionRequest
@@ -46,6 +47,7 @@ _JOB_OPTIONS = [
     click.option("-t", "--tty", is_flag=True, help="A terminal for the job (not in this release)."),
     click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="IMAGE [CMD...]"),
 ]
+_PIPE_CLOSED = 128 + signal.SIGPIPE
 _POSIX: dict[str, Any] = {"allow_interspersed_args": False}
 
 
@@ -109,6 +111,11 @@ def _guarded(session: Session, work: Callable[[], int]) -> int:
     except ExecutorError as error:
         report(error, as_json=session.json)
         return of_error(error)
+    except BrokenPipeError:
+        silence()
+        return _PIPE_CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except OSError as error:
         report(ExecutorError(str(error)), as_json=session.json)
         return CANNOT_RUN

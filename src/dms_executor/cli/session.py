@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .codes import FAILED, INTERRUPTED
+from .terminal import report, silence
+
 if TYPE_CHECKING:
     from ..executor import Executor
 
@@ -41,7 +44,14 @@ class Session:
             async with self.open(follow=follow) as executor:
                 return await work(executor) or 0
 
-        return asyncio.run(whole())
+        try:
+            return asyncio.run(whole())
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except BrokenPipeError:
+            # Whoever read our output has what it wanted.
+            silence()
+            return 0
 
     def begin_logging(self) -> None:
         """Warnings, with -v transitions, with -vv each call to the outside, to stderr."""
@@ -111,8 +121,6 @@ class Command(click.Command):
 async def each(ids: tuple[str, ...], session: Session, work: Callable[[str], Awaitable[None]]) -> int:
     """Does `work` for each id; one that fails is reported and does not keep the others from it."""
     from ..errors import ExecutorError
-    from .codes import FAILED
-    from .terminal import report
 
     code = 0
     for execution_id in ids:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import ExecutionNotFound
+from ..errors import ExecutionAlreadyFinished, ExecutionNotFound
 from ..executor import Executor
 from ..policy import Policy
 from ..types import ExecutionInfo, ExecutionRequest, ExecutionResult, LogStreamRequest, Settings, SpecConfig
@@ -140,12 +141,8 @@ class Bench:
             raise AssertionError(f"left behind after every execution was removed: {', '.join(left)}")
 
     async def _remove(self, execution_id: str) -> None:
-        from ..errors import ExecutionAlreadyFinished
-
-        try:
+        with contextlib.suppress(ExecutionAlreadyFinished):
             await self.executor.cancel(execution_id, grace=0)
-        except ExecutionAlreadyFinished:
-            pass
         await self.executor.remove(execution_id)
 
     def _tokens(self) -> list[str]:

@@ -76,9 +76,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(f"conformance: engine {title} is not usable here: {table.problem}")
 
 
-def _applies(
-    item: pytest.Item, marker: pytest.Mark, tables: dict[str, _Table], standings: dict[str, Standing]
-) -> bool:
+def _applies(item: pytest.Item, marker: pytest.Mark, tables: dict[str, _Table], standings: dict[str, Standing]) -> bool:
     from .standing import standing_of
 
     callspec = getattr(item, "callspec", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,8 +84,9 @@ class ShellSubject(Subject):
         for process in Path("/proc").glob("[0-9]*"):
             text = b"".join(_content(process / name) for name in ("cmdline", "cgroup", "mountinfo"))
             found += [f"process {process.name} of {token}" for token in tokens if token.encode() in text]
-        for token in tokens:
-            found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/*{token}*")]
+        # os.walk passes over a cgroup that goes meanwhile.
+        for folder, names, _ in os.walk("/sys/fs/cgroup"):
+            found += [f"cgroup {folder}/{name}" for name in names if any(token in name for token in tokens)]
         return found
 
 

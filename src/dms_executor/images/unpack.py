@@ -18,6 +18,7 @@ from ..engine import Report
 from ..errors import EngineUnavailable, ImageNotFound, ImagePullFailed, StartFailed
 from ..policy import Granted
 from ..supervisor import tether
+from ..threads import finished
 from ..types import Progress
 from .config import Descriptor
 from .flight import Flights
@@ -51,7 +52,7 @@ class Unpacker:
         found = await asyncio.to_thread(self.store.find, known, token) if known else None
         if found is not None:
             return found
-        work = await asyncio.to_thread(self.store.workspace)
+        work = await finished(self.store.discard, self.store.workspace)
         try:
             await self._copy_archive(work, reference, granted.fd, image, deadline)
             fd = os.open(work.path / "copied", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -60,7 +61,7 @@ class Unpacker:
             finally:
                 os.close(fd)
         finally:
-            await asyncio.to_thread(self.store.discard, work)
+            await finished(None, self.store.discard, work)
         await asyncio.to_thread(self.store.remember, key, unpacked.digest)
         return unpacked
 
@@ -80,7 +81,11 @@ class Unpacker:
         umoci = await asyncio.to_thread(_program, "umoci", self._umoci)
         # The first asker may leave before the others, and its descriptor with it.
         own = os.dup(layout)
-        work = await asyncio.to_thread(self.store.workspace)
+        try:
+            work = await finished(self.store.discard, self.store.workspace)
+        except BaseException:
+            os.close(own)
+            raise
         try:
             await asyncio.to_thread(_single_layout, work.path, own, found.manifest)
             argv = [umoci, "unpack", *_rootless(), "--image", f"{work.path}/layout:{_TAG}", f"{work.path}/bundle"]
@@ -90,7 +95,7 @@ class Unpacker:
             await asyncio.to_thread(self.store.commit, work, "bundle", unpacked)
         finally:
             os.close(own)
-            await asyncio.shield(asyncio.to_thread(self.store.discard, work))
+            await finished(None, self.store.discard, work)
 
     async def _copy_archive(
         self, work: Workspace, reference: Reference, file: int, image: str, deadline: float

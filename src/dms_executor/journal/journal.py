@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
@@ -19,25 +20,27 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from .. import faults
 from ..engine import Execution, Exit, Handle, Prepared
 from ..errors import (
     ExecutionAlreadyFinished,
     ExecutionAlreadyStarted,
     ExecutorClosed,
+    ExecutorError,
     ResourcesUnavailable,
-    StateDamaged,
 )
 from ..types import TERMINAL, Capacity, Event, ExecutionRequest, ExecutionResult, ExecutionStatus, decode, encode
 from . import files, rebuild
 from .clock import instant, nanoseconds
 from .folder import EXECUTIONS
 from .row import COLUMNS, STRUCTS, Intent, Row
-from .schema import connect, foreign
+from .schema import foreign
 
 __all__ = ["NOTIFY", "Journal"]
 
 NOTIFY = "notify"
 T = TypeVar("T")
+Decide = Callable[[Intent | None], ExecutionResult]
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM executions "
 _OPEN = "phase NOT IN ('finished', 'done', 'removing')"
 
@@ -72,8 +75,11 @@ class Journal:
     # -- steps of one execution, in their order ------------------------------------------------------------------
 
     async def claim(self, x: Execution, engine: str, capacity: Capacity | None) -> None:
-        """accepted. Raises `ExecutionAlreadyStarted`, `ExecutionAlreadyFinished`, `ResourcesUnavailable`."""
-        await self._change(self._claim, x, engine, capacity)
+        """accepted: the row, then the folder with its first files.
+
+        Raises `ExecutionAlreadyStarted`, `ExecutionAlreadyFinished`, `ResourcesUnavailable`, `StateUnwritable`.
+        """
+        await self._hop(self._accept, x, engine, capacity)
         self.committed(x.token, ExecutionStatus.PENDING)
 
     async def created(self, token: str, prepared: Prepared, handle: Handle) -> Intent | None:
@@ -106,12 +112,15 @@ class Journal:
         """running -> ended, by one process only: gives the row to that one, None to the others."""
         return await self._change(self._ended, token, end)
 
-    async def finished(self, token: str, result: ExecutionResult) -> bool:
-        """any open phase -> finished, announced; False where somebody else was first."""
-        changed = await self._change(self._finished, token, result)
-        if changed:
+    async def finished(self, token: str, decide: Decide) -> ExecutionResult | None:
+        """any open phase -> finished, announced; None where somebody else was first.
+
+        `decide` gives the result from the intent that stands; it is called in the transaction, on the journal's thread.
+        """
+        result = await self._change(self._finished, token, decide)
+        if result is not None:
             self.committed(token, result.status)
-        return changed
+        return result
 
     async def done(self, token: str) -> None:
         """finished -> done: the engine has nothing of it any more."""
@@ -228,11 +237,11 @@ class Journal:
         return await self._hop(self._transact, work, *arguments)
 
     def _open(self) -> list[Row]:
-        self._notify = os.open(self.state_dir / NOTIFY, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            self._database = connect(self.state_dir, durable=self._durable)
-        except StateDamaged:
-            self._database = rebuild.rebuild(self.state_dir, durable=self._durable)
+            self._notify = os.open(self.state_dir / NOTIFY, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise files.os_error(error, self.state_dir / NOTIFY) from error
+        self._database = rebuild.open_database(self.state_dir, durable=self._durable)
         return self._rows("WHERE phase != 'done' ORDER BY seq")
 
     def _close(self) -> None:
@@ -279,6 +288,29 @@ class Journal:
         rows = await self._hop(self._rows, where, *values)
         return rows[0] if rows else None
 
+    def _accept(self, x: Execution, engine: str, capacity: Capacity | None) -> None:
+        self._transact(self._claim, x, engine, capacity)
+        faults.point("claimed")
+        try:
+            self._write_request(x, engine)
+        except ExecutorError:
+            # A state folder that cannot be written leaves no record, and the id free.
+            shutil.rmtree(x.folder, ignore_errors=True)
+            self._transact(_unclaim, x.token)
+            raise
+
+    def _write_request(self, x: Execution, engine: str) -> None:
+        files.make_folder(x.folder)
+        request = x.request
+        record = rebuild.RequestRecord(
+            id=x.id, token=x.token, engine=engine, created_at=time.time_ns(), request=_public(request)
+        )
+        files.put(x.folder, files.REQUEST, encode(record), durable=self._durable)
+        if request.stdin:
+            files.put(x.folder, files.STDIN, request.stdin, durable=self._durable)
+        if request.secret_environment:
+            files.put(x.folder, files.SECRETS, encode(request.secret_environment), durable=False)
+
     def _claim(self, database: sqlite3.Connection, x: Execution, engine: str, capacity: Capacity | None) -> None:
         taken = database.execute("SELECT status FROM executions WHERE id=?", (x.id,)).fetchone()
         if taken is not None:
@@ -294,14 +326,6 @@ class Journal:
             + (named.cpu, _int(named.memory), _int(named.disk), named.pids),
         )
         _announce(database, x.token, ExecutionStatus.PENDING, now)
-
-    def write_request(self, x: Execution, engine: str, created_at: int | None = None) -> None:
-        """Makes the folder and its first files, after the claim; blocks."""
-        files.make_folder(x.folder)
-        record = rebuild.RequestRecord(
-            id=x.id, token=x.token, engine=engine, created_at=created_at or time.time_ns(), request=_public(x.request)
-        )
-        files.put(x.folder, files.REQUEST, encode(record), durable=self._durable)
 
     def _created(self, database: sqlite3.Connection, token: str, prepared: Prepared, handle: Handle) -> Intent | None:
         record = rebuild.HandleRecord(prepared=prepared, handle=handle)
@@ -352,10 +376,11 @@ class Journal:
         ).fetchone()
         return _row(changed) if changed is not None else None
 
-    def _finished(self, database: sqlite3.Connection, token: str, result: ExecutionResult) -> bool:
-        found = database.execute(f"SELECT 1 FROM executions WHERE token=? AND {_OPEN}", (token,)).fetchone()
+    def _finished(self, database: sqlite3.Connection, token: str, decide: Decide) -> ExecutionResult | None:
+        found = database.execute(f"SELECT intent FROM executions WHERE token=? AND {_OPEN}", (token,)).fetchone()
         if found is None:
-            return False
+            return None
+        result = decide(_intent(found))
         record = encode(msgspec.structs.replace(result, stdout=b"", stderr=b""))
         files.make_folder(self.folder(token))  # its maker may have died right after the claim
         files.put(self.folder(token), files.RESULT, record, durable=self._durable)
@@ -366,11 +391,12 @@ class Journal:
             + (nanoseconds(result.started_at), nanoseconds(result.finished_at), self._owner, token),
         )
         _announce(database, token, result.status, time.time_ns(), result.reason, result.error_msg)
-        return True
+        return result
 
     def _removing(self, database: sqlite3.Connection, token: str, result: ExecutionResult | None) -> bool:
         changed = database.execute(
-            "UPDATE executions SET phase='removing', owner=? WHERE token=? AND phase IN ('finished', 'done') RETURNING id",
+            "UPDATE executions SET phase='removing', owner=? WHERE token=? AND phase IN ('finished', 'done')"
+            " RETURNING id",
             (self._owner, token),
         ).fetchone()
         if changed is not None and result is not None:
@@ -442,6 +468,11 @@ def _execute(database: sqlite3.Connection, text: str, *values: Any) -> None:
 
 def _intent(found: tuple[Any, ...] | None) -> Intent | None:
     return decode(found[0], Intent) if found is not None and found[0] is not None else None
+
+
+def _unclaim(database: sqlite3.Connection, token: str) -> None:
+    database.execute("DELETE FROM executions WHERE token=?", (token,))
+    database.execute("DELETE FROM events WHERE token=?", (token,))
 
 
 def _int(value: int | None) -> int | None:

@@ -19,7 +19,7 @@ from .clock import nanoseconds
 from .folder import EXECUTIONS
 from .schema import connect, set_aside
 
-__all__ = ["HandleRecord", "RequestRecord", "rebuild"]
+__all__ = ["HandleRecord", "RequestRecord", "open_database"]
 
 S = TypeVar("S")
 _log = logging.getLogger(__name__)
@@ -42,23 +42,40 @@ class HandleRecord(msgspec.Struct, frozen=True, kw_only=True):
     handle: Handle
 
 
-def rebuild(state_dir: Path, *, durable: bool) -> sqlite3.Connection:
+def open_database(state_dir: Path, *, durable: bool) -> sqlite3.Connection:
+    """The folder's database; one that is damaged, or missing where executions are, is built anew from their folders."""
+    try:
+        database = connect(state_dir, durable=durable)
+    except StateDamaged as error:
+        _log.warning("%s", error.message)
+    else:
+        if not _lacks_rows(database, state_dir):
+            return database
+        database.close()
+    return _rebuild(state_dir, durable=durable)
+
+
+def _lacks_rows(database: sqlite3.Connection, state_dir: Path) -> bool:
+    """Whether executions have folders, and no row was ever written: a claim's row comes before its folder."""
+    ever = database.execute("SELECT 1 FROM sqlite_sequence WHERE name='executions'").fetchone()
+    return ever is None and any(os.scandir(state_dir / EXECUTIONS))
+
+
+def _rebuild(state_dir: Path, *, durable: bool) -> sqlite3.Connection:
     """Sets a damaged database aside and gives a connection to its successor; one process does it, others wait."""
     lock = os.open(state_dir / "rebuild.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            return connect(state_dir, durable=durable)  # another process was first
-        except StateDamaged as error:
-            aside = set_aside(state_dir)
-            _log.warning(
-                "%s; it was set aside as %s and is rebuilt from the execution folders", error.message, aside.name
-            )
-        database = connect(state_dir, durable=durable)
-        database.execute("BEGIN IMMEDIATE")
-        for folder in _by_age(state_dir / EXECUTIONS):
-            _adopt(database, *folder)
-        database.execute("COMMIT")
+            database = connect(state_dir, durable=durable)
+        except StateDamaged:
+            _log.warning("the damaged database is kept as %s", set_aside(state_dir).name)
+            database = connect(state_dir, durable=durable)
+        if _lacks_rows(database, state_dir):  # else another process was first
+            database.execute("BEGIN IMMEDIATE")
+            for record, folder in _by_age(state_dir / EXECUTIONS):
+                _adopt(database, record, folder)
+            database.execute("COMMIT")
         return database
     finally:
         os.close(lock)

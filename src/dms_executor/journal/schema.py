@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from pathlib import Path
 
 from ..errors import StateDamaged, StateError, StateTooNew, StateUnwritable
+from .files import os_error
 
 __all__ = ["DATABASE", "VERSION", "connect", "foreign", "set_aside"]
 
@@ -49,6 +51,11 @@ def connect(folder: Path, *, durable: bool) -> sqlite3.Connection:
     `durable`: a commit reaches the disk before it returns (`PRAGMA synchronous=FULL`, https://sqlite.org/pragma.html).
     """
     path = folder / DATABASE
+    try:
+        # SQLite would make it by the umask; the files beside it take its mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise os_error(error, path) from error
     try:
         connection = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
         try:

@@ -7,6 +7,6 @@ from .core import Core
 from .follow import adopt, wait
 from .live import Live
 from .start import start
-from .stop import cancel, pause, resume, send_signal
+from .stop import cancel, pause, resume, send_signal, stats
 
-__all__ = ["Core", "Live", "adopt", "cancel", "pause", "resume", "send_signal", "start", "wait"]
+__all__ = ["Core", "Live", "adopt", "cancel", "pause", "resume", "send_signal", "start", "stats", "wait"]

@@ -78,7 +78,7 @@ class Core:
         if request.engine_spec.type is not None:
             return await self.engine(request.engine_spec.type)
         problems = []
-        for kind in sorted((k for k in map(_importable, engine_names()) if k), key=lambda k: (k.rank, k.name)):
+        for kind in await self.in_thread(_by_rank):
             engine = await self.engine(kind.name)
             probe = await engine.probe()
             if probe.usable and kind.rank < 1000:
@@ -153,7 +153,7 @@ class Core:
                 future.cancel()
 
     async def _open_engine(self, name: str) -> Engine:
-        kind = engine_class(name)
+        kind = await self.in_thread(engine_class, name)  # may read the metadata of all that is installed
         try:
             chosen = msgspec.convert(self.settings.engines.get(name, {}), kind.settings, strict=True)
         except msgspec.ValidationError as error:
@@ -171,6 +171,11 @@ class Core:
             durable=self.durable,
         )
         return await self._stack.enter_async_context(kind.open(context))
+
+
+def _by_rank() -> list[type[Engine]]:
+    found = [kind for kind in map(_importable, engine_names()) if kind is not None]
+    return sorted(found, key=lambda kind: (kind.rank, kind.name))
 
 
 def _importable(name: str) -> type[Engine] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 
@@ -25,26 +26,23 @@ _log = logging.getLogger(__name__)
 async def finish(core: Core, live: Live, end: Exit) -> None:
     """From the engine's word of the end to the recorded result, and the engine's leftovers gone."""
     x, engine = live.x, live.engine
-    intent = live.intent
-    collects = bool(x.request.outputs) or x.request.results_dir is not None
-    if collects or intent is None:
-        # Another process may have committed why it stops; that decides the status.
-        row = await core.journal.by_token(x.token)
-        intent = row.intent if row is not None else intent
     outputs: list[Output] = []
     problem = ""
-    if collects:
+    if x.request.outputs or x.request.results_dir is not None:
         if await core.journal.ended(x.token, end) is None and not await _mine(core, x.token):
             return
         faults.point("ended_committed")
         outputs, problem = await _collect(live, end)
         faults.point("collected")
-    result = build_result(live, end, intent, outputs, problem)
-    recorded = await core.journal.finished(x.token, result)
-    faults.point("finished_committed")
-    if recorded:
-        _log.info("%s (%s)", result.status, result.reason, extra={"execution_id": x.id, "engine": engine.name})
-        live.conclude(await with_output(core, result, x.token))
+    tails = asyncio.ensure_future(_tails(core, x.token))  # read while the commit goes on
+    try:
+        result = await core.journal.finished(x.token, lambda intent: build_result(live, end, intent, outputs, problem))
+        faults.point("finished_committed")
+        if result is not None:
+            _log.info("%s (%s)", result.status, result.reason, extra={"execution_id": x.id, "engine": engine.name})
+            live.conclude(_joined(result, await tails))
+    finally:
+        tails.cancel()
     await engine.destroy(x, live.handle)
     faults.point("destroyed")
     await core.journal.done(x.token)
@@ -56,14 +54,17 @@ async def not_started(core: Core, live: Live, error: ExecutorError) -> None:
     error.execution_id = x.id
     await live.engine.destroy(x, live.handle)
     end = Exit(finished_at=datetime.now(UTC), error=error.message)
-    intent = live.intent if isinstance(error, ExecutionCancelled) else None
-    result = build_result(live, end, intent, [], "")
-    if await core.journal.finished(x.token, result):
+    cancelled = live.intent if isinstance(error, ExecutionCancelled) else None
+    result = await core.journal.finished(
+        x.token, lambda intent: build_result(live, end, (intent or cancelled) if cancelled else None, [], "")
+    )
+    if result is not None:
         _log.info("%s: %s", result.status, error, extra={"execution_id": x.id, "engine": live.engine.name})
+        result = await with_output(core, result, x.token)
     await core.journal.done(x.token)
     core.live.pop(x.token, None)
     live.done.set()
-    live.conclude(await with_output(core, result, x.token), error)
+    live.conclude(result, error)
 
 
 def build_result(live: Live, end: Exit, intent: Intent | None, outputs: list[Output], problem: str) -> ExecutionResult:
@@ -153,13 +154,20 @@ async def _mine(core: Core, token: str) -> bool:
 
 async def with_output(core: Core, result: ExecutionResult, token: str) -> ExecutionResult:
     """The result with the last bytes of both streams, read from the log."""
+    return _joined(result, await _tails(core, token))
+
+
+_Tails = tuple[tuple[bytes, bool], tuple[bytes, bool]]
+
+
+async def _tails(core: Core, token: str) -> _Tails:
     limit = int(core.settings.result_output)
     folder = core.journal.folder(token)
+    return await core.in_thread(lambda: (read_tail(folder, "stdout", limit), read_tail(folder, "stderr", limit)))
 
-    def tails() -> tuple[tuple[bytes, bool], tuple[bytes, bool]]:
-        return read_tail(folder, "stdout", limit), read_tail(folder, "stderr", limit)
 
-    (stdout, cut), (stderr, cut_too) = await core.in_thread(tails)
+def _joined(result: ExecutionResult, tails: _Tails) -> ExecutionResult:
+    (stdout, cut), (stderr, cut_too) = tails
     return msgspec.structs.replace(result, stdout=stdout, stderr=stderr, stdout_truncated=cut, stderr_truncated=cut_too)
 
 

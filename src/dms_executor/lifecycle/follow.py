@@ -46,6 +46,13 @@ async def see_through(core: Core, live: Live) -> None:
         _log.warning("%s", error, extra={"execution_id": x.id, "engine": engine.name})
         if not live.finished.is_set():
             live.conclude(None, error)
+    except Exception as error:
+        # An engine's own defect must not leave every waiter waiting.
+        _log.exception("watching failed", extra={"execution_id": x.id, "engine": engine.name})
+        if not live.finished.is_set():
+            failure = f"engine {engine.name} failed: {error!r}"
+            live.conclude(None, ExecutorError(failure, mend="This is a defect: please report it", execution_id=x.id))
+        raise
     finally:
         core.live.pop(x.token, None)
         live.done.set()
@@ -71,7 +78,8 @@ async def adopt(core: Core, row: Row) -> Live:
 async def wait(core: Core, execution_id: str) -> ExecutionResult:
     """The result of an execution, once there is one."""
     row = await core.row(execution_id)
-    live = await _followed(core, row)
+    # One that has ended may still be cleaned up here: the record decides, also whether its result has expired.
+    live = None if row.terminal else await _followed(core, row)
     if live is not None:
         return await outcome(core, live)
     token = row.token

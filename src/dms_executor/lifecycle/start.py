@@ -15,7 +15,7 @@ from .. import faults
 from ..engine import Report
 from ..errors import ExecutionCancelled, ExecutorClosed, ExecutorError, StartFailed
 from ..journal import files
-from ..types import ExecutionRequest, ExecutionStatus, Progress, encode, validated
+from ..types import ExecutionRequest, ExecutionStatus, Progress, validated
 from .core import Core
 from .finish import not_started
 from .follow import see_through
@@ -55,7 +55,7 @@ async def _bring_up(core: Core, live: Live, report: Report) -> None:
     except BaseException:
         core.live.pop(x.token, None)
         raise
-    faults.point("claimed")
+    faults.point("request_written")
     watching = core.tasks.spawn(_obey(core, live), f"obey {x.id}")
     try:
         await _create(core, live, report)
@@ -81,8 +81,6 @@ async def _create(core: Core, live: Live, report: Report) -> None:
     limit = x.request.prepare_timeout or core.settings.prepare_timeout
     try:
         async with live.preparing(limit):
-            await core.in_thread(_write_folder, core, live)
-            faults.point("request_written")
             async with core.creations:
                 live.prepared = await engine.prepare(x, report)
     except TimeoutError as error:
@@ -139,15 +137,6 @@ def _addressed(request: ExecutionRequest, engine: str) -> ExecutionRequest:
     if request.engine_spec.type == engine:
         return request
     return msgspec.structs.replace(request, engine_spec=msgspec.structs.replace(request.engine_spec, type=engine))
-
-
-def _write_folder(core: Core, live: Live) -> None:
-    x = live.x
-    core.journal.write_request(x, live.engine.name)
-    if x.request.stdin:
-        files.put(x.folder, files.STDIN, x.request.stdin, durable=core.durable)
-    if x.request.secret_environment:
-        files.put(x.folder, files.SECRETS, encode(x.request.secret_environment), durable=False)
 
 
 def _unless_stopped(live: Live) -> None:

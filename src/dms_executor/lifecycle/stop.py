@@ -7,7 +7,7 @@ import logging
 import time
 
 from .. import faults
-from ..engine import Pauses
+from ..engine import Measures, Pauses
 from ..errors import (
     ExecutionAlreadyFinished,
     ExecutionCancelled,
@@ -17,12 +17,12 @@ from ..errors import (
     NotSupported,
 )
 from ..journal import Intent, Row
-from ..types import ExecutionStatus
+from ..types import ExecutionStatus, Stats
 from .core import Core
 from .follow import adopt, settled
 from .live import Live
 
-__all__ = ["cancel", "give_up", "pause", "resume", "send_signal", "stop_running"]
+__all__ = ["cancel", "give_up", "pause", "resume", "send_signal", "stats", "stop_running"]
 
 _log = logging.getLogger(__name__)
 
@@ -64,10 +64,11 @@ async def _cancel(core: Core, row: Row, signum: int | None, grace: float | None)
 
 
 async def stop_running(core: Core, live: Live, intent: Intent | None) -> None:
-    """Carries out what was committed before the job ran."""
+    """Carries out what was asked for before the job ran; committed, since the record decides the status."""
     if intent is not None:
-        live.intent = intent
-        await _stop(core, live, intent.signal, intent.grace)
+        live.intent = await core.journal.intend(live.x.token, intent) or intent
+        await _stop(core, live, live.intent.signal, live.intent.grace)
+        await core.journal.stop_in_hand(live.x.token)
 
 
 async def give_up(core: Core, live: Live) -> None:
@@ -117,6 +118,16 @@ async def resume(core: Core, execution_id: str) -> None:
     if live.handle is not None:
         await power.resume(live.x, live.handle)
     await core.journal.paused(live.x.token, ExecutionStatus.RUNNING)
+
+
+async def stats(core: Core, execution_id: str) -> Stats:
+    """What the job uses now."""
+    live = await _running(core, execution_id)
+    if isinstance(live.engine, Measures) and live.handle is not None:
+        return await live.engine.stats(live.x, live.handle)
+    raise NotSupported(
+        f"engine {live.engine.name} has no stats", engine=live.engine.name, what="stats", execution_id=execution_id
+    )
 
 
 async def _running(core: Core, execution_id: str) -> Live:

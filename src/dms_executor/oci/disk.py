@@ -6,7 +6,6 @@ https://man7.org/linux/man-pages/man8/mke2fs.8.html
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ..errors import ResourcesUnavailable
 from ..images import ImageStore
 from ..policy import reopen
 from ..supervisor import tether
+from ..threads import finished
 from .host import Host
 from .launch import make_layer
 from .plan import Plan
@@ -26,7 +26,7 @@ _DEADLINE = 60.0
 
 async def make_disk(folder: Path, size: int, host: Host, plan: Plan, store: ImageStore) -> None:
     """Makes `disk.img`, sparse, with the layer's empty folders in it. Raises `ResourcesUnavailable`."""
-    await asyncio.to_thread(_lay_out, folder, size, plan, store)
+    await finished(None, _lay_out, folder, size, plan, store)
     # No journal: after a crash the layer is thrown away. -m 0: no blocks kept for root.
     options = ["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "root_owner=0:0"]
     argv = [host.mke2fs or "mke2fs", *options, "-d", f"{folder}/layer", f"{folder}/disk.img"]

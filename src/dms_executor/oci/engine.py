@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -23,14 +22,14 @@ from ..images import ImageConfig, ImageStore, parse_reference
 from ..policy import Grant, reopen
 from ..supervisor import shim as shims
 from ..supervisor.record import read_exit
-from ..trees import remove_tree
+from ..threads import finished
 from ..types import ExecutionRequest, Output, Probe, Stats, signal_number
 from ..volumes import Volumes, collect, grant_volumes
 from . import check, disk, undo
 from .freezer import freeze, process_gone
 from .gauge import Gauge
 from .host import Host, capacity, look, prepare_host
-from .launch import assemble
+from .launch import Launch, assemble
 from .plan import Plan, ShimAddress
 from .runtime import complaint, version_of
 from .spec import OciParams, OciSettings, checked_params, checked_settings
@@ -39,6 +38,7 @@ from .survey import survey
 __all__ = ["OciEngine"]
 
 _UNPACK_DEADLINE = 1800.0
+_RECONNECTS = 3
 _GONE = 5.0  # seconds for a shim to end once it was told to
 _MEND_START = "Check params: cmd, entrypoint, working_directory and user, and that the image has them"
 _LOG = logging.getLogger("dms_executor.oci")
@@ -108,7 +108,7 @@ class OciEngine(Engine):
         params, reference = check.check_request(request, policy)
         host = await self._ready()
         limits, unenforced = check.limits_of(request, host, policy)
-        grant, volumes = await asyncio.to_thread(self._grants, x)
+        grant, volumes = await finished(None, self._grants, x)
         image, digest = ImageConfig(), None
         if reference.transport != "rootfs":
             from ..images.unpack import Unpacker  # not at start-up: only images need it
@@ -153,7 +153,7 @@ class OciEngine(Engine):
             said = await asyncio.to_thread(complaint, x.folder)
             raise StartFailed(_start_failure(error.message, said), mend=_MEND_START, execution_id=x.id) from error
         if x.request.secret_environment:
-            await asyncio.to_thread(_forget_secrets, x.folder)
+            await asyncio.to_thread(_forget_secrets, x.folder, x.token)
         return started
 
     async def survey(self) -> Mapping[str, Observed]:
@@ -167,9 +167,12 @@ class OciEngine(Engine):
 
     async def watch(self, x: Execution, h: Handle) -> Exit:
         """The exit record; without one, once nobody is left to write it, an `Exit` that says `lost`."""
-        shim = await self._connection(x)
-        if shim is not None:
-            await shim.ended()
+        for _ in range(_RECONNECTS):
+            shim = await self._connection(x)
+            if shim is None or await shim.ended():
+                break
+            # The connection ended, and perhaps not the shim.
+            self._forget(x, shim)
         record = await asyncio.to_thread(read_exit, x.folder)
         if record is None:
             await self._gone(h)
@@ -193,7 +196,7 @@ class OciEngine(Engine):
             await shim.stop(signum, grace, "stop")
 
     async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
-        """Verifies that the outputs are the folders that were granted, and fills `results_dir`. Raises `PolicyDenied`."""
+        """Verifies that the outputs are what was granted, and fills `results_dir`. Raises `PolicyDenied`."""
         volumes = msgspec.convert(h.state.get("volumes", {}), Volumes)
         return await asyncio.to_thread(collect, volumes, x.folder, exit.code)
 
@@ -234,7 +237,8 @@ class OciEngine(Engine):
         return grant, grant_volumes(request, policy, self._refused)
 
     async def _born(self, x: Execution, p: Prepared, plan: Plan, host: Host) -> shims.Shim:
-        launch = await asyncio.to_thread(
+        launch = await finished(
+            Launch.close,
             assemble,
             x,
             plan,
@@ -251,6 +255,11 @@ class OciEngine(Engine):
             launch.close()
         self._shims[x.token] = shim
         return shim
+
+    def _forget(self, x: Execution, shim: shims.Shim) -> None:
+        if self._shims.get(x.token) is shim:
+            del self._shims[x.token]
+        shim.close()
 
     async def _connection(self, x: Execution) -> shims.Shim | None:
         shim = self._shims.get(x.token)
@@ -329,11 +338,7 @@ def _start_failure(message: str, said: str) -> str:
     return f"{message}: {said}" if said and said not in message else message
 
 
-def _forget_secrets(folder: Path) -> None:
-    """The runtime has read its configuration, and keeps a copy that nobody needs."""
-    (folder / "bundle" / "config.json").unlink(missing_ok=True)
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        remove_tree(fd, "runtime")
-    finally:
-        os.close(fd)
+def _forget_secrets(folder: Path, token: str) -> None:
+    """The runtime has read its configuration; crun keeps a copy. Only these: it may still be at work in its folder."""
+    for path in (folder / "bundle" / "config.json", folder / "runtime" / token / "config.json"):
+        path.unlink(missing_ok=True)

@@ -159,7 +159,10 @@ class MemoryEngine(Engine):
 
     async def output(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
         """The job's output after a cursor."""
-        job = self._job(x, h)
+        try:
+            job = self._job(x, h)
+        except ExecutionNotRunning:
+            return  # what it had not handed over went with it
         position = int(after or b"0")
         while (chunk := await job.output(position)) is not None:
             position += 1

@@ -62,8 +62,11 @@ class Job:
         if self.exit is not None or number in _IGNORED:
             return
         self._killed = True
-        if number in self._traps and number != 9:
-            self._end(code=self._traps[number])
+        code = self._traps.get(number) if number != 9 else None
+        if code is not None and code >= 0:
+            self._end(code=code)
+        elif code is not None:
+            return  # the script ignores it
         else:
             self._end(code=128 + number, signal=number)
 
@@ -79,8 +82,7 @@ class Job:
             if self._grace is not None:
                 self._grace.cancel()
             self._kill_at, self._grace = at, loop.call_at(at, self.signal, 9)
-        if not any(step.verb == "trap" and step.text.endswith(" -1") for step in self._steps):
-            self.signal(signum)
+        self.signal(signum)
 
     def lose(self, why: str) -> None:
         """The engine loses the job."""

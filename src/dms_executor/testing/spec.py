@@ -25,7 +25,8 @@ class MemorySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `script` is run step by step: `echo TEXT` and `print TEXT` write to stdout with and without a newline, `error TEXT`
     a line to stderr, `bytes BASE64` raw bytes to stdout, `flood N` N lines of 100 bytes; `sleep SECONDS`, `forever`;
-    `env NAME` writes a variable, `cat` writes stdin; `trap SIGNAL CODE` exits with CODE at that signal; `exit CODE`,
+    `env NAME` writes a variable, `cat` writes stdin; `trap SIGNAL CODE` exits with CODE at that signal (-1:
+    ignores it); `exit CODE`,
     `kill SIGNAL`, `oom`, `lose` end the job. Without an end it exits 0. `prepare`: seconds that the preparation takes;
     `fail`: the preparation or the start fails.
     """

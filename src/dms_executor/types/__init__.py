@@ -22,6 +22,7 @@ from .record import (
     Usage,
 )
 from .request import GPU, ExecutionRequest, LogStreamRequest, PortMapping, Resources, SpecConfig, StorageVolume, Stream
+from .schema import json_schema
 
 __all__ = [
     "GPU",
@@ -54,6 +55,7 @@ __all__ = [
     "decode",
     "decode_request",
     "encode",
+    "json_schema",
     "signal_number",
     "to_builtins",
     "validated",

@@ -231,8 +231,8 @@ class Settings(_Record, frozen=True, kw_only=True):
     docs/decisions.md). `capacity` overrides what an engine reports. `engines` maps an engine's name to its settings.
     """
 
-    log_cap: ByteSize = ByteSize("1GiB")
-    result_output: ByteSize = ByteSize("1MiB")
+    log_cap: ByteSize = msgspec.field(default_factory=lambda: ByteSize("1GiB"))
+    result_output: ByteSize = msgspec.field(default_factory=lambda: ByteSize("1MiB"))
     grace: float = 10.0
     prepare_timeout: float = 1800.0
     retention: float = 7 * 86400.0

@@ -80,13 +80,15 @@ async def test_remove_with_force_cancels_first_and_its_waiter_hears(bench: Bench
 )
 async def test_what_is_not_there_is_not_found(bench: Bench, method: str) -> None:
     executor = bench.executor
-    calls = {
-        "send_signal": lambda: executor.send_signal("nobody", 15),
-        "log": lambda: executor.get_log_stream(LogStreamRequest(execution_id="nobody")),
-        "wait_for_status": lambda: executor.wait_for_status("nobody", "running"),
-    }
     with pytest.raises(ExecutionNotFound) as caught:
-        await (calls[method]() if method in calls else getattr(executor, method)("nobody"))
+        if method == "send_signal":
+            await executor.send_signal("nobody", 15)
+        elif method == "log":
+            await executor.get_log_stream(LogStreamRequest(execution_id="nobody"))
+        elif method == "wait_for_status":
+            await executor.wait_for_status("nobody", "running")
+        else:
+            await getattr(executor, method)("nobody")
     assert caught.value.execution_id == "nobody"
     assert caught.value.mend
 

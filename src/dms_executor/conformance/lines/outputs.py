@@ -111,7 +111,9 @@ async def test_inputs_are_read_only_unless_said(bench: Bench) -> None:
         StorageVolume(source=str(bench.folder / "ro"), target="/ro"),
         StorageVolume(source=str(bench.folder / "rw"), target="/rw", read_only=False),
     ]
-    result = await bench.run(Shell("cat /ro/file /rw/file; echo x > /rw/file; echo x > /ro/file || exit 7"), inputs=inputs)
+    result = await bench.run(
+        Shell("cat /ro/file /rw/file; echo x > /rw/file; echo x > /ro/file || exit 7"), inputs=inputs
+    )
     assert (result.exit_code, result.stdout) == (7, b"rorw"), result
     assert (bench.folder / "rw" / "file").read_text() == "x\n"
     assert (bench.folder / "ro" / "file").read_text() == "ro"
@@ -124,8 +126,10 @@ async def test_a_tmpfs_has_its_size(bench: Bench) -> None:
     from ...types import ByteSize
 
     volume = StorageVolume(type="tmpfs", target="/scratch", size=ByteSize("1MiB"))
-    script = Shell("dd if=/dev/zero of=/scratch/a bs=1k count=512 2>/dev/null && echo fits\n"
-                   "dd if=/dev/zero of=/scratch/b bs=1k count=2048 2>/dev/null || echo full")
+    script = Shell(
+        "dd if=/dev/zero of=/scratch/a bs=1k count=512 2>/dev/null && echo fits\n"
+        "dd if=/dev/zero of=/scratch/b bs=1k count=2048 2>/dev/null || echo full"
+    )
     assert (await bench.run(script, inputs=[volume])).stdout == b"fits\nfull\n"
 
 

@@ -16,12 +16,13 @@ from ..line import line
 
 def _fields(kind: str, path: Path | str) -> dict[str, Any]:
     volume = StorageVolume(source=str(path), target="/data")
-    return {
+    fields: dict[str, dict[str, Any]] = {
         "input": {"inputs": [volume]},
         "output": {"outputs": [volume]},
         "results_dir": {"results_dir": str(path)},
         "stdin_file": {"stdin_file": str(path)},
-    }[kind]
+    }
+    return fields[kind]
 
 
 async def _denied(bench: Bench, fields: dict[str, Any], kind: type[ExecutorError] = PolicyDenied) -> ExecutorError:

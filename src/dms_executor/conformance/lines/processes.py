@@ -127,7 +127,11 @@ async def test_cancel_reaches_what_runs_in_another_process(bench: Bench, state: 
     request = bench.request(*steps, Say("ready"), Forever())
     async with bench.elsewhere(_hold, request, "ready") as other:
         await other.heard()
-        first = asyncio.ensure_future(bench.executor.cancel(request.execution_id, grace=500)) if state == "stopping" else None
+        first = (
+            asyncio.ensure_future(bench.executor.cancel(request.execution_id, grace=500))
+            if state == "stopping"
+            else None
+        )
         await asyncio.sleep(0)
         async with asyncio.timeout(20):
             await bench.executor.cancel(request.execution_id, grace=0.2)

@@ -104,7 +104,7 @@ async def test_a_request_for_what_the_engine_lacks_is_refused(bench: Bench, powe
 @pytest.mark.parametrize("field", ["inputs", "outputs", "results_dir", "stdin_file"])
 async def test_volumes_of_an_engine_that_has_none_are_refused(bench: Bench, field: str) -> None:
     volume = StorageVolume(source=str(bench.folder), target="/data")
-    value = [volume] if field in ("inputs", "outputs") else str(bench.folder / "absent")
+    value: Any = [volume] if field in ("inputs", "outputs") else str(bench.folder / "absent")
     with pytest.raises(NotSupported) as caught:
         await bench.executor.run(bench.request(**{field: value}))
     assert field in caught.value.what

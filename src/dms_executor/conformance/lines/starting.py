@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from ...errors import ExecutionAlreadyFinished, ExecutorError, ImageNotFound, ImagePullFailed, StartFailed
+from ...types import SpecConfig
 from ..bench import Bench
 from ..line import line
 from ..shell import ShellSubject
 from ..steps import Say
 
 
-async def _fails(bench: Bench, *, expected: tuple[type[ExecutorError], ...], spec: object) -> ExecutorError:
-    request = bench.request(spec=spec)  # type: ignore[arg-type]
+async def _fails(bench: Bench, *, expected: tuple[type[ExecutorError], ...], spec: SpecConfig) -> ExecutorError:
+    request = bench.request(spec=spec)
     with pytest.raises(ExecutorError) as caught:
         await bench.executor.run(request)
     assert isinstance(caught.value, expected), repr(caught.value)
@@ -89,14 +90,18 @@ async def test_a_job_sees_no_network_and_no_host_process(bench: Bench) -> None:
 async def test_the_root_image_is_never_changed(bench: Bench) -> None:
     spec = _command(bench, "sh", "-c", "echo changed > /etc/passwd; rm -r /bin; echo new > /new")
     await bench.executor.run(bench.request(spec=spec))
-    result = await bench.executor.run(bench.request(spec=_command(bench, "sh", "-c", "ls /bin/sh /new; cat /etc/passwd")))
+    result = await bench.executor.run(
+        bench.request(spec=_command(bench, "sh", "-c", "ls /bin/sh /new; cat /etc/passwd"))
+    )
     assert b"/bin/sh" in result.stdout
     assert b"changed" not in result.stdout
 
 
 @line("7", needs={"container", "shell"})
 async def test_a_job_gains_no_privileges(bench: Bench) -> None:
-    result = await bench.executor.run(bench.request(spec=_command(bench, "grep", "-E", "NoNewPrivs|CapEff|Seccomp:", "/proc/self/status")))
+    result = await bench.executor.run(
+        bench.request(spec=_command(bench, "grep", "-E", "NoNewPrivs|CapEff|Seccomp:", "/proc/self/status"))
+    )
     fields = dict(text.split(":\t") for text in result.stdout.decode().splitlines())
     assert fields["NoNewPrivs"] == "1", result.stdout
     assert fields["Seccomp"] == "2", result.stdout
@@ -104,7 +109,7 @@ async def test_a_job_gains_no_privileges(bench: Bench) -> None:
     assert int(fields["CapEff"], 16) & ~0xA80425FB == 0, f"capabilities beyond Docker's: {fields['CapEff']}"
 
 
-def _command(bench: Bench, *argv: str, **params: object) -> object:
+def _command(bench: Bench, *argv: str, **params: object) -> SpecConfig:
     subject = bench.subject
     if not isinstance(subject, ShellSubject):
         pytest.fail("a subject with the traits container and shell is a ShellSubject")

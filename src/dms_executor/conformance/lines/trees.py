@@ -6,7 +6,9 @@ from ..bench import Bench
 from ..line import line
 from ..steps import Forever, Say, Shell
 
-_AWAY = Shell("setsid sh -c 'sleep 100000 & sleep 100000' >/dev/null 2>&1 &\n(setsid setsid sleep 100000 >/dev/null 2>&1 &)")
+_AWAY = Shell(
+    "setsid sh -c 'sleep 100000 & sleep 100000' >/dev/null 2>&1 &\n(setsid setsid sleep 100000 >/dev/null 2>&1 &)"
+)
 
 
 @line("5", needs={"shell", "container"})

@@ -1,0 +1,123 @@
+"""Two processes on one state folder; and the service around the caller is killed whole."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dms_executor import ExecutionRequest, ExecutionStatus, Executor, Policy
+from dms_executor.oci import OciSpec
+
+from .caller import settings
+from .test_kill import call, check_all
+
+pytestmark = pytest.mark.timeout(900)
+STARTS = int(os.environ.get("DMS_EXECUTOR_STARTS", "40"))
+
+
+async def test_a_process_that_lists_all_the_time_disturbs_nothing(
+    tmp_path: Path, rootfs: Path, oci_runtime: str
+) -> None:
+    state, runs = tmp_path / "state", tmp_path / "runs"
+    runs.mkdir()
+    caller = await call(state, rootfs, runs, oci_runtime, "s", STARTS)
+    looks = seen = 0
+    while caller.returncode is None or looks < STARTS:
+        ps = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dms_executor.cli", "--state-dir", str(state), "ps", "-aq"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await ps.communicate()
+        assert (ps.returncode, err) == (0, b""), err.decode()
+        lines = out.split()
+        assert len(lines) >= seen, "an execution vanished from the list"
+        looks, seen = looks + 1, len(lines)
+        if looks >= STARTS and caller.returncode is None:
+            await caller.wait()
+    assert caller.returncode == 0
+    counts = await check_all(state, runs, oci_runtime)
+    assert counts == {"true end": STARTS}, counts
+    print(f"{looks} looks during {STARTS} starts: {counts}")
+
+
+@pytest.fixture
+def service_cgroups() -> Iterator[list[Path]]:
+    """A control group in each hierarchy, as a service manager gives one to a service."""
+    roots = [Path("/sys/fs/cgroup")]
+    if not (roots[0] / "cgroup.controllers").exists():
+        roots = [path for path in roots[0].iterdir() if (path / "cgroup.procs").exists() and not path.is_symlink()]
+    made = []
+    for root in roots:
+        group = root / f"dms-test-service-{os.getpid()}"
+        group.mkdir()
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if (group / name).exists():
+                (group / name).write_text((root / name).read_text())
+        made.append(group)
+    yield made
+    for group in made:
+        group.rmdir()
+
+
+def kill_all(groups: list[Path]) -> set[int]:
+    """SIGKILL to every process of the groups, as systemd does by default when it stops a service."""
+    pids = {int(pid) for group in groups for pid in (group / "cgroup.procs").read_text().split()}
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return pids
+
+
+CALLER = """
+import asyncio, os, sys
+for group in sys.argv[4:]:
+    open(group + "/cgroup.procs", "w").write("0")
+from dms_executor import ExecutionRequest, Executor, Policy
+from dms_executor.oci import OciSpec
+from tests.recovery.caller import settings
+async def main():
+    async with Executor.open(sys.argv[1], policy=Policy.trusted(), settings=settings(sys.argv[3])) as executor:
+        spec = OciSpec(image="rootfs:" + sys.argv[2], cmd=["sh", "-c", "echo begin; sleep 1; echo end; exit 5"]).build()
+        await executor.start(ExecutionRequest(job_id="j", execution_id="job", engine_spec=spec))
+        print("started", flush=True)
+        await executor.wait("job")
+asyncio.run(main())
+"""
+
+
+async def test_killing_the_whole_service_leaves_its_jobs_running(
+    tmp_path: Path, rootfs: Path, oci_runtime: str, service_cgroups: list[Path]
+) -> None:
+    caller = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", CALLER, str(tmp_path / "state"), str(rootfs), oci_runtime),
+        *map(str, service_cgroups),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    if caller.stdout is None:
+        raise RuntimeError("no pipe")
+    assert await caller.stdout.readline() == b"started\n"
+    killed = await asyncio.to_thread(kill_all, service_cgroups)
+    assert killed == {caller.pid}, "a process of the job was still in its caller's control group"
+    await caller.wait()
+    async with Executor.open(tmp_path / "state", policy=Policy.trusted(), settings=settings(oci_runtime)) as executor:
+        assert await executor.get_status("job") is ExecutionStatus.RUNNING
+        result = await asyncio.wait_for(executor.wait("job"), 30)
+    assert (result.exit_code, result.stdout) == (5, b"begin\nend\n")
+
+
+async def test_a_job_whose_shim_is_killed_is_lost_and_gone(tmp_path: Path, rootfs: Path, oci_runtime: str) -> None:
+    async with Executor.open(tmp_path / "state", policy=Policy.trusted(), settings=settings(oci_runtime)) as executor:
+        spec = OciSpec(image=f"rootfs:{rootfs}", cmd=["sleep", "1000"]).build()
+        await executor.start(ExecutionRequest(job_id="j", execution_id="job", engine_spec=spec))
+        shim = int((await executor.inspect("job")).engine_ids["shim"])
+        os.kill(shim, signal.SIGKILL)
+        result = await asyncio.wait_for(executor.wait("job"), 10)
+    assert (result.status, result.reason, result.exit_code) == (ExecutionStatus.FAILED, "engine_lost", None)
+    assert result.error_msg
