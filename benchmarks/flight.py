@@ -43,7 +43,7 @@ def ours() -> dict[str, list[str]]:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        name = os.path.basename(words[0]).decode(errors="replace")
+        name = words[0].decode(errors="replace").rpartition("/")[2]
         if name == ".dms-executor-init":
             found["dms-init"].append(pid)
         elif name in found:
@@ -79,18 +79,14 @@ async def measure(runtime: str, count: int, scratch: Path) -> None:
         results = await asyncio.gather(*waiting)
         await asyncio.gather(*(executor.remove(f"s{n}") for n in range(count)))
         ended = time.perf_counter() - began
-    each = (sizes["dms-shim"] + sizes["dms-init"] + growth) / count / 2**20
+    each = (sizes["dms-shim"] + sizes["dms-init"] + growth) / count
     left = {name: len(set(pids) - before[name]) for name, pids in ours().items()}
+    kib = {name: size / count / 1024 for name, size in {**sizes, "caller": growth}.items()}
     print(f"{runtime}: {count} in flight; started in {started:.1f} s, cancelled and removed in {ended:.1f} s")
-    print(
-        f"  shim {sizes['dms-shim'] / count / 1024:.0f} KiB, init {sizes['dms-init'] / count / 1024:.0f} KiB, caller {growth / count / 1024:.0f} KiB an execution (PSS)"
-    )
-    print(
-        f"  together {each:.2f} MiB an execution (bound {BOUND}); runtime processes that stay: {len(pids['runtime'])}"
-    )
-    print(
-        f"  cpu of all of them at rest over {REST:.0f} s: {cpu:.2f} s; cancelled: {sum(r.status == 'cancelled' for r in results)}; left: {left}\n"
-    )
+    print(f"  PSS each: shim {kib['dms-shim']:.0f} KiB, init {kib['dms-init']:.0f} KiB, caller {kib['caller']:.0f} KiB")
+    print(f"  together {each / 2**20:.2f} MiB (bound {BOUND}); runtimes that stay: {len(pids['runtime'])}")
+    print(f"  cpu of all at rest in {REST:.0f} s: {cpu:.2f} s")
+    print(f"  cancelled: {sum(r.status == 'cancelled' for r in results)}; left: {left}\n", flush=True)
 
 
 async def at_rest(pids: dict[str, list[str]]) -> float:

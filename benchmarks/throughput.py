@@ -96,9 +96,8 @@ async def main() -> None:
                 pipe = plain_pipe(root, size)
                 took, growth = await through_the_log(executor, root, size, f"r{number}")
                 rate = size / took / 1e6
-                print(
-                    f"log with a follower {rate:.0f} MB/s (bound {BOUND}), plain pipe {size / pipe / 1e6:.0f} MB/s, ratio of times {took / pipe:.2f}, caller grew {growth / 2**20:.1f} MiB"
-                )
+                print(f"log with a follower {rate:.0f} MB/s (bound {BOUND}), plain pipe {size / pipe / 1e6:.0f} MB/s")
+                print(f"  ratio of times {took / pipe:.2f}, the caller grew by {growth / 2**20:.1f} MiB", flush=True)
                 os.sync()
 
 

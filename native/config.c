@@ -29,6 +29,7 @@ enum tag {
     TAG_THAW = 23,
     TAG_RESERVE = 24,
     TAG_LOOP = 25,
+    TAG_CGROUP_JOIN_FIRST = 26,
 };
 
 #define ENTRY_HEADER 8u
@@ -186,6 +187,8 @@ static bool apply(struct parser *parser, struct config *config, const struct ent
         return add_argument(entry, config->env, &config->envc);
     case TAG_CGROUP_JOIN:
         return add_string(entry, config->cgroup_join, &config->cgroup_joins, CONFIG_LIST);
+    case TAG_CGROUP_JOIN_FIRST:
+        return add_string(entry, config->cgroup_join_first, &config->cgroup_joins_first, CONFIG_LIST);
     case TAG_ROOM:
         return set_string(entry, &config->room) && config->room[0] == '/';
     case TAG_UMOUNT:

@@ -88,10 +88,23 @@ void life_go(void)
     life_progress();
 }
 
+void life_release_start(void)
+{
+    uint64_t stamp = shim.held_start;
+    shim.held_start = 0;
+    shim.joiner = 0;
+    if (stamp != 0)
+        life_started(stamp);
+}
+
 void life_started(uint64_t stamp)
 {
     if (shim.started || shim.failed)
         return;
+    if (shim.joiner != 0) {
+        shim.held_start = stamp != 0 ? stamp : sys_realtime();
+        return;
+    }
     uint64_t now = sys_realtime();
     shim.started = true;
     shim.started_at = stamp >= shim.going_at && stamp <= now ? stamp : now;
@@ -235,6 +248,8 @@ void life_timer(enum timer timer)
 
 static void init_ended(int status)
 {
+    if (shim.held_start != 0)
+        life_release_start();
     shim.init_gone = true;
     shim.init_status = status;
     if (shim.ended_at == 0)
@@ -292,6 +307,19 @@ static void remember(pid_t pid, int status)
     strangers[slot].status = status;
 }
 
+static void joined(int status)
+{
+    if (status == 0) {
+        life_release_start();
+        return;
+    }
+    shim.joiner = 0;
+    shim.held_start = 0;
+    if (shim.phase == PHASE_CREATED)
+        end_unborn();
+    life_fail(0, "cannot leave the caller's control groups");
+}
+
 void life_reap(void)
 {
     int status;
@@ -299,6 +327,10 @@ void life_reap(void)
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
         /* What it said before it died comes first, and is all there now: not so before it was reaped. */
         report_ready();
+        if (pid == shim.joiner) {
+            joined(status);
+            continue;
+        }
         if (pid == shim.init)
             init_ended(status);
         if (pid == shim.runtime) {

@@ -172,7 +172,9 @@ int mounts_enter(struct config *config, char *what, size_t size)
         return -1;
     }
     for (size_t i = 0; i < config->umount_count; i++) {
-        if (umount2(config->umounts[i], MNT_DETACH) == 0)
+        /* What is made beneath the place from now on must not land on the host's file system there. */
+        if (umount2(config->umounts[i], MNT_DETACH) == 0 &&
+            mount("tmpfs", config->umounts[i], "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=0755") == 0)
             continue;
         snprintf(what, size, "cannot unmount %s", config->umounts[i]);
         return -1;

@@ -42,6 +42,8 @@ static void said(const struct frame *frame)
     case FRAME_INIT_EXITED:
         if (shim.job_reported)
             break;
+        if (shim.held_start != 0)
+            life_release_start();
         shim.job_reported = true;
         shim.job_status = (int)(get_u32(frame->payload) & 0xffff);
         shim.ended_at = sys_realtime();

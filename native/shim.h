@@ -18,6 +18,8 @@ struct shim {
     int folder, epoll;
     enum phase phase;
 
+    pid_t joiner;  /* the child that takes us out of our caller's control groups, 0 once that is done */
+    uint64_t held_start; /* the job runs, but is not said to as long as its caller's end could take us along */
     pid_t runtime; /* ARGV's process, 0 once it is reaped */
     pid_t init;    /* the job's init (or the job itself), 0 while unknown */
     int init_handle; /* a pidfd: whoever is its parent, it cannot be taken for a stranger */
@@ -47,6 +49,7 @@ void life_timer(enum timer timer);
 void life_progress(void); /* goes on to the end once nothing is left to wait for */
 __attribute__((format(printf, 2, 3))) void life_fail(int error, const char *format, ...);
 void life_started(uint64_t stamp);
+void life_release_start(void); /* says what was held back: the joiner is done, or the job has ended */
 void life_init_known(pid_t pid);
 
 /* report.c */

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,27 @@ def test_what_cannot_be_made_exits_125_with_a_sentence(cli: Cli, arguments: list
 @pytest.mark.parametrize("arguments", [["ps", "--bogus"], ["nosuch"], ["wait"], ["--bogus"]])
 def test_other_wrong_usage_exits_2(cli: Cli, arguments: list[str]) -> None:
     assert cli(*arguments).code == 2
+
+
+def test_text_that_is_not_utf8_is_refused(cli: Cli) -> None:
+    finished = cli("run", "--engine", "memory", "echo \udcff")
+    assert finished.code == 125
+    assert "not UTF-8" in finished.err
+
+
+def test_a_closed_stdout_harms_nothing(cli: Cli) -> None:
+    script = 'exec "$0" -m dms_executor.cli run --id e1 --engine memory "echo hi" "exit 3" <&- >&-'
+    process = subprocess.run(["/bin/sh", "-c", script, sys.executable], env=cli.environment(), timeout=60)
+    assert process.returncode == 3
+    assert cli("logs", "e1").out == b"hi\n"
+
+
+def test_verbose_tells_the_transitions_on_stderr(cli: Cli) -> None:
+    finished = cli("-v", "run", "--id", "e1", "--engine", "memory", "echo hi")
+    assert finished.out == b"hi\n"
+    assert "dms-executor: INFO: running [e1]" in finished.err
+    as_json = cli("-v", "--log-format", "json", "run", "--id", "e2", "--engine", "memory", "exit 0").err
+    assert {json.loads(line)["execution_id"] for line in as_json.splitlines()} == {"e2"}
 
 
 def test_a_failed_preparation_exits_125(cli: Cli, tmp_path: Path) -> None:

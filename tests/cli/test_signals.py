@@ -105,6 +105,15 @@ def test_ctrl_c_ends_a_follower_and_leaves_the_job(cli: Cli) -> None:
     assert cli.status("e1") == "running"
 
 
+def test_ctrl_c_ends_events_quietly(cli: Cli) -> None:
+    cli.memory("exit 0")
+    process = cli.begin("events", "--after", "0")
+    line_of(process.stdout, "success")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LIMIT) == 130
+    assert process.stderr.read() == b""
+
+
 def test_a_full_disk_behind_stdout_is_said(cli: Cli) -> None:
     with open("/dev/full", "wb") as full:
         process = cli.begin("run", "--engine", "memory", "echo hi", "forever", stdout=full)

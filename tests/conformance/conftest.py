@@ -3,20 +3,70 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import platform
 from pathlib import Path
 
 import pytest
 
 from dms_executor.conformance import MemorySubject, ShellSubject, Subject
 
-_SUBJECTS: list[Subject] = [
-    MemorySubject(),
-    ShellSubject(image="", engine_settings={"runtime": "crun"}, name="oci-crun"),
-    ShellSubject(image="", engine_settings={"runtime": "runc"}, name="oci-runc"),
-]
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_TYPE = "application/vnd.oci.image.{}.v1+json"
 
 
-@pytest.fixture(params=_SUBJECTS, ids=str)
-def subject(request: pytest.FixtureRequest, rootfs: Path) -> Subject:
+def _oci(runtime: str) -> ShellSubject:
+    plain = ShellSubject(image="", engine_settings={"runtime": runtime}, name=f"oci-{runtime}")
+    return dataclasses.replace(plain, traits=plain.traits | {"slow_preparation"})
+
+
+@pytest.fixture(params=[MemorySubject(), _oci("crun"), _oci("runc")], ids=str)
+def subject(request: pytest.FixtureRequest) -> Subject:
     chosen: Subject = request.param
-    return dataclasses.replace(chosen, image=f"rootfs:{rootfs}") if isinstance(chosen, ShellSubject) else chosen
+    if not isinstance(chosen, ShellSubject):
+        return chosen
+    rootfs: Path = request.getfixturevalue("rootfs")
+    layout, unpacker = request.getfixturevalue("layout"), request.getfixturevalue("slow_unpacker")
+    return dataclasses.replace(
+        chosen,
+        image=f"rootfs:{rootfs}",
+        slow_image=f"oci:{layout}",
+        engine_settings={**chosen.engine_settings, "umoci": str(unpacker)},
+    )
+
+
+@pytest.fixture(scope="session")
+def slow_unpacker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stands in for umoci where a preparation shall take an hour."""
+    script = tmp_path_factory.mktemp("slow") / "umoci"
+    script.write_text("#!/bin/sh\nexec sleep 3600\n")
+    script.chmod(0o755)
+    return script
+
+
+@pytest.fixture(scope="session")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An OCI layout of one image without layers: https://github.com/opencontainers/image-spec/blob/main/image-layout.md"""
+    folder = tmp_path_factory.mktemp("layout")
+    architecture = _ARCHITECTURES.get(platform.machine(), platform.machine())
+    config = {"architecture": architecture, "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}, "config": {}}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": _TYPE.format("manifest"),
+        "config": _blob(folder, config, "config"),
+        "layers": [],
+    }
+    index = {"schemaVersion": 2, "manifests": [_blob(folder, manifest, "manifest")]}
+    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return folder
+
+
+def _blob(folder: Path, content: object, kind: str) -> dict[str, object]:
+    data = json.dumps(content).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    (blobs / digest).write_bytes(data)
+    return {"mediaType": _TYPE.format(kind), "digest": f"sha256:{digest}", "size": len(data)}

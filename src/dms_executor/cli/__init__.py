@@ -15,7 +15,7 @@ import click
 from ..errors import ExecutorError
 from .codes import CANNOT_RUN, FAILED, INTERRUPTED, USAGE
 from .commands import group
-from .terminal import report, silence
+from .terminal import open_standard_descriptors, report, silence
 
 __all__ = ["main"]
 
@@ -23,9 +23,11 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits: 0, the job's code (`run`), 1 on an error, 2 on a wrong usage (125 in `run`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    open_standard_descriptors()
     code = _code(given)
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: it was closed when we began
+            sys.stdout.flush()
     except BrokenPipeError:
         silence()
     sys.exit(code)

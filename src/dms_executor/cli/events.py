@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .pipe import reader_watched
+from .pipe import while_somebody_reads
 from .session import Command, session_of
 from .terminal import STDOUT, emit, emit_json
 
@@ -32,13 +32,7 @@ def events_command(context: click.Context, after: int | None) -> int:
     session = session_of(context)
 
     async def follow(executor: Executor) -> None:
-        import asyncio
-
-        following = asyncio.create_task(_follow(executor, after, as_json=session.json))
-        with reader_watched(STDOUT, following.cancel):
-            await asyncio.wait({following})
-        if not following.cancelled():
-            await following
+        await while_somebody_reads(STDOUT, _follow(executor, after, as_json=session.json))
 
     return session.run(follow)
 

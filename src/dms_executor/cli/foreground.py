@@ -16,7 +16,7 @@ from ..types import LogStreamRequest
 from .codes import of_run
 from .entries import copy_entries
 from .pipe import reader_watched
-from .terminal import STDOUT, ProgressLine, emit_json, report, say
+from .terminal import STDOUT, ProgressLine, emit_json, end_line, report, say
 
 if TYPE_CHECKING:
     from ..executor import Executor
@@ -175,6 +175,8 @@ class Foreground:
         while True:
             number = await self._interrupts.next()
             seen += number is signal.SIGINT
+            if number is signal.SIGINT:
+                end_line()
             if seen == 1 and number is signal.SIGINT:
                 say(f"cancelling execution {self._id}; Ctrl-C again kills it at once")
             if self._starting is not None and not self._starting.done():

@@ -1,12 +1,23 @@
-"""The package's own log as one JSON object a line."""
+"""The package's own log: a line of text, or one JSON object a line."""
 
 from __future__ import annotations
 
-import json
 import logging
 from datetime import UTC, datetime
 
-__all__ = ["JsonLines"]
+__all__ = ["JsonLines", "TextLines"]
+
+
+class TextLines(logging.Formatter):
+    """Level, message, and the execution that it is about."""
+
+    def __init__(self) -> None:
+        super().__init__("dms-executor: %(levelname)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line of one record."""
+        about = getattr(record, "execution_id", None)
+        return super().formatMessage(record) + (f" [{about}]" if about else "")
 
 
 class JsonLines(logging.Formatter):
@@ -14,6 +25,8 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One record."""
+        import json
+
         fields: dict[str, str | None] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,
@@ -25,4 +38,4 @@ class JsonLines(logging.Formatter):
                 fields[name] = getattr(record, name)
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
+        return json.dumps(fields, ensure_ascii=False)

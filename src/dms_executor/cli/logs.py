@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from .durations import since
-from .pipe import reader_watched
+from .pipe import while_somebody_reads
 from .session import Command, session_of
 from .terminal import STDOUT
 
@@ -72,15 +69,6 @@ def logs_command(
 
         async with await executor.get_log_stream(request) as stream:
             work = copy_entries_as_json(stream) if session.json else copy_entries(stream, timestamps=timestamps)
-            await _while_somebody_reads(work)
+            await while_somebody_reads(STDOUT, work)
 
     return session.run(show)
-
-
-async def _while_somebody_reads(work: Coroutine[Any, Any, None]) -> None:
-    """Ends quietly with the reader of our stdout, also while there is nothing to write."""
-    copying = asyncio.create_task(work)
-    with reader_watched(STDOUT, copying.cancel):
-        await asyncio.wait({copying})
-    with contextlib.suppress(asyncio.CancelledError):
-        await copying

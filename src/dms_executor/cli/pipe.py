@@ -6,10 +6,11 @@ import asyncio
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["reader_watched"]
+__all__ = ["reader_watched", "while_somebody_reads"]
 
 
 @contextmanager
@@ -32,6 +33,19 @@ def reader_watched(fd: int, gone: Callable[[], object]) -> Iterator[None]:
     finally:
         loop.remove_reader(watched)
         os.close(watched)
+
+
+async def while_somebody_reads(fd: int, work: Coroutine[Any, Any, None]) -> None:
+    """Does `work`, and ends it quietly where the reader of `fd` goes away."""
+    task = asyncio.create_task(work)
+    try:
+        with reader_watched(fd, task.cancel):
+            await asyncio.wait({task})
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+    if not task.cancelled():
+        task.result()
 
 
 def _writes_to_pipe(fd: int) -> bool:

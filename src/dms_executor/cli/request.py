@@ -27,6 +27,7 @@ Fields = dict[str, Any]
 
 def build_request(options: Mapping[str, Any], words: Sequence[str]) -> ExecutionRequest:
     """The request that options, IMAGE and CMD describe. Raises `InvalidRequest`, click.UsageError."""
+    from ..errors import InvalidRequest
     from ..types import decode_request, encode
 
     fields = _job_file(options["file"]) if options["file"] else {}
@@ -34,7 +35,13 @@ def build_request(options: Mapping[str, Any], words: Sequence[str]) -> Execution
     _lay_spec_over(fields, options, words)
     fields.setdefault("execution_id", made_up_id())
     fields.setdefault("job_id", fields["execution_id"])
-    return decode_request(encode(fields))
+    try:
+        encoded = encode(fields)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"{error.object!r} is not UTF-8", mend="A job is JSON: rename it, or mount its folder"
+        ) from error
+    return decode_request(encoded)
 
 
 def made_up_id() -> str:

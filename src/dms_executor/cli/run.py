@@ -11,7 +11,7 @@ import click
 
 from .codes import CANNOT_RUN, INTERRUPTED, of_error
 from .session import Command, Session, session_of
-from .terminal import ProgressLine, emit, emit_json, report, silence
+from .terminal import ProgressLine, emit, emit_json, end_line, report, silence
 
 if TYPE_CHECKING:
     from ..types import ExecutionRequest
@@ -115,6 +115,7 @@ def _guarded(session: Session, work: Callable[[], int]) -> int:
         silence()
         return _PIPE_CLOSED
     except KeyboardInterrupt:
+        end_line()
         return INTERRUPTED
     except OSError as error:
         report(ExecutorError(str(error)), as_json=session.json)

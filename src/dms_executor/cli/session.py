@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .codes import FAILED, INTERRUPTED
-from .terminal import report, silence
+from .log_format import JsonLines, TextLines
+from .terminal import end_line, report, silence
 
 if TYPE_CHECKING:
     from ..executor import Executor
@@ -47,6 +49,7 @@ class Session:
         try:
             return asyncio.run(whole())
         except KeyboardInterrupt:
+            end_line()
             return INTERRUPTED
         except BrokenPipeError:
             # Whoever read our output has what it wanted.
@@ -55,15 +58,8 @@ class Session:
 
     def begin_logging(self) -> None:
         """Warnings, with -v transitions, with -vv each call to the outside, to stderr."""
-        import logging
-
         handler = logging.StreamHandler(sys.stderr)
-        if self.log_format == "json":
-            from .log_format import JsonLines
-
-            handler.setFormatter(JsonLines())
-        else:
-            handler.setFormatter(logging.Formatter("dms-executor: %(levelname)s: %(message)s"))
+        handler.setFormatter(JsonLines() if self.log_format == "json" else TextLines())
         logger = logging.getLogger("dms_executor")
         logger.addHandler(handler)
         logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(self.verbosity, 2)])

@@ -6,7 +6,6 @@ import asyncio
 import os
 import select
 import stat
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,20 @@ if TYPE_CHECKING:
     from ..errors import ExecutorError
     from ..types import Progress
 
-__all__ = ["STDERR", "STDOUT", "ProgressLine", "emit", "emit_json", "report", "say", "silence", "table", "write"]
+__all__ = [
+    "STDERR",
+    "STDOUT",
+    "ProgressLine",
+    "emit",
+    "emit_json",
+    "end_line",
+    "open_standard_descriptors",
+    "report",
+    "say",
+    "silence",
+    "table",
+    "write",
+]
 
 STDOUT, STDERR = 1, 2
 # A pipe that poll(2) calls writable takes this much without blocking (pipe(7): PIPE_BUF is 4096 on Linux).
@@ -56,6 +68,21 @@ def report(error: ExecutorError, *, as_json: bool) -> None:
         "execution_id": error.execution_id,
     }
     _complain(encode(fields).decode() + "\n")
+
+
+def open_standard_descriptors() -> None:
+    """Stands in for a stdin, stdout or stderr that is closed, so that no file of ours ever gets its number."""
+    for fd in (0, STDOUT, STDERR):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+
+
+def end_line() -> None:
+    """The line on which a terminal has shown ^C."""
+    if os.isatty(STDERR):
+        _complain("\n")
 
 
 def silence() -> None:
@@ -104,7 +131,7 @@ class ProgressLine:
 
     def __init__(self) -> None:
         self._shown = False
-        self._wanted = sys.stderr.isatty()
+        self._wanted = os.isatty(STDERR)
 
     def show(self, progress: Progress) -> None:
         """Draws the line anew."""

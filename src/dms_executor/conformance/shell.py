@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..policy import Policy
-from ..types import Settings, SpecConfig
+from ..types import ExecutionInfo, Settings, SpecConfig
 from .steps import (
     Die,
     Exit,
@@ -30,20 +31,24 @@ from .subject import Subject
 
 __all__ = ["ShellSubject", "script_of"]
 
+_ENDING = 2.0
+
 
 @dataclass(frozen=True)
 class ShellSubject(Subject):
     """An engine with the params `image` and `cmd`. `image` has sh, sleep, cat, printf, awk, dd and setsid.
 
-    `engine_settings` are the engine's own; `traits` may be narrowed.
+    `engine_settings` are the engine's own; `traits` may be narrowed, or widened by `slow_preparation` where
+    `slow_image` is an image whose preparation takes an hour.
     """
 
     image: str
     engine: str = "oci"  # type: ignore[misc]
     engine_settings: dict[str, Any] = field(default_factory=dict)
     name: str = ""
+    slow_image: str = ""
     traits: frozenset[str] = frozenset(  # type: ignore[misc]
-        {"shell", "container", "volumes", "survives_caller", "no_image", "no_command"}
+        {"shell", "container", "volumes", "survives_caller", "supervisor", "no_image", "no_command"}
     )
 
     @property
@@ -60,8 +65,8 @@ class ShellSubject(Subject):
 
     def policy(self, folder: Path) -> Policy:
         """The image may be read, too."""
-        transport, _, path = self.image.partition(":")
-        roots = (path,) if transport in ("rootfs", "oci") else ()
+        images = [image.partition(":") for image in (self.image, self.slow_image)]
+        roots = [path for transport, _, path in images if transport in ("rootfs", "oci")]
         return Policy(read_roots=(folder, *roots), write_roots=(folder,), missing_defaults="record")
 
     def spec(self, *steps: Step) -> SpecConfig:
@@ -78,12 +83,22 @@ class ShellSubject(Subject):
             return SpecConfig(type=self.engine, params={"image": f"{self.image}-missing", "cmd": ["true"]})
         return self.command("/no/such/command")
 
+    def slow(self) -> SpecConfig:
+        """A job in `slow_image`."""
+        return SpecConfig(type=self.engine, params={"image": self.slow_image, "cmd": ["true"]})
+
+    def supervisor(self, info: ExecutionInfo) -> int:
+        """The shim, as the engine names it in `inspect`."""
+        return int(info.engine_ids["shim"])
+
     def leftovers(self, tokens: list[str]) -> list[str]:
         """Processes that name a token in command line, cgroup or mounts, and cgroups that bear one."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             text = b"".join(_content(process / name) for name in ("cmdline", "cgroup", "mountinfo"))
-            found += [f"process {process.name} of {token}" for token in tokens if token.encode() in text]
+            bears = [token for token in tokens if token.encode() in text]
+            if bears and not _ends(int(process.name)):
+                found.append(f"process {process.name} of {bears[0]}")
         # os.walk passes over a cgroup that goes meanwhile.
         for folder, names, _ in os.walk("/sys/fs/cgroup"):
             found += [f"cgroup {folder}/{name}" for name in names if any(token in name for token in tokens)]
@@ -121,6 +136,19 @@ def _line(step: Step) -> str:
             return "exec dd if=/dev/zero of=/dev/null bs=512M count=1"
         case Shell(script):
             return script
+
+
+def _ends(pid: int) -> bool:
+    """Whether a process that was told to end does so: a runtime may outlive its container by a moment."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        ended, _, _ = select.select([pidfd], [], [], _ENDING)
+        return bool(ended)
+    finally:
+        os.close(pidfd)
 
 
 def _content(path: Path) -> bytes:

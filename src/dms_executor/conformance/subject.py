@@ -11,7 +11,7 @@ from ..engine import Engine
 from ..policy import Policy
 from ..registry import register
 from ..testing import MemorySpec
-from ..types import Settings, SpecConfig
+from ..types import ExecutionInfo, Settings, SpecConfig
 from .steps import (
     Die,
     Exit,
@@ -36,6 +36,7 @@ TRAITS = {
     "container": "jobs have a root, users and a process tree of their own",
     "volumes": "inputs, outputs, results_dir and stdin_file",
     "survives_caller": "jobs run on when their caller is killed, and every process can reach them",
+    "supervisor": "`supervisor(info)` gives the process of the engine's whose death loses the job",
     "no_image": "`failing('image')` gives a spec whose image is missing",
     "no_command": "`failing('command')` gives a spec whose command is missing",
     "slow_preparation": "`slow()` gives a spec whose preparation takes an hour",
@@ -85,6 +86,10 @@ class Subject(ABC):
 
     def slow(self) -> SpecConfig:
         """A spec whose preparation takes an hour; for the trait `slow_preparation`."""
+        raise NotImplementedError
+
+    def supervisor(self, info: ExecutionInfo) -> int:
+        """The pid of what holds a running job; for the trait `supervisor`."""
         raise NotImplementedError
 
     def leftovers(self, tokens: list[str]) -> list[str]:

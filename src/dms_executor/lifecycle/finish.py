@@ -17,6 +17,7 @@ from ..logs.backward import read_tail
 from ..types import ExecutionResult, ExecutionStatus, Output, Reason
 from .core import Core
 from .live import Live
+from .trace import traced
 
 __all__ = ["build_result", "finish", "load_result", "not_started", "with_output"]
 
@@ -43,7 +44,8 @@ async def finish(core: Core, live: Live, end: Exit) -> None:
             live.conclude(_joined(result, await tails))
     finally:
         tails.cancel()
-    await engine.destroy(x, live.handle)
+    with traced(live, "destroy"):
+        await engine.destroy(x, live.handle)
     faults.point("destroyed")
     await core.journal.done(x.token)
 
@@ -141,7 +143,8 @@ async def _collect(live: Live, end: Exit) -> tuple[list[Output], str]:
     if live.handle is None:
         return [], ""
     try:
-        return await live.engine.collect(live.x, live.handle, end), ""
+        with traced(live, "collect"):
+            return await live.engine.collect(live.x, live.handle, end), ""
     except ExecutorError as error:
         _log.warning("outputs: %s", error, extra={"execution_id": live.x.id, "engine": live.engine.name})
         return [], str(error)

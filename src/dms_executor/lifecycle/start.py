@@ -21,6 +21,7 @@ from .finish import not_started
 from .follow import see_through
 from .live import Live
 from .stop import give_up, stop_running
+from .trace import traced
 
 __all__ = ["start"]
 
@@ -79,10 +80,12 @@ async def _create(core: Core, live: Live, report: Report) -> None:
     """accepted -> created: everything but the job's first instruction."""
     x, engine = live.x, live.engine
     limit = x.request.prepare_timeout or core.settings.prepare_timeout
+    _unless_stopped(live)  # an abort while the claim was being committed found no preparation to stop
     try:
         async with live.preparing(limit):
             async with core.creations:
-                live.prepared = await engine.prepare(x, report)
+                with traced(live, "prepare"):
+                    live.prepared = await engine.prepare(x, report)
     except TimeoutError as error:
         if live.intent is None:
             raise StartFailed(
@@ -93,7 +96,8 @@ async def _create(core: Core, live: Live, report: Report) -> None:
     _unless_stopped(live)
     faults.point("prepared")
     async with core.creations:
-        live.handle = await engine.create(x, live.prepared)
+        with traced(live, "create"):
+            live.handle = await engine.create(x, live.prepared)
     faults.point("created")
     live.intent = await core.journal.created(x.token, live.prepared, live.handle) or live.intent
     faults.point("created_committed")
@@ -105,7 +109,8 @@ async def _let_go(core: Core, live: Live) -> None:
     x, engine, handle = live.x, live.engine, live.handle
     if handle is None:
         raise StartFailed("the engine gave no handle", execution_id=x.id)
-    started_at = await engine.start(x, handle)
+    with traced(live, "start"):
+        started_at = await engine.start(x, handle)
     faults.point("started")
     intent = await core.journal.running(x.token, started_at)
     faults.point("running_committed")

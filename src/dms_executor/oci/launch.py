@@ -94,11 +94,15 @@ def _shim_spec(
     group = host.job_group(settings.cgroup_parent, x.token)
     freezer = host.cgroups.freezer(group)
     umounts = host.runtime.umounts(host.cgroups)
+    # Beside version 1 the runtimes place nothing in version 2: the shim must be out before it makes a child.
+    unified = tuple(f"{mount}/" for mount in host.cgroups.unified_mounts)
+    early = [file for file in host.joins if file.startswith(unified)] if unified else []
     preserved = 1 + len(passed) if x.request.init else 0
     return spec.ShimSpec(
         argv=run_argv(host.runtime, x.folder, x.token, preserved),
         environment=ENVIRONMENT,
-        cgroup_join=host.joins,
+        cgroup_join=[file for file in host.joins if file not in early],
+        cgroup_join_first=early,
         room=settings.room,
         umounts=umounts,
         mounts=mounts,

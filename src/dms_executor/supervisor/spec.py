@@ -58,12 +58,14 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a shim runs and how it ends it. Durations are seconds, sizes bytes.
 
     Descriptors (`stdin`, `passed`, those of mounts) stay the caller's: the shim gets duplicates. `pidfile` empty and
-    `report` false: `argv` itself is the job.
+    `report` false: `argv` itself is the job. `cgroup_join`: `cgroup.procs` files that the shim joins before the job is
+    said to run; `cgroup_join_first`: before it is ready, for hierarchies in which the runtime places nothing.
     """
 
     argv: list[str]
     environment: dict[str, str]
     cgroup_join: list[str] = []
+    cgroup_join_first: list[str] = []
     room: str | None = None
     umounts: list[str] = []
     mounts: list[Bind | Overlay | Loop] = []
@@ -128,6 +130,7 @@ def _entries(spec: ShimSpec, descriptors: _Descriptors) -> Iterator[tuple[int, b
     yield from ((3, _text(argument)) for argument in spec.argv)
     yield from ((4, _text(f"{name}={value}")) for name, value in spec.environment.items())
     yield from ((5, _text(path)) for path in spec.cgroup_join)
+    yield from ((26, _text(path)) for path in spec.cgroup_join_first)
     if spec.room is not None:
         yield 6, _text(spec.room)
     yield from ((7, _text(path)) for path in spec.umounts)

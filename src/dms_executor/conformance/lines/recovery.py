@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pytest
 
@@ -156,6 +158,32 @@ async def test_a_waiter_hears_that_the_job_died_with_its_caller(bench: Bench) ->
         await asyncio.sleep(0)
         await other.kill()
     assert (await waiting).reason == "engine_lost"
+
+
+@line("5", needs={"supervisor"})
+async def test_a_job_whose_supervisor_is_killed_is_lost_at_once(bench: Bench) -> None:
+    execution_id = await bench.start(Say("ready"), Forever(), until="ready")
+    waiting = asyncio.ensure_future(bench.executor.wait(execution_id))
+    await asyncio.sleep(0)
+    os.kill(bench.subject.supervisor(await bench.executor.inspect(execution_id)), signal.SIGKILL)
+    async with asyncio.timeout(10):
+        result = await waiting
+    assert (result.status, result.reason) == ("failed", "engine_lost"), result
+    assert result.exit_code is None
+    assert result.error_msg
+    assert result.stdout == b"ready\n", "the output so far is lost"
+    await bench.clear()
+
+
+@line("5", needs={"supervisor", "survives_caller"})
+async def test_a_supervisor_killed_with_no_caller_is_lost_and_no_success(bench: Bench) -> None:
+    execution_id = await bench.start(Say("ready"), Forever(), until="ready")
+    pid = bench.subject.supervisor(await bench.executor.inspect(execution_id))
+    await bench.close()
+    os.kill(pid, signal.SIGKILL)
+    await bench.open()
+    result = await bench.executor.wait(execution_id)
+    assert (result.status, result.reason, result.exit_code) == ("failed", "engine_lost", None), result
 
 
 @line("2")
