@@ -96,28 +96,39 @@ static void receive_config(int caller)
 /* A move takes the kernel a grace period of RCU, some 10 ms when nobody else has just paid for one
  * (cgroup_threadgroup_rwsem in kernel/cgroup/cgroup.c); a child of ours waits for it while we go on, and so does the
  * runtime, for the same one. */
-static void leave_cgroups(int caller)
+static _Noreturn void cannot_join(int caller, const char *path)
 {
     char text[FRAME_TEXT_MAX];
-    for (size_t i = 0; i < shim.config.cgroup_joins_first; i++) {
-        if (sys_write_file(shim.config.cgroup_join_first[i], "0", 1) == 0)
-            continue;
-        snprintf(text, sizeof text, "cannot join %s", shim.config.cgroup_join_first[i]);
-        stillborn(caller, text);
-    }
+    snprintf(text, sizeof text, "cannot join %s", path);
+    stillborn(caller, text);
+}
+
+static void leave_cgroups(int caller)
+{
+    int groups[CONFIG_LIST];
+    char text[16];
+    for (size_t i = 0; i < shim.config.cgroup_joins_first; i++)
+        if (sys_write_file(shim.config.cgroup_join_first[i], "0", 1) != 0)
+            cannot_join(caller, shim.config.cgroup_join_first[i]);
     if (shim.config.cgroup_joins == 0)
         return;
+    for (size_t i = 0; i < shim.config.cgroup_joins; i++)
+        if ((groups[i] = open(shim.config.cgroup_join[i], O_WRONLY | O_CLOEXEC)) < 0)
+            cannot_join(caller, shim.config.cgroup_join[i]);
     pid_t self = getpid();
     shim.joiner = fork();
     if (shim.joiner < 0)
         stillborn(caller, "cannot fork");
-    if (shim.joiner > 0)
+    if (shim.joiner > 0) {
+        for (size_t i = 0; i < shim.config.cgroup_joins; i++)
+            close(groups[i]);
         return;
+    }
     snprintf(text, sizeof text, "%d", (int)self);
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != self)
         _exit(1);
     for (size_t i = 0; i < shim.config.cgroup_joins; i++)
-        if (sys_write_file(shim.config.cgroup_join[i], text, strlen(text)) != 0)
+        if (write(groups[i], text, strlen(text)) < 0)
             _exit(1);
     _exit(0);
 }

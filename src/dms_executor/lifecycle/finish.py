@@ -44,6 +44,8 @@ async def finish(core: Core, live: Live, end: Exit) -> None:
             live.conclude(_joined(result, await tails))
     finally:
         tails.cancel()
+    if result is None:
+        return  # another process recorded it, and clears away; recovery does so if that one dies first
     with traced(live, "destroy"):
         await engine.destroy(x, live.handle)
     faults.point("destroyed")
