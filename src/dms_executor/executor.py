@@ -248,11 +248,16 @@ class Executor:
             await load_result(core, row)  # raises ResultExpired where the log is gone
         return await open_stream(core, row, request)
 
-    async def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
+    def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
         """Every transition, numbered, the same in each process. None: from now on; 0: from the first that is kept."""
         core = self._open_core()
+        newest = core.tasks.spawn(core.journal.last_event(), "newest event") if after is None else None
+        return self._events(core, newest, after or 0)
+
+    async def _events(self, core: Core, newest: asyncio.Task[int] | None, position: int) -> AsyncIterator[Event]:
         core.changes.listen()
-        position = await core.journal.last_event() if after is None else after
+        if newest is not None:
+            position = await newest
         while True:
             changed = core.changes.next()
             batch = await core.journal.events(position)

@@ -6,10 +6,14 @@ A missing optional dependency hurts only its own engine.
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .engine import Engine
 from .errors import EngineUnavailable, InvalidRequest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["engine_class", "engine_names", "register"]
 
@@ -40,25 +44,34 @@ def engine_class(name: str) -> type[Engine]:
     """The engine of that name. Raises `InvalidRequest` (no such engine), `EngineUnavailable` (its import fails)."""
     if name in _registered:
         return _registered[name]
-    entry = EntryPoint(name, _OURS[name], GROUP) if name in _OURS else _foreign().get(name)
-    if entry is None:
-        raise InvalidRequest(
-            f"there is no engine {name!r}",
-            path="$.engine_spec.type",
-            mend=f"Installed are: {', '.join(engine_names())}",
-        )
     try:
-        loaded = entry.load()
+        loaded = _load(name)
     except ImportError as error:
         raise EngineUnavailable(
             f"engine {name} cannot be imported: {error}",
             mend=f"Install what it needs: pip install 'dms-executor[{name}]'",
         ) from error
     if not (isinstance(loaded, type) and issubclass(loaded, Engine)):
-        raise EngineUnavailable(f"{entry.value} is no Engine", mend="Its entry point must name a subclass of Engine")
+        raise EngineUnavailable(f"engine {name} is no Engine", mend="Its entry point must name a subclass of Engine")
     return loaded
+
+
+def _load(name: str) -> Any:
+    if name in _OURS:
+        module, _, attribute = _OURS[name].partition(":")
+        return getattr(import_module(module), attribute)
+    entry = _foreign().get(name)
+    if entry is None:
+        raise InvalidRequest(
+            f"there is no engine {name!r}",
+            path="$.engine_spec.type",
+            mend=f"Installed are: {', '.join(engine_names())}",
+        )
+    return entry.load()
 
 
 @cache
 def _foreign() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # 10 ms that a plain command need not pay
+
     return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in _OURS}

@@ -145,7 +145,10 @@ class Executor:
 
     def events(self, *, after: int | None = None) -> Events:
         """Every transition, numbered. None: from now on; 0: from the first that is kept."""
-        return Events(self._loop, self._executor.events(after=after))
+        return Events(self._loop, self._call(self._begin_events(after)))
+
+    async def _begin_events(self, after: int | None) -> AsyncIterator[Event]:
+        return self._executor.events(after=after)  # "now" is a moment of the loop's
 
     def probe(self, engine: str | None = None) -> builtins.list[Probe]:
         """Whether each engine is usable here; if not, how to mend it."""
