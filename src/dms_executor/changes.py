@@ -8,6 +8,7 @@ bump loses nothing.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from .journal.owners import start_time
 from .logs.inotify import Subscription, Watcher
 
 __all__ = ["Changes"]
+
+_log = logging.getLogger(__name__)
 
 
 class Changes:
@@ -50,7 +53,8 @@ class Changes:
         self.listen()
         if self._pulse is None or self._pulse.done():
             self._pulse = asyncio.get_running_loop().create_future()
-        return self._pulse
+        # Each waiter has one of its own: who is cancelled while it awaits it must not end the others' waiting.
+        return asyncio.shield(self._pulse)
 
     def committed(self) -> None:
         """This process committed a change itself."""
@@ -100,7 +104,7 @@ class Changes:
                 await asyncio.wait({changed, ended}, return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
                     self._ended.clear()
-                    await self.owner_ended()
+                    await self._settle_ended()
                     ended = asyncio.ensure_future(self._ended.wait())
                 if changed.done():
                     subscription.clear()
@@ -110,6 +114,13 @@ class Changes:
             changed.cancel()
             ended.cancel()
             subscription.close()
+
+    async def _settle_ended(self) -> None:
+        try:
+            await self.owner_ended()
+        except Exception:
+            # Whatever it was: who waits for changes would wait for ever once nobody listens any more.
+            _log.exception("what an ended process left is not settled yet")
 
 
 async def _nothing() -> None:

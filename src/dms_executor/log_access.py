@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from .errors import ExecutorClosed, ExecutorError, StartFailed
+from .errors import ExecutionCancelled, ExecutorClosed, ExecutorError, StartFailed
 from .journal import Row
 from .lifecycle import Core
 from .lifecycle.follow import settled
@@ -29,6 +29,7 @@ async def open_stream(core: Core, row: Row, request: LogStreamRequest) -> LogStr
         finished=end.finished,
         failure=lambda: end.failure,
         executor=core.files,
+        on_close=end.close,
     )
 
 
@@ -59,6 +60,8 @@ class _End:
 
 
 def _failure(row: Row) -> ExecutorError | None:
-    if row.reason == "start_failed" and row.started_at is None:
-        return StartFailed(row.message, execution_id=row.id)
-    return None
+    if row.started_at is not None:
+        return None
+    if row.reason == "cancelled":
+        return ExecutionCancelled(f"execution {row.id} was cancelled before its job ran", execution_id=row.id)
+    return StartFailed(row.message, execution_id=row.id) if row.reason == "start_failed" else None

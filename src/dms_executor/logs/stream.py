@@ -67,6 +67,7 @@ class LogStream:
         self._failure = failure
         self._executor = executor
         self._changes = changes
+        self._on_close: Callable[[], None] = lambda: None
         self._final = final
         self._lines = StampedLines() if request.timestamps else None
         self._pending: asyncio.Future[_Loaded] | None = None
@@ -88,12 +89,13 @@ class LogStream:
         finished: asyncio.Event,
         failure: Callable[[], ExecutorError | None] = lambda: None,
         executor: Executor | None = None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> LogStream:
         """Opens `folder/log`, which need not be there yet. What `tail`, `last`, seconds in `since` mean is fixed now.
 
         `watcher` wakes a follower; `finished` is set once the execution is terminal and its log complete, or nobody
         shall wait any longer; `failure` then gives the error to raise, if any. `executor`: the threads that read
-        (None: the loop's). Raises InvalidRequest, StateTooNew.
+        (None: the loop's); `on_close` is called once nobody reads any more. Raises InvalidRequest, StateTooNew.
         """
         final = finished.is_set() and not isinstance(failure(), ExecutorClosed)
         opening = asyncio.get_running_loop().run_in_executor(
@@ -105,7 +107,9 @@ class LogStream:
             opening.add_done_callback(_close_opened)
             raise
         changes = FolderChanges(watcher, log_folder(folder)) if request.follow else None
-        return cls(excerpt, request, finished, failure, executor, changes, final)
+        stream = cls(excerpt, request, finished, failure, executor, changes, final)
+        stream._on_close = on_close
+        return stream
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,6 +148,7 @@ class LogStream:
     async def aclose(self) -> None:
         """Ends the stream; a call that waits elsewhere ends, too. Idempotent."""
         self._closed = True
+        self._on_close()
         if self._changes is not None:
             self._changes.close()
         if self._watching_end is not None:
