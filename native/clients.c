@@ -149,15 +149,15 @@ void client_ready(int client)
 
 void client_send(int client, uint8_t type, const uint8_t *payload, size_t length)
 {
-    uint8_t bytes[FRAME_HEADER + 4 + FRAME_TEXT_MAX];
+    uint8_t header[FRAME_HEADER];
     struct client *it = &clients[client];
-    if (it->fd < 0 || length > sizeof bytes - FRAME_HEADER)
+    if (it->fd < 0)
         return;
-    size_t size = frame_header(bytes, type, (uint32_t)length) + length;
-    if (length > 0)
-        memcpy(bytes + FRAME_HEADER, payload, length);
+    size_t size = frame_header(header, type, (uint32_t)length);
+    struct iovec parts[] = {{header, size}, {(void *)payload, length}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
     /* One that does not read is dropped: the job's end must never wait for it. */
-    if (send(it->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)size)
+    if (sendmsg(it->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)(size + length))
         drop(client);
 }
 

@@ -30,6 +30,8 @@ enum tag {
     TAG_RESERVE = 24,
     TAG_LOOP = 25,
     TAG_CGROUP_JOIN_FIRST = 26,
+    TAG_CGROUP_TOUCH = 27,
+    TAG_FORGET = 28,
 };
 
 #define ENTRY_HEADER 8u
@@ -189,6 +191,10 @@ static bool apply(struct parser *parser, struct config *config, const struct ent
         return add_string(entry, config->cgroup_join, &config->cgroup_joins, CONFIG_LIST);
     case TAG_CGROUP_JOIN_FIRST:
         return add_string(entry, config->cgroup_join_first, &config->cgroup_joins_first, CONFIG_LIST);
+    case TAG_CGROUP_TOUCH:
+        return set_string(entry, &config->cgroup_touch);
+    case TAG_FORGET:
+        return add_string(entry, config->forgets, &config->forget_count, CONFIG_LIST);
     case TAG_ROOM:
         return set_string(entry, &config->room) && config->room[0] == '/';
     case TAG_UMOUNT:

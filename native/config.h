@@ -30,8 +30,9 @@ struct config {
     char *argv[CONFIG_ARGS + 1], *env[CONFIG_ARGS + 1];
     size_t argc, envc;
     const char *cgroup_join[CONFIG_LIST], *cgroup_join_first[CONFIG_LIST], *umounts[CONFIG_LIST], *rmdirs[CONFIG_LIST];
-    size_t cgroup_joins, cgroup_joins_first, umount_count, rmdir_count;
-    const char *room, *pidfile;
+    const char *forgets[CONFIG_LIST];
+    size_t cgroup_joins, cgroup_joins_first, umount_count, rmdir_count, forget_count;
+    const char *room, *pidfile, *cgroup_touch;
     struct mount_entry mounts[CONFIG_MOUNTS];
     size_t mount_count;
     struct usage_source usage[CONFIG_LIST];

@@ -88,6 +88,14 @@ void life_go(void)
     life_progress();
 }
 
+/* What holds secrets is gone before anybody is told that the job runs, and whether or not a caller still lives. */
+static void forget(void)
+{
+    for (size_t i = 0; i < shim.config.forget_count; i++)
+        if (unlinkat(shim.folder, shim.config.forgets[i], 0) != 0 && errno != ENOENT)
+            complain("cannot remove %s: %m", shim.config.forgets[i]);
+}
+
 void life_release_start(void)
 {
     uint64_t stamp = shim.held_start;
@@ -109,6 +117,7 @@ void life_started(uint64_t stamp)
     shim.started = true;
     shim.started_at = stamp >= shim.going_at && stamp <= now ? stamp : now;
     shim.phase = PHASE_RUNNING;
+    forget();
     uint8_t payload[8];
     put_u64(payload, shim.started_at);
     clients_broadcast(FRAME_STARTED, payload, sizeof payload);

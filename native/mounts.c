@@ -37,6 +37,31 @@ int mounts_clone(struct config *config, char *what, size_t size)
     return 0;
 }
 
+int mounts_stdin(struct config *config, char *what, size_t size)
+{
+    int flags = config->stdin_fd >= 0 ? fcntl(config->stdin_fd, F_GETFL) : 0;
+    if (flags < 0 || !(flags & O_PATH))
+        return 0;
+    char path[40];
+    int fd = -1, tree = sys_open_tree(config->stdin_fd, "", AT_EMPTY_PATH | SYS_OPEN_TREE_CLONE);
+    if (tree >= 0 && sys_mount_setattr(tree, 0, SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NODEV) == 0) {
+        snprintf(path, sizeof path, "/proc/self/fd/%d", tree);
+        fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    }
+    int error = errno;
+    if (tree >= 0)
+        close(tree);
+    if (fd < 0) {
+        snprintf(what, size, "cannot open stdin");
+        errno = error;
+        return -1;
+    }
+    fcntl(fd, F_SETFL, 0);
+    close(config->stdin_fd);
+    config->stdin_fd = fd;
+    return 0;
+}
+
 /* Opens (and makes) a path in the room, one component at a time and never through a symbolic link: part of it may lie
  * in a folder that a job could write to. `file`: the last component is an empty file. */
 static int open_target(int room, const char *path, bool make, bool file)

@@ -81,11 +81,20 @@ static void encode(struct json *json, const struct record *record)
     json_add(json, "}\n");
 }
 
+static char text[RECORD_MAX];
+static size_t text_length;
+
+const char *record_text(size_t *length)
+{
+    *length = text_length;
+    return text;
+}
+
 static int put(const struct record *record)
 {
-    static char text[16384]; /* two texts of 1 KiB, each byte at worst six characters */
     struct json json = {.text = text, .size = sizeof text};
     encode(&json, record);
+    text_length = json.length;
     return pwrite(record_fd, text, json.length, 0) == (ssize_t)json.length &&
                    ftruncate(record_fd, (off_t)json.length) == 0
                ? 0

@@ -22,6 +22,9 @@ struct record {
 };
 
 int record_reserve(int folder, uint64_t bytes);
+#define RECORD_MAX 16384 /* two texts of 1 KiB, each byte at worst six characters */
+
+const char *record_text(size_t *length); /* what was written last; empty before */
 int record_write(const struct record *record, bool sync);
 void record_discard(void); /* nothing has run: leaves no trace */
 

@@ -136,6 +136,8 @@ static void leave_cgroups(int caller)
 static void make_mounts(int caller)
 {
     char text[FRAME_TEXT_MAX] = "";
+    if (mounts_stdin(&shim.config, text, sizeof text) != 0)
+        stillborn(caller, text);
     if (!mounts_wanted(&shim.config))
         return;
     if (mounts_clone(&shim.config, text, sizeof text) != 0 || mounts_enter(&shim.config, text, sizeof text) != 0)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import Any
 
-__all__ = ["NO_SYMLINKS", "inside_root", "open_beneath", "open_in_root"]
+__all__ = ["NO_SYMLINKS", "inside_root", "open_beneath", "open_in_root", "open_regular"]
 
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _NO_MAGICLINKS = 0x02
@@ -35,18 +36,28 @@ def open_in_root(folder: int, path: bytes, flags: int = os.O_PATH, *, resolve: i
     return _openat2(folder, path, flags, 0, _IN_ROOT | _NO_MAGICLINKS | resolve)
 
 
+def open_regular(folder: int, path: bytes, *, in_root: bool = False) -> int:
+    """Opens a regular file for reading. OSError: EINVAL, it is something else.
+
+    Looked at before it is opened: a FIFO would hold us, and opening a device may already do something (a watchdog
+    starts, a tape rewinds). `in_root`: as `open_in_root`, else as `open_beneath`.
+    """
+    found = open_in_root(folder, path) if in_root else open_beneath(folder, path)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fsdecode(path))
+        return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
+
+
 def inside_root(folder: int, path: str, limit: int = 1 << 20) -> bytes | None:
     """The first `limit` bytes of a regular file in the root `folder`; None where there is none."""
     try:
-        # O_NONBLOCK: a FIFO in a hostile image must not hold us.
-        fd = open_in_root(folder, os.fsencode(path), os.O_RDONLY | os.O_NONBLOCK)
+        with open(open_regular(folder, os.fsencode(path), in_root=True), "rb") as file:
+            return file.read(limit)
     except OSError:
         return None
-    with open(fd, "rb") as file:
-        try:
-            return file.read(limit)
-        except OSError:
-            return None
 
 
 def _openat2(folder: int, path: bytes, flags: int, mode: int, resolve: int) -> int:

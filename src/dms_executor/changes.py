@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .journal import Journal, Owner
+from .journal.files import os_error
 from .journal.journal import NOTIFY
 from .journal.owners import start_time
 from .logs.inotify import Subscription, Watcher
@@ -70,6 +71,8 @@ class Changes:
         except ProcessLookupError:
             self._ended.set()
             return
+        except OSError as error:
+            raise os_error(error, self._state_dir) from error
         if await asyncio.to_thread(start_time, owner.pid) != owner.start_time or owner.uuid in self._pidfds:
             os.close(pidfd)
             self._ended.set()
@@ -118,8 +121,7 @@ class Changes:
     async def _settle_ended(self) -> None:
         try:
             await self.owner_ended()
-        except Exception:
-            # Whatever it was: who waits for changes would wait for ever once nobody listens any more.
+        except Exception:  # noqa: BLE001, whatever it was: all who wait would wait for ever if nobody listened any more
             _log.exception("what an ended process left is not settled yet")
 
 

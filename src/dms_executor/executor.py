@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import msgspec
 from . import recovery
 from .errors import (
     EngineUnavailable,
-    ExecutionAlreadyFinished,
-    ExecutionNotFinished,
+    EngineUnreachable,
     ExecutorClosed,
     InvalidRequest,
     NotSupported,
@@ -25,7 +23,7 @@ from .errors import (
 from .journal import Row
 from .journal.clock import instant, moment
 from .journal.folder import state_folder_default
-from .lifecycle import Core, adopt, cancel, pause, resume, send_signal, start, stats, wait
+from .lifecycle import Core, cancel, pause, resume, send_signal, start, stats, wait, wait_for_status
 from .lifecycle.finish import load_result
 from .lifecycle.follow import outcome
 from .lifecycle.stop import give_up
@@ -35,6 +33,7 @@ from .maintenance import cleanup
 from .opening import close, enter
 from .policy import Policy
 from .registry import engine_names
+from .removal import remove
 from .types import (
     CleanupReport,
     Event,
@@ -89,8 +88,9 @@ class Executor:
         async with AsyncExitStack() as stack:
             core = await enter(folder, policy or Policy(), chosen, stack)
             executor = cls(core)
-            rows = await core.journal.open()
             stack.push_async_callback(close, core)
+            rows = await core.journal.open()
+            core.settle_soon = recovery.Again(core).soon
             core.changes.owner_ended = executor._recover_quietly
             core.journal.committed = lambda _token, _status: core.changes.committed()
             if rows:
@@ -133,23 +133,8 @@ class Executor:
 
         Raises `ExecutionAlreadyFinished` where it ends in another one.
         """
-        core = self._open_core()
-        wanted = {ExecutionStatus(status) for status in statuses} or {*ExecutionStatus}
-        row = await core.row(execution_id)
-        while True:
-            changed = core.changes.next()
-            current = await core.journal.by_token(row.token) or row
-            if current.status in wanted:
-                return current.status
-            if current.terminal:
-                raise ExecutionAlreadyFinished(
-                    f"execution {execution_id} is {current.status}", status=current.status, execution_id=execution_id
-                )
-            if current.owner is not None and current.owner != core.owner:
-                await core.mind_owner(current.owner)
-            elif current.phase == "running":
-                await adopt(core, current)
-            await core.unless_closed(changed)
+        wanted = _statuses(statuses) or {*ExecutionStatus}
+        return await wait_for_status(self._open_core(), execution_id, wanted)
 
     async def cancel(self, execution_id: str, *, signal: int | str | None = None, grace: float | None = None) -> None:
         """Terminates an execution: signal (the image's stop signal, else TERM), grace, then KILL.
@@ -176,27 +161,10 @@ class Executor:
     async def remove(self, execution_id: str, *, force: bool = False) -> None:
         """Removes record, log and result; the id is free again.
 
-        Raises `ExecutionNotFinished`, unless `force`, which cancels it first.
+        Raises `ExecutionNotFinished`, unless `force`, which cancels it first. A cancelled call completes all the same.
         """
         core = self._open_core()
-        row = await core.row(execution_id)
-        result = None
-        if not row.terminal:
-            if not force:
-                raise ExecutionNotFinished(
-                    f"execution {execution_id} is {row.status}",
-                    mend="Cancel it first, or remove it with force",
-                    execution_id=execution_id,
-                )
-            with contextlib.suppress(ExecutionAlreadyFinished):
-                await cancel(core, execution_id, None, None)
-            ended = await core.journal.by_token(row.token)
-            result = await load_result(core, ended) if ended is not None and ended.terminal else None
-        live = core.live.get(row.token)
-        if live is not None:
-            await live.done.wait()
-        if await core.journal.removing(row.token, result):
-            await recovery.discard(core, row)
+        await core.tasks.complete(remove(core, execution_id, force=force), f"remove {execution_id}")
 
     # -- what is known -------------------------------------------------------------------------------------------
 
@@ -209,19 +177,25 @@ class Executor:
         limit: int | None = None,
         after: str | None = None,
     ) -> builtins.list[ExecutionInfo]:
-        """Executions in order of creation; `after` is the last id of the page before."""
+        """Executions in order of creation; `after` is the last id of the page before.
+
+        Raises `ExecutionNotFound` where `after` was removed meanwhile.
+        """
         core = self._open_core()
         await self._refresh()
-        chosen = None if statuses is None else [ExecutionStatus(status).value for status in statuses]
+        chosen = None if statuses is None else [status.value for status in _statuses(statuses)]
+        if limit is not None and limit < 0:
+            raise InvalidRequest(f"{limit} is no number of executions", path="$.limit", mend="Use 0 or more")
+        place = 0 if after is None else (await core.row(after)).seq
         wanted = dict(labels or {})
         found: builtins.list[ExecutionInfo] = []
         while limit is None or len(found) < limit:
-            page = await core.journal.rows(statuses=chosen, job_id=job_id, after=after, limit=_PAGE)
+            page = await core.journal.rows(statuses=chosen, job_id=job_id, after=place, limit=_PAGE)
             matching = [row for row in page if wanted.items() <= row.request.labels.items()]
             found += [self._info(row) for row in matching]
             if len(page) < _PAGE:
                 break
-            after = page[-1].id
+            place = page[-1].seq
         return found if limit is None else found[:limit]
 
     async def get_status(self, execution_id: str) -> ExecutionStatus:
@@ -345,8 +319,8 @@ class Executor:
         """Settles what a process that has died meanwhile owned, so that what is read is true."""
         core = self._open_core()
         for owner in await core.journal.open_owners():
-            if owner == core.owner:
-                continue
+            if owner == core.owner or (owner is None and core.unsettled):
+                continue  # the latter are tried again in the background: a silent engine must not slow every look
             if owner is None or not await core.in_thread(core.owners.alive, owner):
                 await recovery.recover(core, follow=core.changes.active)
                 return
@@ -377,5 +351,13 @@ class Executor:
 async def _probe(core: Core, name: str) -> Probe:
     try:
         return await (await core.engine(name)).probe()
-    except EngineUnavailable as error:
+    except (EngineUnavailable, EngineUnreachable, InvalidRequest) as error:
         return Probe(engine=name, usable=False, problem=error.message, mend=error.mend)
+
+
+def _statuses(named: Iterable[ExecutionStatus | str]) -> set[ExecutionStatus]:
+    try:
+        return {ExecutionStatus(status) for status in named}
+    except ValueError as error:
+        known = ", ".join(ExecutionStatus)
+        raise InvalidRequest(str(error), path="$.statuses", mend=f"Statuses are: {known}") from error

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 
 from . import recovery
-from .errors import ExecutionAlreadyFinished
+from .errors import EngineUnavailable, EngineUnreachable, ExecutionAlreadyFinished, ExecutionNotFound
 from .journal import Row
 from .lifecycle import Core, cancel
 from .logs.retention import drop_log
 from .types import CleanupReport
 
 __all__ = ["cleanup"]
+
+_log = logging.getLogger(__name__)
 
 
 async def cleanup(core: Core, *, running: bool) -> CleanupReport:
@@ -20,11 +24,11 @@ async def cleanup(core: Core, *, running: bool) -> CleanupReport:
         await _cancel_all(core)
     report = await recovery.recover(core, thorough=True)
     freed = executions = 0
-    for row in await core.journal.rows(statuses=None, job_id=None, after=None, limit=None):
+    for row in await core.journal.rows(statuses=None, job_id=None, after=0, limit=None):
         if row.finished_at is None or not row.terminal:
             continue
         age = time.time() - row.finished_at / 1e9
-        if age >= core.settings.record_retention:
+        if age >= max(core.settings.record_retention, row.request.persist_logs or 0):
             freed += await _drop(core, row)
             if await core.journal.removing(row.token, None):
                 await recovery.discard(core, row)
@@ -32,7 +36,7 @@ async def cleanup(core: Core, *, running: bool) -> CleanupReport:
         elif _log_over(core, row, age) and not row.expired:
             await core.journal.expired(row.token)
             freed += await _drop(core, row)
-    await core.journal.forget_removed()
+    await core.journal.forget_events(core.settings.record_retention)
     return CleanupReport(executions=executions, leftovers=len(report.leftovers), bytes_freed=freed)
 
 
@@ -48,8 +52,15 @@ async def _drop(core: Core, row: Row) -> int:
 
 
 async def _cancel_all(core: Core) -> None:
-    for row in await core.journal.open_rows():
-        try:
-            await cancel(core, row.id, None, None)
-        except ExecutionAlreadyFinished:
-            continue
+    """All at once: one after the other, a thousand graces would take hours."""
+    rows = [row for row in await core.journal.open_rows() if not row.terminal]
+    await asyncio.gather(*[_cancel_one(core, row) for row in rows])
+
+
+async def _cancel_one(core: Core, row: Row) -> None:
+    try:
+        await cancel(core, row.id, None, None)
+    except (ExecutionAlreadyFinished, ExecutionNotFound):
+        return  # it ended, or somebody else removed it meanwhile
+    except (EngineUnavailable, EngineUnreachable) as error:
+        _log.warning("%s", error, extra={"execution_id": row.id, "engine": row.engine})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from contextlib import AsyncExitStack
@@ -14,6 +15,7 @@ from .journal.files import os_error
 from .journal.folder import OWNERS, prepare_folder
 from .lifecycle import Core
 from .policy import Policy
+from .threads import finished
 from .types import ExecutionStatus, Settings
 
 __all__ = ["CLOSE_WITHIN", "close", "enter"]
@@ -21,6 +23,7 @@ __all__ = ["CLOSE_WITHIN", "close", "enter"]
 CLOSE_WITHIN = 10.0
 """Seconds that a close takes at most."""
 
+_log = logging.getLogger(__name__)
 _in_use: set[tuple[int, int]] = set()
 _guard = threading.Lock()
 
@@ -28,13 +31,24 @@ _guard = threading.Lock()
 async def enter(folder: Path, policy: Policy, settings: Settings, stack: AsyncExitStack) -> Core:
     """A core on a checked folder whose owner's lock this process holds. Raises `StateError` and its kinds."""
     folder = await asyncio.to_thread(folder.absolute)
-    executor_id, owners, key = await asyncio.to_thread(_take, folder)
-    stack.callback(_in_use.discard, key)
-    stack.push_async_callback(asyncio.to_thread, owners.leave)
-    return Core(folder, executor_id, owners, policy=policy, settings=settings, stack=stack)
+    taken = await finished(_give_back, _take, folder)
+    stack.push_async_callback(asyncio.to_thread, _give_back, taken)
+    executor_id, owners, _ = taken
+    return Core(folder, executor_id, owners, policy=policy, settings=settings)
 
 
-def _take(folder: Path) -> tuple[str, Owners, tuple[int, int]]:
+_Taken = tuple[str, Owners, tuple[int, int]]
+
+
+def _give_back(taken: _Taken) -> None:
+    _, owners, key = taken
+    try:
+        owners.leave()
+    finally:
+        _in_use.discard(key)
+
+
+def _take(folder: Path) -> _Taken:
     executor_id = prepare_folder(folder)
     found = folder.stat()
     key = (found.st_dev, found.st_ino)
@@ -69,8 +83,22 @@ async def close(core: Core) -> None:
         for waiting in ending:
             waiting.cancel()
     running = list(core.live)
-    await core.tasks.aclose(CLOSE_WITHIN / 2)
-    await core.changes.aclose()
-    await core.journal.release(running)
-    await core.journal.close()
+    async with AsyncExitStack() as ending_all:  # each of them, in the reverse of this order, also where one fails
+        ending_all.push_async_callback(_end_files, core)
+        ending_all.push_async_callback(core.journal.close)
+        ending_all.push_async_callback(_release, core, running)
+        ending_all.push_async_callback(core.changes.aclose)
+        ending_all.push_async_callback(core.close_engines)
+        await core.tasks.aclose(CLOSE_WITHIN / 2)
+
+
+async def _release(core: Core, running: list[str]) -> None:
+    try:
+        await core.journal.release(running)
+    except StateError as error:
+        # They bear the name of an owner that is gone then, which is as good.
+        _log.warning("%s", error)
+
+
+async def _end_files(core: Core) -> None:
     await asyncio.wait({asyncio.create_task(asyncio.to_thread(core.files.shutdown))}, timeout=1.0)

@@ -7,6 +7,7 @@ step was the last to be committed; `survey` says what really exists.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import shutil
 from collections.abc import Mapping
@@ -14,17 +15,25 @@ from datetime import UTC, datetime
 
 from . import faults
 from .engine import Engine, Execution, Exit, Observed
-from .errors import EngineUnreachable, ExecutorError
+from .errors import (
+    EngineUnavailable,
+    EngineUnreachable,
+    ExecutorClosed,
+    ExecutorError,
+    InvalidRequest,
+    StateError,
+)
 from .journal import Row, files
 from .journal.clock import moment
 from .lifecycle import Core, Live, adopt
 from .lifecycle.finish import build_result, finish
-from .types import RecoveryReport
+from .types import ExecutionStatus, RecoveryReport
 
-__all__ = ["discard", "recover"]
+__all__ = ["Again", "discard", "recover"]
 
 _log = logging.getLogger(__name__)
 
+_PAUSES = (0.1, 0.5, 2.0, 10.0, 60.0)
 BUDGET = 4.0
 """Seconds that `open` waits for executions that ended meanwhile; what is not done by then goes on in the background."""
 
@@ -41,6 +50,7 @@ async def recover(core: Core, *, follow: bool = True, thorough: bool = False) ->
 
 async def _recover(core: Core, follow: bool, thorough: bool) -> RecoveryReport:
     report = RecoveryReport()
+    core.unsettled = False
     names = {row.engine for row in await core.journal.open_rows()}
     if thorough:
         names |= set(core.opened())
@@ -51,10 +61,7 @@ async def _recover(core: Core, follow: bool, thorough: bool) -> RecoveryReport:
     rows = await core.journal.open_rows()
     ending = []
     for row in rows:
-        if not await _take(core, row):
-            continue
-        await core.in_thread(files.sweep, core.journal.folder(row.token))
-        task = await _settle(core, row, surveys.get(row.engine), report, follow)
+        task = await _settled(core, row, surveys.get(row.engine), report, follow)
         if task is not None:
             ending.append(task)
     known = {row.token for row in rows}
@@ -63,7 +70,37 @@ async def _recover(core: Core, follow: bool, thorough: bool) -> RecoveryReport:
     if ending:
         await asyncio.wait(ending, timeout=BUDGET)
     await core.in_thread(core.owners.forget_dead)
+    if core.unsettled and follow:
+        core.settle_soon()
     return report
+
+
+async def _settled(
+    core: Core, row: Row, survey: Mapping[str, Observed] | None, report: RecoveryReport, follow: bool
+) -> asyncio.Task[None] | None:
+    """One row. What keeps it from being settled now keeps neither the others nor the folder from anybody."""
+    if not follow and _goes_on(row, survey):
+        report.adopted.append(row.id)
+        return None
+    if not await _take(core, row):
+        return None
+    try:
+        await core.in_thread(files.sweep, core.journal.folder(row.token))
+        return await _settle(core, row, survey, report, follow)
+    except (StateError, ExecutorClosed):
+        raise
+    except Exception as error:  # noqa: BLE001, an engine's own defect concerns its executions only
+        _log.exception("not settled yet: %s", error, extra={"execution_id": row.id, "engine": row.engine})
+        core.unsettled = True
+        await core.journal.release([row.token])
+        return None
+
+
+def _goes_on(row: Row, survey: Mapping[str, Observed] | None) -> bool:
+    """Whether there is nothing to do for who only looks: it runs, and was left to whoever comes next."""
+    seen = survey.get(row.token) if survey is not None else None
+    left = row.phase == "running" and row.owner is None and row.intent is None
+    return left and seen is not None and seen.phase != "ended"
 
 
 async def _survey(core: Core, name: str) -> Mapping[str, Observed] | None:
@@ -79,9 +116,11 @@ async def _survey(core: Core, name: str) -> Mapping[str, Observed] | None:
 
 async def _take(core: Core, row: Row) -> bool:
     """Whether the row is this executor's to settle: nobody living has it, or it was left to whoever comes next."""
-    if row.token in core.live:
-        return False
     holder = row.owner
+    live = core.live.get(row.token)
+    # One that is followed here, and that another process was about to finish, is left without anybody if that one dies.
+    if live is not None and not (live.ended and holder not in (None, core.owner)):
+        return False
     if holder is not None and holder != core.owner and await core.in_thread(core.owners.alive, holder):
         dead_stopper = row.stopper is not None and not await core.in_thread(core.owners.alive, row.stopper)
         return dead_stopper and row.phase == "running"
@@ -115,12 +154,20 @@ async def _settle(
     report.adopted.append(row.id)
     if row.intent is not None and row.handle is not None:
         await engine.stop(x, row.handle, row.intent.signal, row.intent.grace)
-        await core.journal.stop_in_hand(row.token)
+        await core.journal.stop_in_hand(row.token, row.stopper)
+    await _tell_paused(core, row, seen)
     if follow:
         await adopt(core, row)
     else:
         await core.journal.release([row.token])
     return None
+
+
+async def _tell_paused(core: Core, row: Row, seen: Observed) -> None:
+    """Its caller died between a pause, or a resume, and the commit of it."""
+    paused = row.status is ExecutionStatus.PAUSED
+    if seen.phase in ("running", "paused") and (seen.phase == "paused") is not paused:
+        await core.journal.paused(row.token, ExecutionStatus.RUNNING if paused else ExecutionStatus.PAUSED)
 
 
 async def _destroy(core: Core, row: Row) -> None:
@@ -131,6 +178,7 @@ async def _destroy(core: Core, row: Row) -> None:
         await core.journal.done(row.token)
     except ExecutorError as error:
         _log.warning("%s; its leftovers go later", error, extra={"execution_id": row.id, "engine": row.engine})
+        core.unsettled = True
 
 
 async def _was_let_go(core: Core, row: Row, seen: Observed | None) -> Row:
@@ -145,7 +193,6 @@ async def _was_let_go(core: Core, row: Row, seen: Observed | None) -> Row:
 async def _undo(core: Core, row: Row, engine: Engine, x: Execution) -> None:
     """Nothing of it ran: gone without a trace but its record."""
     await engine.destroy(x, row.handle)
-    await core.in_thread(_forget_secrets, x)
     live = Live(x, engine)
     message = "the caller died before the job was let go"
     end = Exit(finished_at=datetime.now(UTC), error=message)
@@ -166,8 +213,11 @@ async def _finish(core: Core, row: Row, engine: Engine, end: Exit | None) -> Non
     except ExecutorError as error:
         _log.warning("%s", error, extra={"execution_id": row.id, "engine": row.engine})
         live.conclude(None, error)
+        core.unsettled = True
+        core.settle_soon()
     finally:
-        core.live.pop(row.token, None)
+        if core.live.get(row.token) is live:
+            del core.live[row.token]
         live.done.set()
         if not live.finished.is_set():
             live.conclude(None, None)
@@ -175,6 +225,7 @@ async def _finish(core: Core, row: Row, engine: Engine, end: Exit | None) -> Non
 
 async def _stale(core: Core, row: Row, report: RecoveryReport, follow: bool) -> asyncio.Task[None] | None:
     """The engine does not answer: what it runs is unknown, not lost. Followed, with backoff, until it does."""
+    core.unsettled = True
     if row.phase == "running" and follow:
         try:
             (await adopt(core, row)).stale = True
@@ -194,7 +245,11 @@ async def _destroy_leftovers(
             continue
         engine = await core.engine(name)
         _log.warning("leftover %s is destroyed", token, extra={"engine": name})
-        await engine.destroy(core.unknown(token), None)
+        try:
+            await engine.destroy(core.unknown(token), None)
+        except ExecutorError as error:
+            _log.warning("leftover %s: %s", token, error, extra={"engine": name})
+            continue
         report.leftovers.append(token)
 
 
@@ -204,7 +259,8 @@ async def discard(core: Core, row: Row) -> None:
     try:
         engine = await core.engine(row.engine)
         await engine.destroy(core.known(row.request, row.token), row.handle)
-    except EngineUnreachable as error:
+    except (EngineUnreachable, EngineUnavailable, InvalidRequest) as error:
+        # The engine is silent, or not even installed any more: the record goes all the same.
         _log.warning(
             "%s; its leftovers go when it answers", error, extra={"execution_id": row.id, "engine": row.engine}
         )
@@ -213,5 +269,25 @@ async def discard(core: Core, row: Row) -> None:
     await core.journal.removed(row.token)
 
 
-def _forget_secrets(x: Execution) -> None:
-    (x.folder / files.SECRETS).unlink(missing_ok=True)
+class Again:
+    """Recovery once more, a little later and with backoff, for as long as something could not be settled."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._task: asyncio.Task[None] | None = None
+
+    def soon(self) -> None:
+        """Asks for it; what is asked while one is under way is one and the same."""
+        if not self._core.closing.is_set() and (self._task is None or self._task.done()):
+            self._task = self._core.tasks.spawn(self._recover(), "recover again")
+
+    async def _recover(self) -> None:
+        for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
+            await asyncio.sleep(pause)
+            try:
+                await recover(self._core)
+            except StateError as error:
+                _log.warning("%s", error)
+                continue
+            if not self._core.unsettled:
+                return

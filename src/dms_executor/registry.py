@@ -46,7 +46,9 @@ def engine_class(name: str) -> type[Engine]:
         return _registered[name]
     try:
         loaded = _load(name)
-    except ImportError as error:
+    except InvalidRequest:
+        raise
+    except Exception as error:  # whatever a foreign module raises: it hurts only its own engine
         raise EngineUnavailable(
             f"engine {name} cannot be imported: {error}",
             mend=f"Install what it needs: pip install 'dms-executor[{name}]'",

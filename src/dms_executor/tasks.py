@@ -7,6 +7,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from .errors import ExecutorClosed
+
 __all__ = ["Tasks"]
 
 T = TypeVar("T")
@@ -25,6 +27,19 @@ class Tasks:
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
+
+    async def complete(self, work: Coroutine[Any, Any, T], name: str) -> T:
+        """Awaits work that goes on to its end even when its asker is cancelled.
+
+        Raises `ExecutorClosed` where `aclose` ended it: its asker was not cancelled, and must not look so.
+        """
+        task = self.spawn(work, name)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise ExecutorClosed("the executor was closed", mend="Open it again; running jobs go on") from None
+            raise
 
     async def aclose(self, within: float) -> None:
         """Cancels what is left and waits for it, `within` seconds at most."""

@@ -22,6 +22,7 @@ from .policy import Grant, Granted, Policy, reopen
 from .types import ExecutionRequest, Output, StorageVolume
 
 __all__ = [
+    "RESERVED_TARGETS",
     "Volume",
     "Volumes",
     "check_volumes",
@@ -33,7 +34,7 @@ __all__ = [
     "write_results",
 ]
 
-_RESERVED = ("/proc", "/sys", "/dev")
+RESERVED_TARGETS = ("/proc", "/sys", "/dev")
 _Refused = Iterable[str | Path]
 
 
@@ -184,7 +185,7 @@ def _check_target(target: str, field: str, seen: dict[str, str]) -> None:
             path=field,
             mend="Write it with no '.', '..', '//' or final '/'",
         )
-    for reserved in _RESERVED:
+    for reserved in RESERVED_TARGETS:
         if target == reserved or target.startswith(reserved + "/"):
             raise InvalidRequest(
                 f"{target!r} lies in {reserved}, which is the job's own", path=field, mend="Use another"

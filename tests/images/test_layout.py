@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,22 @@ def test_a_changed_blob_is_refused(layout: Layout) -> None:
             blob.write_bytes(blob.read_bytes() + b" ")
     with pytest.raises(ImageNotFound, match="another content"):
         read(folder)
+
+
+@pytest.mark.parametrize("kind", ["folder", "device", "fifo"])
+def test_an_index_that_is_no_file(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "layout"
+    folder.mkdir()
+    if kind == "folder":
+        (folder / "index.json").mkdir()
+    elif kind == "device":
+        os.mknod(folder / "index.json", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    else:
+        os.mkfifo(folder / "index.json")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ImageNotFound, match="not a regular file"):
+        read(folder)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_blob_that_leads_out_is_refused(layout: Layout, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,28 @@ async def test_what_a_dead_process_left_is_swept(store: ImageStore, layout: Layo
     left = store.folder / "tmp" / "left" / "bundle" / "rootfs"
     left.mkdir(parents=True)
     await bring(Unpacker(store), f"oci:{layout()}")
+    assert os.listdir(store.folder / "tmp") == []
+
+
+def layer_of(folder: Path) -> Path:
+    """The file of the layout's only layer: its largest blob."""
+    return max((folder / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "link"])
+async def test_a_layer_that_is_no_file_is_not_opened(store: ImageStore, layout: Layout, kind: str) -> None:
+    folder = layout()
+    layer = layer_of(folder)
+    kept = layer.rename(folder.parent / "kept")
+    if kind == "fifo":
+        os.mkfifo(layer)
+    elif kind == "device":
+        os.mknod(layer, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    else:
+        layer.symlink_to(kept)
+    with pytest.raises(ImageNotFound, match="damaged"):
+        async with asyncio.timeout(20):
+            await bring(Unpacker(store), f"oci:{folder}")
     assert os.listdir(store.folder / "tmp") == []
 
 

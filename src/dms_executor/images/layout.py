@@ -12,23 +12,25 @@ import re
 
 import msgspec
 
-from ..beneath import open_beneath
+from ..beneath import open_regular
 from ..errors import ImageNotFound, ImagePullFailed
 from .config import Descriptor, ImageConfig, Manifest, check_platform, host_architecture, parse_config
 
-__all__ = ["LayoutImage", "read_layout"]
+__all__ = ["LayoutImage", "open_blob", "read_layout"]
 
 _LIMIT = 4 << 20  # of index, manifest and configuration each, as containerd has it for manifests
 _REF_NAME = "org.opencontainers.image.ref.name"
 _DIGEST = re.compile("sha256:[0-9a-f]{64}", re.ASCII)
 _DEPTH = 4
+_MOST_LAYERS = 127  # as Docker
 
 
 class LayoutImage(msgspec.Struct, frozen=True, kw_only=True):
-    """One image of a layout, for this host: its manifest's descriptor and its configuration."""
+    """One image of a layout, for this host: its manifest's descriptor, its configuration, the digests of its blobs."""
 
     manifest: Descriptor
     config: ImageConfig
+    blobs: list[str] = []
 
     @property
     def digest(self) -> str:
@@ -38,7 +40,7 @@ class LayoutImage(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_layout(folder: int, tag: str | None, image: str) -> LayoutImage:
     """The image `tag` of the layout that is open as `folder`. Raises `ImageNotFound`, `ImagePullFailed`. Blocks."""
-    index = _manifest(_file(folder, "index.json", image), image)
+    index = _manifest(_bounded(_opened(folder, "index.json", image), "index.json", image), image)
     descriptor = _chosen(index.manifests or [], tag, image)
     manifest = _manifest(_blob(folder, descriptor, image), image)
     for _ in range(_DEPTH):
@@ -53,7 +55,17 @@ def read_layout(folder: int, tag: str | None, image: str) -> LayoutImage:
     except msgspec.DecodeError as error:
         raise _damaged(image, f"its configuration is not readable ({error})") from error
     check_platform(config.architecture, config.os, image)
-    return LayoutImage(manifest=descriptor, config=config)
+    if len(manifest.layers) > _MOST_LAYERS:
+        raise _damaged(image, f"it has more than {_MOST_LAYERS} layers")
+    blobs = [entry.digest for entry in (descriptor, manifest.config, *manifest.layers)]
+    return LayoutImage(manifest=descriptor, config=config, blobs=list(dict.fromkeys(blobs)))
+
+
+def open_blob(folder: int, digest: str, image: str) -> int:
+    """The regular file of a blob, opened. Raises `ImageNotFound`."""
+    if not _DIGEST.fullmatch(digest):
+        raise _damaged(image, f"{digest[:80]!r} is no sha256 digest")
+    return _opened(folder, f"blobs/sha256/{digest[7:]}", image)
 
 
 def _chosen(entries: list[Descriptor], tag: str | None, image: str) -> Descriptor:
@@ -89,17 +101,15 @@ def _for_this_host(entries: list[Descriptor], image: str) -> Descriptor:
 
 
 def _blob(folder: int, descriptor: Descriptor, image: str) -> bytes:
-    if not _DIGEST.fullmatch(descriptor.digest):
-        raise _damaged(image, f"{descriptor.digest[:80]!r} is no sha256 digest")
-    data = _file(folder, f"blobs/sha256/{descriptor.digest[7:]}", image)
+    data = _bounded(open_blob(folder, descriptor.digest, image), descriptor.digest, image)
     if hashlib.sha256(data).hexdigest() != descriptor.digest[7:]:
         raise _damaged(image, f"blob {descriptor.digest} has another content")
     return data
 
 
-def _file(folder: int, path: str, image: str) -> bytes:
+def _opened(folder: int, path: str, image: str) -> int:
     try:
-        fd = open_beneath(folder, os.fsencode(path), os.O_RDONLY | os.O_NONBLOCK)
+        return open_regular(folder, os.fsencode(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         if path == "index.json":
             raise ImageNotFound(
@@ -108,6 +118,9 @@ def _file(folder: int, path: str, image: str) -> bytes:
         raise _damaged(image, f"{path} is missing") from error
     except OSError as error:
         raise _damaged(image, f"{path}: {error.strerror}") from error
+
+
+def _bounded(fd: int, path: str, image: str) -> bytes:
     with open(fd, "rb") as file:
         data = file.read(_LIMIT + 1)
     if len(data) > _LIMIT:

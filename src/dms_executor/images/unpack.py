@@ -20,16 +20,15 @@ from ..policy import Granted
 from ..supervisor import tether
 from ..threads import finished
 from ..types import Progress
-from .config import Descriptor
 from .flight import Flights
-from .layout import LayoutImage, read_layout
+from .layout import LayoutImage, open_blob, read_layout
 from .reference import Reference
 from .store import ImageStore, Unpacked, Workspace
 
 __all__ = ["Unpacker"]
 
 _TAG = "image"
-_LEFT_BY_UMOCI = ("config.json", "umoci.json")
+_AT_ONCE = 3  # programs of an unpacking that run in one process; further ones wait their turn
 
 
 class Unpacker:
@@ -38,6 +37,7 @@ class Unpacker:
     def __init__(self, store: ImageStore, *, umoci: str | None = None, skopeo: str | None = None) -> None:
         self.store = store
         self._flights = Flights()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
         self._umoci = umoci
         self._skopeo = skopeo
 
@@ -78,23 +78,26 @@ class Unpacker:
         return ready
 
     async def _unpack(self, layout: int, found: LayoutImage, image: str, deadline: float) -> None:
-        umoci = await asyncio.to_thread(_program, "umoci", self._umoci)
-        # The first asker may leave before the others, and its descriptor with it.
+        # The first asker may leave before the others at any await, and its descriptor with it.
         own = os.dup(layout)
         try:
+            umoci = await asyncio.to_thread(_program, "umoci", self._umoci)
             work = await finished(self.store.discard, self.store.workspace)
         except BaseException:
             os.close(own)
             raise
+        blobs: list[int] = []
         try:
-            await asyncio.to_thread(_single_layout, work.path, own, found.manifest)
-            argv = [umoci, "unpack", *_rootless(), "--image", f"{work.path}/layout:{_TAG}", f"{work.path}/bundle"]
-            await _run(argv, image, deadline)
-            await asyncio.to_thread(_strip, work.path / "bundle")
+            await asyncio.to_thread(_single_layout, work.path, own, found, image, blobs)
+            # `raw`: no runtime configuration, for which umoci would open the image's own /etc/passwd, whatever it is.
+            argv = [umoci, "raw", "unpack", *_rootless(), "--image", f"{work.path}/layout:{_TAG}"]
+            async with self._turns:
+                await _run([*argv, f"{work.path}/bundle/rootfs"], image, deadline)
             unpacked = Unpacked(digest=found.digest, config=found.config)
             await asyncio.to_thread(self.store.commit, work, "bundle", unpacked)
         finally:
-            os.close(own)
+            for fd in (own, *blobs):
+                os.close(fd)
             await finished(None, self.store.discard, work)
 
     async def _copy_archive(
@@ -104,7 +107,8 @@ class Unpacker:
         source = f"{reference.transport}:/proc/{os.getpid()}/fd/{file}{tag}"
         skopeo = await asyncio.to_thread(_program, "skopeo", self._skopeo)
         argv = [skopeo, "--insecure-policy", "copy", "--quiet", source]
-        await _run([*argv, f"oci:{work.path}/copied:{_TAG}"], image, deadline)
+        async with self._turns:
+            await _run([*argv, f"oci:{work.path}/copied:{_TAG}"], image, deadline)
 
 
 async def _run(argv: list[str], image: str, deadline: float) -> None:
@@ -121,26 +125,26 @@ async def _run(argv: list[str], image: str, deadline: float) -> None:
     raise ImageNotFound(f"image {image!r} cannot be unpacked: {name} says: {said}", mend="Make or copy the image again")
 
 
-def _single_layout(folder: Path, layout: int, manifest: Descriptor) -> None:
-    """A layout with this one image and a tag of ours; its blobs are the granted ones."""
+def _single_layout(folder: Path, layout: int, found: LayoutImage, image: str, blobs: list[int]) -> None:
+    """A layout with this one image and a tag of ours, and a folder for its root.
+
+    Its blobs are those of the granted layout, each opened beneath it and a regular file: umoci would follow a symlink
+    of a stranger's anywhere, and open a device. `blobs` gets the descriptors, to be closed when umoci is done.
+    """
     made = folder / "layout"
-    made.mkdir(mode=0o700)
+    (folder / "bundle").mkdir(mode=0o700)
+    (made / "blobs" / "sha256").mkdir(mode=0o700, parents=True)
     (made / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}', encoding="ascii")
     descriptor = {
-        "mediaType": manifest.media_type or "application/vnd.oci.image.manifest.v1+json",
-        "digest": manifest.digest,
-        "size": manifest.size,
+        "mediaType": found.manifest.media_type or "application/vnd.oci.image.manifest.v1+json",
+        "digest": found.manifest.digest,
+        "size": found.manifest.size,
         "annotations": {"org.opencontainers.image.ref.name": _TAG},
     }
     (made / "index.json").write_bytes(msgspec.json.encode({"schemaVersion": 2, "manifests": [descriptor]}))
-    (made / "blobs").symlink_to(f"/proc/{os.getpid()}/fd/{layout}/blobs")
-
-
-def _strip(bundle: Path) -> None:
-    """Only the root tree is kept of what umoci leaves."""
-    for entry in bundle.iterdir():
-        if entry.name in _LEFT_BY_UMOCI or entry.suffix == ".mtree":
-            entry.unlink()
+    for digest in found.blobs:
+        blobs.append(open_blob(layout, digest, image))
+        (made / "blobs" / digest.replace(":", "/")).symlink_to(f"/proc/{os.getpid()}/fd/{blobs[-1]}")
 
 
 def _archive_key(file: int, reference: Reference) -> str:

@@ -69,7 +69,8 @@ def read(folder: Path, name: str) -> bytes | None:
 
 
 def sweep(folder: Path) -> None:
-    """Unlinks what a writer that was killed in the middle of `put` left."""
+    """Unlinks what a writer that was killed in the middle of `put` left, and secrets, which nobody needs any more."""
+    (folder / SECRETS).unlink(missing_ok=True)
     try:
         names = os.listdir(folder)
     except FileNotFoundError:

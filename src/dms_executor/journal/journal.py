@@ -8,6 +8,7 @@ the same hop, before its row.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -63,8 +64,8 @@ class Journal:
         return await self._hop(self._open)
 
     async def close(self) -> None:
-        """Waits for what is under way, then closes. Idempotent."""
-        if self._database is not None:
+        """Waits for what is under way, then closes, also what a failed `open` left. Idempotent."""
+        with contextlib.suppress(ExecutorClosed):
             await self._hop(self._close)
         self._thread.shutdown(wait=False)
 
@@ -102,10 +103,10 @@ class Journal:
         """Commits why it is stopped; gives the intent that stands, None where it has ended or is gone."""
         return await self._change(self._intend, token, intent)
 
-    async def stop_in_hand(self, token: str) -> None:
-        """A survivor carries the stop out: this process is no longer needed for it."""
+    async def stop_in_hand(self, token: str, stopper: str | None = None) -> None:
+        """A survivor carries the stop out: its stopper (None: this process) is no longer needed for it."""
         await self._change(
-            _execute, "UPDATE executions SET stopper=NULL WHERE token=? AND stopper=?", token, self._owner
+            _execute, "UPDATE executions SET stopper=NULL WHERE token=? AND stopper=?", token, stopper or self._owner
         )
 
     async def ended(self, token: str, end: Exit) -> Row | None:
@@ -149,9 +150,9 @@ class Journal:
         """Deletes the row: the id is free again."""
         await self._change(_execute, "DELETE FROM executions WHERE token=? AND phase='removing'", token)
 
-    async def forget_removed(self) -> None:
-        """Drops results that were kept for waiters of removed executions an hour ago."""
-        await self._change(_execute, "DELETE FROM removed WHERE time < ?", time.time_ns() - 3600 * 10**9)
+    async def forget_events(self, age: float) -> None:
+        """Drops events older than `age` seconds; the numbers of those that come are not used again."""
+        await self._change(_execute, "DELETE FROM events WHERE time < ?", time.time_ns() - int(age * 1e9))
 
     # -- leases --------------------------------------------------------------------------------------------------
 
@@ -161,7 +162,9 @@ class Journal:
 
     async def release(self, tokens: Iterable[str]) -> None:
         """Leaves running executions to whoever comes next."""
-        await self._change(self._release, list(tokens))
+        left = list(tokens)
+        if left:
+            await self._change(self._release, left)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -192,10 +195,10 @@ class Journal:
         return {name for (name,) in found}
 
     async def rows(
-        self, *, statuses: Iterable[str] | None, job_id: str | None, after: str | None, limit: int | None
+        self, *, statuses: Iterable[str] | None, job_id: str | None, after: int, limit: int | None
     ) -> list[Row]:
-        """Rows in order of creation."""
-        clauses, values = ["phase != 'removing'"], list[Any]()
+        """Rows in order of creation, past the one whose `seq` is `after`."""
+        clauses, values = ["phase != 'removing'", "seq > ?"], list[Any]([after])
         if statuses is not None:
             chosen = list(statuses)
             clauses.append(f"status IN ({', '.join('?' * len(chosen))})")
@@ -203,9 +206,6 @@ class Journal:
         if job_id is not None:
             clauses.append("job_id=?")
             values.append(job_id)
-        if after is not None:
-            clauses.append("seq > coalesce((SELECT seq FROM executions WHERE id=?), 0)")
-            values.append(after)
         text = f"WHERE {' AND '.join(clauses)} ORDER BY seq"
         return await self._hop(self._rows, text if limit is None else f"{text} LIMIT {int(limit)}", *values)
 
@@ -219,6 +219,11 @@ class Journal:
             limit,
         )
         return [(_event(values), values[7]) for values in found]
+
+    async def statuses(self, token: str, after: int) -> list[ExecutionStatus]:
+        """The statuses that one execution has reached past an event's number, in order; also once it is removed."""
+        text = "SELECT status FROM events WHERE sequence > ? AND token=? ORDER BY sequence"
+        return [ExecutionStatus(status) for (status,) in await self._hop(self._query, text, after, token)]
 
     async def last_event(self) -> int:
         """The number of the newest event, 0 where there is none."""
@@ -239,6 +244,8 @@ class Journal:
     def _open(self) -> list[Row]:
         try:
             self._notify = os.open(self.state_dir / NOTIFY, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if os.fstat(self._notify).st_size == 0:
+                os.pwrite(self._notify, b"\n", 0)  # its room is taken now: a bump after a commit must not fail
         except OSError as error:
             raise files.os_error(error, self.state_dir / NOTIFY) from error
         self._database = rebuild.open_database(self.state_dir, durable=self._durable)
@@ -400,6 +407,7 @@ class Journal:
             (self._owner, token),
         ).fetchone()
         if changed is not None and result is not None:
+            database.execute("DELETE FROM removed WHERE time < ?", (time.time_ns() - 3600 * 10**9,))
             database.execute(
                 "INSERT OR REPLACE INTO removed VALUES (?, ?, ?, ?)",
                 (token, changed[0], encode(result), time.time_ns()),

@@ -4,9 +4,21 @@
 """
 
 from .core import Core
-from .follow import adopt, wait
+from .follow import adopt, wait, wait_for_status
 from .live import Live
 from .start import start
 from .stop import cancel, pause, resume, send_signal, stats
 
-__all__ = ["Core", "Live", "adopt", "cancel", "pause", "resume", "send_signal", "start", "stats", "wait"]
+__all__ = [
+    "Core",
+    "Live",
+    "adopt",
+    "cancel",
+    "pause",
+    "resume",
+    "send_signal",
+    "start",
+    "stats",
+    "wait",
+    "wait_for_status",
+]

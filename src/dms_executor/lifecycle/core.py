@@ -15,7 +15,7 @@ import msgspec
 
 from ..changes import Changes
 from ..engine import Engine, EngineContext, Execution
-from ..errors import EngineUnavailable, ExecutionNotFound, ExecutorClosed, InvalidRequest
+from ..errors import EngineUnavailable, EngineUnreachable, ExecutionNotFound, ExecutorClosed, InvalidRequest
 from ..journal import Journal, Owners, Row
 from ..policy import Policy
 from ..registry import engine_class, engine_names
@@ -39,7 +39,6 @@ class Core:
         *,
         policy: Policy,
         settings: Settings,
-        stack: AsyncExitStack,
     ) -> None:
         self.state_dir = state_dir
         self.executor_id = executor_id
@@ -56,7 +55,12 @@ class Core:
         self.creations = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self.closing = asyncio.Event()
         self.recovering = asyncio.Lock()
-        self._stack = stack
+        self.settle_soon: Callable[[], None] = lambda: None
+        """Asks for one more recovery, for an execution that nobody living brings to its end."""
+        self.unsettled = False
+        """Whether the last recovery left something open that it should have settled."""
+        # Of their own, since they must outlive what still calls them while the executor closes.
+        self._sessions = AsyncExitStack()
         self._engines: dict[str, Engine] = {}
         self._opening = asyncio.Lock()
 
@@ -69,6 +73,10 @@ class Core:
                 self._engines[name] = await self._open_engine(name)
         return self._engines[name]
 
+    async def close_engines(self) -> None:
+        """Ends every engine's session; nothing calls an engine any more. Idempotent."""
+        await self._sessions.aclose()
+
     def opened(self) -> list[str]:
         """The names of the engines that are open."""
         return list(self._engines)
@@ -79,9 +87,15 @@ class Core:
             return await self.engine(request.engine_spec.type)
         problems = []
         for kind in await self.in_thread(_by_rank):
-            engine = await self.engine(kind.name)
-            probe = await engine.probe()
-            if probe.usable and kind.rank < 1000:
+            if kind.rank >= 1000:
+                continue
+            try:
+                engine = await self.engine(kind.name)
+                probe = await engine.probe()
+            except (EngineUnavailable, EngineUnreachable) as error:
+                problems.append(f"{kind.name}: {error.message}")
+                continue
+            if probe.usable:
                 return engine
             problems.append(f"{kind.name}: {probe.problem}")
         raise EngineUnavailable(
@@ -170,7 +184,7 @@ class Core:
             log_cap=int(self.settings.log_cap),
             durable=self.durable,
         )
-        return await self._stack.enter_async_context(kind.open(context))
+        return await self._sessions.enter_async_context(kind.open(context))
 
 
 def _by_rank() -> list[type[Engine]]:

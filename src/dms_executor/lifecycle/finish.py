@@ -11,7 +11,7 @@ import msgspec
 from .. import faults
 from ..engine import Exit
 from ..errors import ExecutionCancelled, ExecutorError, ResultExpired
-from ..journal import Intent, Row
+from ..journal import Intent, Row, files
 from ..journal.clock import moment
 from ..logs.backward import read_tail
 from ..types import ExecutionResult, ExecutionStatus, Output, Reason
@@ -56,19 +56,41 @@ async def not_started(core: Core, live: Live, error: ExecutorError) -> None:
     """A start that failed or was cancelled after its claim: nothing is left behind but the failed record and log."""
     x = live.x
     error.execution_id = x.id
-    await live.engine.destroy(x, live.handle)
-    end = Exit(finished_at=datetime.now(UTC), error=error.message)
-    cancelled = live.intent if isinstance(error, ExecutionCancelled) else None
-    result = await core.journal.finished(
-        x.token, lambda intent: build_result(live, end, (intent or cancelled) if cancelled else None, [], "")
-    )
-    if result is not None:
-        _log.info("%s: %s", result.status, error, extra={"execution_id": x.id, "engine": live.engine.name})
-        result = await with_output(core, result, x.token)
-    await core.journal.done(x.token)
-    core.live.pop(x.token, None)
-    live.done.set()
-    live.conclude(result, error)
+    result = None
+    try:
+        gone = await _undone(core, live)
+        end = Exit(finished_at=datetime.now(UTC), error=error.message)
+        cancelled = live.intent if isinstance(error, ExecutionCancelled) else None
+        result = await core.journal.finished(
+            x.token, lambda intent: build_result(live, end, (intent or cancelled) if cancelled else None, [], "")
+        )
+        if result is not None:
+            _log.info("%s: %s", result.status, error, extra={"execution_id": x.id, "engine": live.engine.name})
+            result = await with_output(core, result, x.token)
+        if gone:
+            await core.journal.done(x.token)
+        else:
+            core.settle_soon()
+    except ExecutorError as worse:
+        # Why it did not start is what its caller wants to know; the record follows once it can be written.
+        _log.warning("%s", worse, extra={"execution_id": x.id, "engine": live.engine.name})
+        core.settle_soon()
+    finally:
+        core.live.pop(x.token, None)
+        live.done.set()
+        live.conclude(result, error)
+
+
+async def _undone(core: Core, live: Live) -> bool:
+    """Takes away what a start has made. False: the engine could not, and recovery does so later."""
+    x = live.x
+    await core.in_thread(files.sweep, x.folder)
+    try:
+        await live.engine.destroy(x, live.handle)
+    except Exception as error:  # noqa: BLE001, an engine's own defect must not hide why the start failed
+        _log.exception("undoing a start: %s", error, extra={"execution_id": x.id, "engine": live.engine.name})
+        return False
+    return True
 
 
 def build_result(live: Live, end: Exit, intent: Intent | None, outputs: list[Output], problem: str) -> ExecutionResult:

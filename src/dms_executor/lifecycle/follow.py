@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
+from collections.abc import Set
 from datetime import UTC, datetime
 
 from .. import faults
 from ..engine import Exit
-from ..errors import EngineUnreachable, ExecutorClosed, ExecutorError
+from ..errors import (
+    EngineUnreachable,
+    ExecutionAlreadyFinished,
+    ExecutionNotFound,
+    ExecutorClosed,
+    ExecutorError,
+)
 from ..journal import Intent, Row
 from ..journal.clock import moment
-from ..types import ExecutionResult
+from ..types import TERMINAL, ExecutionResult, ExecutionStatus
 from .core import Core
-from .finish import finish, load_result
+from .finish import finish, load_result, with_output
 from .live import Live
 from .pull import pull
 
-__all__ = ["adopt", "see_through", "settled", "wait"]
+__all__ = ["adopt", "see_through", "settled", "wait", "wait_for_status"]
 
 _log = logging.getLogger(__name__)
 _BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -40,21 +48,25 @@ async def see_through(core: Core, live: Live) -> None:
             await helpers[0]
         await finish(core, live, end)
         if not live.finished.is_set():
-            row = await settled(core, x.token)
-            live.conclude(await load_result(core, row) if row is not None else await core.journal.kept_result(x.token))
+            live.conclude(await _recorded(core, x.id, x.token, await settled(core, x.token)))
     except ExecutorError as error:
         _log.warning("%s", error, extra={"execution_id": x.id, "engine": engine.name})
         if not live.finished.is_set():
             live.conclude(None, error)
+            core.changes.committed()
+        else:
+            core.settle_soon()  # it is recorded, and the engine still has something of it
     except Exception as error:
         # An engine's own defect must not leave every waiter waiting.
         _log.exception("watching failed", extra={"execution_id": x.id, "engine": engine.name})
         if not live.finished.is_set():
             failure = f"engine {engine.name} failed: {error!r}"
             live.conclude(None, ExecutorError(failure, mend="This is a defect: please report it", execution_id=x.id))
+            core.changes.committed()
         raise
     finally:
-        core.live.pop(x.token, None)
+        if core.live.get(x.token) is live:
+            del core.live[x.token]
         live.done.set()
         for helper in helpers:
             helper.cancel()
@@ -82,17 +94,38 @@ async def wait(core: Core, execution_id: str) -> ExecutionResult:
     live = None if row.terminal else await _followed(core, row)
     if live is not None:
         return await outcome(core, live)
-    token = row.token
-    finished = await settled(core, token)
-    if finished is None:
-        kept = await core.journal.kept_result(token)
-        if kept is not None:
-            return kept
-        row = await core.row(execution_id)
-        finished = row
-    result = await load_result(core, finished)
-    await _delivered(core, finished.token, finished.request.persist_logs)
+    if row.terminal:
+        result = await load_result(core, row)
+    else:
+        result = await _recorded(core, row.id, row.token, await settled(core, row.token))
+    await _delivered(core, row.token, row.request.persist_logs)
     return result
+
+
+async def wait_for_status(core: Core, execution_id: str, wanted: Set[ExecutionStatus]) -> ExecutionStatus:
+    """The first of `wanted` that an execution reaches, however short it stays there."""
+    position = await core.journal.last_event()
+    found = await core.row(execution_id)
+    row: Row | None = found
+    token, reached = found.token, [found.status]
+    while True:
+        for status in reached:
+            if status in wanted:
+                return status
+        if reached and reached[-1] in TERMINAL:
+            raise ExecutionAlreadyFinished(
+                f"execution {execution_id} is {reached[-1]}", status=reached[-1], execution_id=execution_id
+            )
+        if row is None:
+            raise _removed(execution_id)
+        live = await _attended(core, row)
+        changed = core.changes.next()
+        reached = await core.journal.statuses(token, position)
+        row = await core.journal.by_token(token)
+        if not reached and row is not None:
+            await core.unless_closed(changed)
+            if live is not None and live.failure is not None and live.result is None:
+                raise live.failure
 
 
 async def outcome(core: Core, live: Live) -> ExecutionResult:
@@ -111,9 +144,7 @@ async def settled(core: Core, token: str) -> Row | None:
         row = await core.journal.by_token(token)
         if row is None or row.phase == "removing" or row.terminal:
             return row if row is not None and row.phase != "removing" else None
-        if row.owner is not None and row.owner != core.owner:
-            await core.mind_owner(row.owner)
-        live = await _followed(core, row)
+        live = await _attended(core, row)
         if live is not None:
             # This process watches it, too: the end is recorded once, whoever sees it first.
             await core.unless_closed(live.finished.wait())
@@ -121,6 +152,31 @@ async def settled(core: Core, token: str) -> Row | None:
                 raise live.failure
             continue
         await core.unless_closed(changed)
+
+
+async def _recorded(core: Core, execution_id: str, token: str, row: Row | None) -> ExecutionResult:
+    """What another process recorded, for those who waited meanwhile: it is theirs even if it has been delivered."""
+    if row is not None:
+        if row.result is not None and not row.expired:
+            return await with_output(core, row.result, token)
+        return await load_result(core, row)
+    kept = await core.journal.kept_result(token)
+    if kept is None:
+        raise _removed(execution_id)
+    return kept
+
+
+def _removed(execution_id: str) -> ExecutionNotFound:
+    return ExecutionNotFound(f"execution {execution_id} was removed meanwhile", execution_id=execution_id)
+
+
+async def _attended(core: Core, row: Row) -> Live | None:
+    """Sees to it that somebody brings it to its end, and that we hear of it; gives what follows it here, if any."""
+    if row.owner is not None and row.owner != core.owner:
+        await core.mind_owner(row.owner)
+    elif row.token not in core.live and row.phase != "running":
+        core.settle_soon()
+    return await _followed(core, row)
 
 
 async def _followed(core: Core, row: Row) -> Live | None:
@@ -166,7 +222,15 @@ async def _hold_deadline(core: Core, live: Live) -> None:
     grace = core.settings.grace
     wanted = Intent(cause="timed_out", signal=live.prepared.stop_signal, grace=grace, time=time.time_ns())
     standing = await core.journal.intend(live.x.token, wanted)
-    if standing is not None:
-        live.intent = standing
-        await live.engine.stop(live.x, live.handle, wanted.signal, grace)
-        await core.journal.stop_in_hand(live.x.token)
+    if standing is None:
+        return
+    live.intent = standing
+    for pause in itertools.chain(_BACKOFF, itertools.repeat(_BACKOFF[-1])):
+        try:
+            await live.engine.stop(live.x, live.handle, wanted.signal, grace)
+            break
+        except EngineUnreachable as error:
+            # A deadline holds also where the engine is silent just when it has come.
+            _log.warning("%s; asked again in %g s", error, pause, extra={"execution_id": live.x.id})
+            await asyncio.sleep(pause)
+    await core.journal.stop_in_hand(live.x.token)

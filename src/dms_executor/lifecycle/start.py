@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack
 
 import msgspec
 
@@ -34,6 +35,8 @@ async def start(core: Core, request: ExecutionRequest, progress: Report | None) 
     engine = await core.engine_for(request)
     request = _addressed(request, engine.name)
     await engine.validate(request)
+    if core.closing.is_set():
+        raise ExecutorClosed("the executor was closed", execution_id=request.execution_id)
     live = Live(core.execution(request), engine)
     bringing_up = core.tasks.spawn(_bring_up(core, live, progress or _unseen), f"start {live.x.id}")
     try:
@@ -48,13 +51,14 @@ async def start(core: Core, request: ExecutionRequest, progress: Report | None) 
 
 async def _bring_up(core: Core, live: Live, report: Report) -> None:
     x, engine = live.x, live.engine
-    capacity = await core.capacity(engine, x.request)
     # From here on the live entry is what a cancel in this process finds, also while the claim is under way.
     core.live[x.token] = live
     try:
-        await core.journal.claim(x, engine.name, capacity)
-    except BaseException:
+        await core.journal.claim(x, engine.name, await core.capacity(engine, x.request))
+    except BaseException as error:
         core.live.pop(x.token, None)
+        live.done.set()
+        live.conclude(None, error if isinstance(error, ExecutorError) else None)
         raise
     faults.point("request_written")
     watching = core.tasks.spawn(_obey(core, live), f"obey {x.id}")
@@ -79,13 +83,29 @@ async def _bring_up(core: Core, live: Live, report: Report) -> None:
 async def _create(core: Core, live: Live, report: Report) -> None:
     """accepted -> created: everything but the job's first instruction."""
     x, engine = live.x, live.engine
-    limit = x.request.prepare_timeout or core.settings.prepare_timeout
+    async with AsyncExitStack() as turn:
+        await _prepare(core, live, report, turn)
+        faults.point("prepared")
+        with traced(live, "create"):
+            live.handle = await engine.create(x, live.prepared)
+    faults.point("created")
+    live.intent = await core.journal.created(x.token, live.prepared, live.handle) or live.intent
+    faults.point("created_committed")
+    _unless_stopped(live)
+
+
+async def _prepare(core: Core, live: Live, report: Report, turn: AsyncExitStack) -> None:
+    """What may be aborted: the preparation, and the wait for this creation's turn.
+
+    A slow pull holds no turn, so that it keeps no other start from its own.
+    """
+    x, limit = live.x, live.x.request.prepare_timeout or core.settings.prepare_timeout
     _unless_stopped(live)  # an abort while the claim was being committed found no preparation to stop
     try:
         async with live.preparing(limit):
-            async with core.creations:
-                with traced(live, "prepare"):
-                    live.prepared = await engine.prepare(x, report)
+            with traced(live, "prepare"):
+                live.prepared = await live.engine.prepare(x, report)
+            await turn.enter_async_context(core.creations)
     except TimeoutError as error:
         if live.intent is None:
             raise StartFailed(
@@ -93,14 +113,6 @@ async def _create(core: Core, live: Live, report: Report) -> None:
             ) from error
     finally:
         live.prepared_now()
-    _unless_stopped(live)
-    faults.point("prepared")
-    async with core.creations:
-        with traced(live, "create"):
-            live.handle = await engine.create(x, live.prepared)
-    faults.point("created")
-    live.intent = await core.journal.created(x.token, live.prepared, live.handle) or live.intent
-    faults.point("created_committed")
     _unless_stopped(live)
 
 

@@ -34,8 +34,7 @@ async def cancel(core: Core, execution_id: str, signum: int | None, grace: float
         raise ExecutionAlreadyFinished(
             f"execution {execution_id} has finished ({row.status})", status=row.status, execution_id=execution_id
         )
-    stopping = core.tasks.spawn(_cancel(core, row, signum, grace), f"cancel {execution_id}")
-    await asyncio.shield(stopping)
+    await core.tasks.complete(_cancel(core, row, signum, grace), f"cancel {execution_id}")
 
 
 async def _cancel(core: Core, row: Row, signum: int | None, grace: float | None) -> None:

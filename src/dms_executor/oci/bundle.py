@@ -52,7 +52,8 @@ def oci_config(
         "process": process,
         "root": {"path": f"{room}/root", "readonly": read_only_root},
         "hostname": hostname,
-        "mounts": [*_system_mounts(), *_init_mount(room, init), *_own_mounts(room, volumes)],
+        # Our init last: nothing that the request names may cover it.
+        "mounts": [*_system_mounts(), *_own_mounts(room, volumes), *_init_mount(room, init)],
         "linux": linux,
     }
 

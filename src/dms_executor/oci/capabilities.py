@@ -1,4 +1,7 @@
-"""Docker's default capabilities, masked paths and read-only paths: what a job gets at most.
+"""Docker's default capabilities but one, masked paths and read-only paths: what a job gets at most.
+
+Not CAP_MKNOD: a device node that a job makes in an output lies on the host's file system afterwards, where no device
+cgroup of the job's guards it.
 
 https://github.com/moby/moby/blob/master/oci/caps/defaults.go, https://github.com/moby/moby/blob/master/oci/defaults.go
 """
@@ -12,7 +15,6 @@ DEFAULT_CAPABILITIES: tuple[str, ...] = (
     "CAP_DAC_OVERRIDE",
     "CAP_FSETID",
     "CAP_FOWNER",
-    "CAP_MKNOD",
     "CAP_NET_RAW",
     "CAP_SETGID",
     "CAP_SETUID",

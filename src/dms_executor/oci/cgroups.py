@@ -125,6 +125,13 @@ class Cgroups(msgspec.Struct, frozen=True, kw_only=True):
                 files.append(f"{hierarchy.mount}/{path}/cgroup.procs")
         return files
 
+    def own_procs(self) -> str | None:
+        """The `cgroup.procs` of this process in the first hierarchy that can be written."""
+        for hierarchy in self.hierarchies:
+            if hierarchy.writable:
+                return f"{hierarchy.mount}{hierarchy.own.rstrip('/')}/cgroup.procs"
+        return None
+
     def _folder(self, controller: str, path: str) -> str | None:
         for hierarchy in self.hierarchies:
             if controller in hierarchy.controllers and hierarchy.version == 1:

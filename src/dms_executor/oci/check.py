@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,6 +58,8 @@ def grant_image(reference: Reference, policy: Policy, refused: Sequence[Path]) -
         if granted.is_dir == archive:
             wanted = "file" if archive else "folder"
             raise InvalidRequest(f"{reference.path!r} is no {wanted}", path=_IMAGE, mend=f"Name a {wanted}")
+        if archive and not stat.S_ISREG(os.fstat(granted.fd).st_mode):
+            raise InvalidRequest(f"{reference.path!r} is no regular file", path=_IMAGE, mend="Name an archive")
         return granted.grant
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import msgspec
 
@@ -21,7 +21,7 @@ from ..errors import EngineUnavailable, EngineUnreachable, ExecutionNotRunning, 
 from ..images import ImageConfig, ImageStore, parse_reference
 from ..policy import Grant, reopen
 from ..supervisor import shim as shims
-from ..supervisor.record import read_exit
+from ..supervisor.record import decode_exit, read_exit
 from ..threads import finished
 from ..types import ExecutionRequest, Output, Probe, Stats, signal_number
 from ..volumes import Volumes, collect, grant_volumes
@@ -34,6 +34,9 @@ from .plan import Plan, ShimAddress
 from .runtime import complaint, version_of
 from .spec import OciParams, OciSettings, checked_params, checked_settings
 from .survey import survey
+
+if TYPE_CHECKING:
+    from ..images.unpack import Unpacker
 
 __all__ = ["OciEngine"]
 
@@ -62,6 +65,7 @@ class OciEngine(Engine):
         self._refused = (context.state_dir,)
         self._shims: dict[str, shims.Shim] = {}
         self._gauge = Gauge()
+        self._unpacker: Unpacker | None = None
         self._host: Host | None = None
         self._boot = ""
 
@@ -111,9 +115,7 @@ class OciEngine(Engine):
         grant, volumes = await finished(None, self._grants, x)
         image, digest = ImageConfig(), None
         if reference.transport != "rootfs":
-            from ..images.unpack import Unpacker  # not at start-up: only images need it
-
-            unpacker = Unpacker(self._store, umoci=self._settings.umoci, skopeo=self._settings.skopeo)
+            unpacker = self._unpacking()
             with await asyncio.to_thread(reopen, grant, field="$.engine_spec.params.image") as granted:
                 unpacked = await unpacker.unpacked(
                     reference, granted, params.image, x.token, report, request.prepare_timeout or _UNPACK_DEADLINE
@@ -152,8 +154,6 @@ class OciEngine(Engine):
         except StartFailed as error:
             said = await asyncio.to_thread(complaint, x.folder)
             raise StartFailed(_start_failure(error.message, said), mend=_MEND_START, execution_id=x.id) from error
-        if x.request.secret_environment:
-            await asyncio.to_thread(_forget_secrets, x.folder, x.token)
         return started
 
     async def survey(self) -> Mapping[str, Observed]:
@@ -169,7 +169,11 @@ class OciEngine(Engine):
         """The exit record; without one, once nobody is left to write it, an `Exit` that says `lost`."""
         for _ in range(_RECONNECTS):
             shim = await self._connection(x)
-            if shim is None or await shim.ended():
+            if shim is None:
+                break
+            if await shim.ended():
+                if shim.record:
+                    return decode_exit(shim.record, x.folder)
                 break
             # The connection ended, and perhaps not the shim.
             self._forget(x, shim)
@@ -229,6 +233,14 @@ class OciEngine(Engine):
             self._boot = await asyncio.to_thread(undo.boot_id)
             self._host = host
         return self._host
+
+    def _unpacking(self) -> Unpacker:
+        """One for all executions: whoever asks for the same image shares one unpacking."""
+        if self._unpacker is None:
+            from ..images.unpack import Unpacker  # not at start-up: only images need it
+
+            self._unpacker = Unpacker(self._store, umoci=self._settings.umoci, skopeo=self._settings.skopeo)
+        return self._unpacker
 
     def _grants(self, x: Execution) -> tuple[Grant, Volumes]:
         policy, request = self._context.policy, x.request
@@ -336,9 +348,3 @@ def _last_words(folder: Path) -> str:
 
 def _start_failure(message: str, said: str) -> str:
     return f"{message}: {said}" if said and said not in message else message
-
-
-def _forget_secrets(folder: Path, token: str) -> None:
-    """The runtime has read its configuration; crun keeps a copy. Only these: it may still be at work in its folder."""
-    for path in (folder / "bundle" / "config.json", folder / "runtime" / token / "config.json"):
-        path.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from ..engine import EngineContext, Execution
 from ..errors import EngineUnavailable, InvalidRequest, StartFailed
 from ..policy import reopen
 from ..supervisor import binary, spec
+from ..volumes import RESERVED_TARGETS
 from .bundle import network_files, oci_config, volume_path
 from .host import Host
 from .plan import Plan
@@ -24,6 +25,7 @@ from .process import process_of
 from .runtime import ENVIRONMENT, run_argv
 from .seccomp import compiled, load_profile, oci_form
 from .spec import OciParams, OciSettings
+from .targets import landed
 from .users import resolve_user
 
 __all__ = ["Launch", "assemble", "make_layer"]
@@ -66,6 +68,7 @@ def assemble(
     launch = Launch()
     try:
         lower = launch.keep(_open_root(plan, rootfs))
+        plan = msgspec.structs.replace(plan, volumes=landed(lower, plan.volumes))
         mounts = [*_root_mounts(launch, x.folder, plan, lower), *_volume_mounts(launch, plan)]
         _write_bundle(x, plan, params, host, context, settings, lower)
         mounts.append(spec.Bind(fd=launch.keep(_folder(x.folder / "bundle")), target="bundle", recursive=False))
@@ -103,6 +106,7 @@ def _shim_spec(
         environment=ENVIRONMENT,
         cgroup_join=[file for file in host.joins if file not in early],
         cgroup_join_first=early,
+        cgroup_touch=host.joins[-1] if host.joins else host.cgroups.own_procs(),
         room=settings.room,
         umounts=umounts,
         mounts=mounts,
@@ -120,7 +124,13 @@ def _shim_spec(
         sync=context.durable,
         drain=_DRAIN,
         thaw=[(freezer[0], freezer[2])] if freezer else [],
+        forget=_secret_files(x),
     )
+
+
+def _secret_files(x: Execution) -> list[str]:
+    """The runtime's configuration, which it has read by then, and the copy that crun keeps."""
+    return ["bundle/config.json", f"runtime/{x.token}/config.json"] if x.request.secret_environment else []
 
 
 def _write_bundle(
@@ -176,11 +186,19 @@ def _root_mounts(launch: Launch, folder: Path, plan: Plan, lower: int) -> list[A
 
 
 def make_layer(layer: Path, lower: int) -> None:
-    """The writable layer. An overlay shows the upper one's owner and mode, so that is made like the image's."""
+    """The writable layer. An overlay shows the upper one's owner and mode, so that is made like the image's.
+
+    What the runtime mounts on `/proc`, `/sys` and `/dev` must land there: a folder in the upper layer hides whatever
+    symlink the image has in its place, however late it is put there.
+    """
     status = os.fstat(lower)
     for name in ("", "upper", "work"):
         (layer / name).mkdir(mode=0o700, exist_ok=True)
     upper = layer / "upper"
+    for reserved in RESERVED_TARGETS:
+        folder = upper / reserved.lstrip("/")
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
     if (status.st_uid, status.st_gid) != (0, 0):
         os.chown(upper, status.st_uid, status.st_gid)
     upper.chmod(stat.S_IMODE(status.st_mode))
@@ -208,10 +226,11 @@ def _filter(context: EngineContext, settings: OciSettings) -> int:
 
 def _stdin(launch: Launch, x: Execution, plan: Plan) -> int | None:
     if plan.volumes.stdin is not None:
-        with reopen(plan.volumes.stdin, field="$.stdin_file") as granted:
-            if not stat.S_ISREG(os.fstat(granted.fd).st_mode):
-                raise InvalidRequest("stdin_file is no regular file", path="$.stdin_file", mend="Name a file")
-            return launch.keep(os.open(f"/proc/self/fd/{granted.fd}", os.O_RDONLY | os.O_CLOEXEC))
+        # Left O_PATH: the shim opens it where nobody can write to it.
+        fd = launch.keep(reopen(plan.volumes.stdin, field="$.stdin_file").fd)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise InvalidRequest("stdin_file is no regular file", path="$.stdin_file", mend="Name a file")
+        return fd
     if not x.request.stdin:
         return None
     # In memory: what a job is told may be secret, and is gone with the last descriptor.

@@ -24,7 +24,7 @@ from .rules import Action, Condition, Rule
 __all__ = ["PROFILE", "Filter", "compiled", "load_profile", "oci_form"]
 
 PROFILE = "/usr/share/containers/seccomp.json"
-_FORMAT = 2  # part of the cache's key: what `_compile` does
+_FORMAT = 5  # part of the cache's key: what `_compile` does
 
 
 class _Architecture(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -37,13 +37,13 @@ class OciSpec(OciParams, frozen=True, kw_only=True):
 
     def build(self) -> SpecConfig:
         """The params that differ from their defaults. Raises `InvalidRequest`."""
-        fields = msgspec.structs.fields(OciParams)
-        given = {field.name: getattr(self, field.name) for field in fields}
-        params = {field.name: given[field.name] for field in fields if given[field.name] != field.default}
-        if not params.get("environment"):
-            params.pop("environment", None)
+        params = {name: getattr(self, name) for name in OciParams.__struct_fields__}
+        params = {name: value for name, value in params.items() if value != getattr(_PLAIN, name) or name == "image"}
         checked_params(params)
         return SpecConfig(type="oci", params=params)
+
+
+_PLAIN = OciParams(image="")
 
 
 class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,5 +122,5 @@ def _not_empty(text: str, path: str) -> None:
 
 def _invalid(error: msgspec.ValidationError, model: type[msgspec.Struct], prefix: str) -> InvalidRequest:
     what, _, where = str(error).partition(" - at `$")
-    known = ", ".join(field.name for field in msgspec.structs.fields(model))
+    known = ", ".join(model.__struct_fields__)
     return InvalidRequest(what, path=prefix + where.rstrip("`"), mend=f"Known here: {known}")

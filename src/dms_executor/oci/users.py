@@ -82,7 +82,7 @@ def _same_number(left: str, right: str) -> bool:
 
 
 def _entries(data: bytes | None, fields: int) -> Iterator[list[str]]:
-    for line in (data or b"").decode("utf-8", "surrogateescape").splitlines():
+    for line in (data or b"").decode("utf-8", "replace").split("\n"):
         entry = line.split(":")
         if len(entry) >= fields and not line.startswith("#") and entry[0]:
             yield entry

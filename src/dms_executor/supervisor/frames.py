@@ -39,7 +39,7 @@ _SIZES: dict[int, tuple[int, int]] = {
     STARTED: (8, 8),
     FAILED: (4, _PAYLOAD_MAX),
     STATE: (28, 28),
-    ENDED: (0, 0),
+    ENDED: (0, _PAYLOAD_MAX),
     OK: (0, 0),
     ERROR: (4, _PAYLOAD_MAX),
 }

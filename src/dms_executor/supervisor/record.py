@@ -13,7 +13,7 @@ from ..engine import Exit
 from ..errors import StateDamaged
 from ..types import Usage
 
-__all__ = ["read_exit"]
+__all__ = ["decode_exit", "read_exit"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -63,9 +63,16 @@ def _error(record: _Record) -> str:
 def read_exit(folder: Path) -> Exit | None:
     """How the execution in `folder` ended; None without a record. Blocking. Raises `StateDamaged`."""
     try:
-        record = msgspec.json.decode((folder / "exit").read_bytes(), type=_Record)
+        data = (folder / "exit").read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return decode_exit(data, folder)
+
+
+def decode_exit(data: bytes, folder: Path) -> Exit:
+    """The record's text as the engine's word. Raises `StateDamaged`."""
+    try:
+        record = msgspec.json.decode(data, type=_Record)
     except msgspec.MsgspecError as error:
         raise StateDamaged(f"the exit record in {folder} is damaged: {error}") from error
     return Exit(

@@ -20,7 +20,7 @@ from typing import Literal
 from ..errors import EngineUnreachable, ExecutionNotRunning, StartFailed
 from . import frames, spawning
 from .record import read_exit
-from .spec import ShimSpec, encode
+from .spec import ShimSpec, encode, milliseconds
 
 __all__ = ["Phase", "Shim", "connect", "create", "read_exit"]
 
@@ -54,6 +54,7 @@ class Shim:
         "_socket",
         "_waiters",
         "phase",
+        "record",
         "pid",
         "start_time",
         "started_at",
@@ -73,6 +74,8 @@ class Shim:
         self._failure: str | None = None
         self._waiters: set[asyncio.Future[bool]] = set()
         self._ended = False
+        self.record = b""
+        """The exit record, once `ended` said True; empty where the shim could not make one."""
         self._open = True
         self._loop.add_reader(connection.fileno(), self._readable)
 
@@ -100,7 +103,7 @@ class Shim:
         """`signum` now and KILL after `grace` seconds. Returns once the shim has it in hand, or the job has ended."""
         if self._ended or not self._open:
             return
-        payload = struct.pack("<IIQ", signum, _CAUSES[cause], max(0, round(grace * 1000)))
+        payload = struct.pack("<IIQ", signum, _CAUSES[cause], milliseconds(grace))
         refusal = await self._ask(frames.STOP, payload)
         if refusal is not None and self._open:
             raise EngineUnreachable(f"the shim refused to stop the job: {refusal}")
@@ -179,7 +182,7 @@ class Shim:
             self._resolve_hello()
             self._resolve_go()
         elif kind == frames.ENDED:
-            self.phase, self._ended = "ending", True
+            self.phase, self._ended, self.record = "ending", True, payload
         elif kind == frames.ERROR and not self._hello.done():
             self._failure = _sentence(payload)
             self._resolve_hello()

@@ -11,8 +11,9 @@ import msgspec
 from ..errors import InvalidRequest
 from . import frames
 
-__all__ = ["Bind", "Loop", "Overlay", "ShimSpec", "UsageSource", "encode"]
+__all__ = ["Bind", "Loop", "Overlay", "ShimSpec", "UsageSource", "encode", "milliseconds"]
 
+_LONGEST = 3.0e9  # seconds, as in native/keeper.c
 _MOST_DESCRIPTORS = 253  # SCM_MAX_FD of the kernel's net/scm.h
 
 
@@ -57,15 +58,19 @@ class UsageSource(msgspec.Struct, frozen=True, kw_only=True):
 class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a shim runs and how it ends it. Durations are seconds, sizes bytes.
 
-    Descriptors (`stdin`, `passed`, those of mounts) stay the caller's: the shim gets duplicates. `pidfile` empty and
-    `report` false: `argv` itself is the job. `cgroup_join`: `cgroup.procs` files that the shim joins before the job is
-    said to run; `cgroup_join_first`: before it is ready, for hierarchies in which the runtime places nothing.
+    Descriptors (`stdin`, `passed`, those of mounts) stay the caller's: the shim gets duplicates. An O_PATH `stdin`
+    is opened by the shim, so that the job can never write to that file. `pidfile` empty and `report` false: `argv`
+    itself is the job. `cgroup_join`: `cgroup.procs` files that the shim joins before the job is said to run;
+    `cgroup_join_first`: before it is ready, for hierarchies in which the runtime places nothing;
+    `cgroup_touch`: when all is over, to spare the next job a wait. `forget`: files in the folder that are gone once the
+    job runs.
     """
 
     argv: list[str]
     environment: dict[str, str]
     cgroup_join: list[str] = []
     cgroup_join_first: list[str] = []
+    cgroup_touch: str | None = None
     room: str | None = None
     umounts: list[str] = []
     mounts: list[Bind | Overlay | Loop] = []
@@ -83,10 +88,12 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     sync: bool = False
     drain: float = 0.5
     thaw: list[tuple[str, str]] = []
+    forget: list[str] = []
 
 
-def _milliseconds(seconds: float) -> int:
-    return max(0, round(seconds * 1000))
+def milliseconds(seconds: float) -> int:
+    """As the protocol has them; a century at most, since the shim counts nanoseconds in 64 bits."""
+    return max(0, round(min(seconds, _LONGEST) * 1000))
 
 
 def _text(*parts: str) -> bytes:
@@ -131,6 +138,8 @@ def _entries(spec: ShimSpec, descriptors: _Descriptors) -> Iterator[tuple[int, b
     yield from ((4, _text(f"{name}={value}")) for name, value in spec.environment.items())
     yield from ((5, _text(path)) for path in spec.cgroup_join)
     yield from ((26, _text(path)) for path in spec.cgroup_join_first)
+    if spec.cgroup_touch is not None:
+        yield 27, _text(spec.cgroup_touch)
     if spec.room is not None:
         yield 6, _text(spec.room)
     yield from ((7, _text(path)) for path in spec.umounts)
@@ -142,16 +151,17 @@ def _entries(spec: ShimSpec, descriptors: _Descriptors) -> Iterator[tuple[int, b
     if spec.pidfile:
         yield 13, _text(spec.pidfile)
     if spec.timeout is not None:
-        yield 14, _u64(max(1, _milliseconds(spec.timeout)))  # 0 would mean none
+        yield 14, _u64(max(1, milliseconds(spec.timeout)))  # 0 would mean none
     yield 15, _u32(spec.stop_signal)
-    yield 16, _u64(_milliseconds(spec.grace))
+    yield 16, _u64(milliseconds(spec.grace))
     yield 17, _u64(spec.log_cap)
     yield 18, _u64(spec.segment)
     yield from ((19, _text(source.key, source.path, source.field)) for source in spec.usage)
     yield from ((20, _text(path)) for path in spec.rmdirs)
     yield 21, _u32(spec.sync)
-    yield 22, _u64(_milliseconds(spec.drain))
+    yield 22, _u64(milliseconds(spec.drain))
     yield from ((23, _text(path, text)) for path, text in spec.thaw)
+    yield from ((28, _text(path)) for path in spec.forget)
 
 
 def encode(spec: ShimSpec) -> tuple[bytes, list[int]]:

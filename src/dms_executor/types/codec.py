@@ -146,6 +146,13 @@ def _check_ranges(request: ExecutionRequest) -> None:
 
 
 def _check_texts(request: ExecutionRequest) -> None:
+    try:
+        encode(msgspec.structs.replace(request, stdin=b"", provision_scripts={}))
+    except UnicodeEncodeError as error:
+        # Built in Python: JSON and YAML cannot say it, and neither records nor the runtime could be told.
+        raise InvalidRequest(
+            f"{error.object[:80]!r} cannot be written as UTF-8", mend="Leave out what is no Unicode text"
+        ) from error
     for field in ("environment", "secret_environment"):
         for name, value in getattr(request, field).items():
             if not _NAME.fullmatch(name) or "\0" in value:

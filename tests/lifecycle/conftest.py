@@ -1,0 +1,20 @@
+"""The stand-in engine, known for one test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dms_executor import registry
+
+from .stand_in import StandIn
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[StandIn]]:
+    monkeypatch.setattr(registry, "_registered", {StandIn.name: StandIn})
+    StandIn.failing.clear()
+    StandIn.called.clear()
+    yield StandIn
+    StandIn.failing.clear()

@@ -1,0 +1,431 @@
+"""What hostile requests, images and jobs try, and what a job sees of itself: the isolation, written down."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dms_executor.errors import ExecutorError, InvalidRequest, PolicyDenied, ResourcesUnavailable, StartFailed
+from dms_executor.policy import Policy
+from dms_executor.types import ByteSize, Resources, StorageVolume
+
+from .conftest import Bench, opened
+
+_DEVICES = ["full", "null", "random", "tty", "urandom", "zero"]
+
+
+@pytest.fixture
+async def strict(tmp_path: Path, busybox: Path, runtime: str) -> AsyncIterator[Bench]:
+    """The engine under a policy that lets a stranger read `given` and write `taken`."""
+    for name in ("state", "given", "taken", "secret"):
+        (tmp_path / name).mkdir(mode=0o700)
+    (tmp_path / "secret" / "key").write_text("secret")
+    policy = Policy(read_roots=(busybox, tmp_path / "given"), write_roots=(tmp_path / "taken",))
+    async with opened(tmp_path / "state", busybox, policy, runtime=runtime) as ready:
+        yield ready
+
+
+def bind(source: Path, target: str, *, read_only: bool | None = None) -> StorageVolume:
+    return StorageVolume(type="bind", source=str(source), target=target, read_only=read_only)
+
+
+def image(bench: Bench, name: str, links: dict[str, str]) -> dict[str, str]:
+    """Params of an image that is busybox with symlinks of the stranger's."""
+    root = bench.state.parent / "given" / name
+    root.mkdir(parents=True)
+    (root / "bin").mkdir()
+    os.link(bench.busybox / "bin" / "busybox", root / "bin" / "busybox")
+    for applet in ("sh", "cat", "grep", "ls", "echo"):
+        (root / "bin" / applet).symlink_to("busybox")
+    for link, target in links.items():
+        (root / link).parent.mkdir(parents=True, exist_ok=True)
+        (root / link).symlink_to(target)
+    root.chmod(0o755)
+    return {"image": f"rootfs:{root}"}
+
+
+def own_init(bench: Bench) -> Path:
+    """A program that a stranger would like to run in the place of our init."""
+    folder = bench.state.parent / "given" / "own"
+    folder.mkdir(exist_ok=True)
+    script = folder / ".dms-executor-init"
+    script.write_text("#!/bin/sh\ngrep Seccomp: /proc/self/status\necho taken over\n")
+    script.chmod(0o755)
+    return folder
+
+
+# What a job sees of itself
+
+
+async def test_the_privileges_of_a_job(bench: Bench) -> None:
+    ran = await bench.run("cat", "/proc/self/status")
+    status = dict(line.split(":", 1) for line in ran.stdout.splitlines())
+    status = {name: value.strip() for name, value in status.items()}
+    assert {name: int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd")} == {
+        "CapEff": 0xA00425FB,
+        "CapPrm": 0xA00425FB,
+        "CapBnd": 0xA00425FB,
+    }
+    assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert status["Groups"] == ""
+
+
+async def test_another_user_has_no_capability(bench: Bench) -> None:
+    ran = await bench.run("sh", "-c", "grep Cap /proc/self/status", params={"user": "app"})
+    status = dict(line.split(":\t") for line in ran.stdout.splitlines())
+    assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {0}
+
+
+async def test_all_namespaces_but_the_users_are_its_own(bench: Bench) -> None:
+    kinds = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
+    ran = await bench.run("sh", "-c", f"for kind in {' '.join(kinds)}; do readlink /proc/self/ns/$kind; done")
+    theirs = ran.stdout.split()
+    ours = [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds]
+    assert len(theirs) == len(kinds)
+    assert set(theirs).isdisjoint(ours)
+
+
+async def test_nothing_of_the_host_is_mounted_writable(bench: Bench) -> None:
+    ran = await bench.run("cat", "/proc/self/mountinfo")
+    writable = set()
+    for line in ran.stdout.splitlines():
+        fields = line.split()
+        if "ro" not in fields[5].split(","):
+            writable.add((fields[4], fields[fields.index("-") + 1]))
+    # runc masks a file by the container's own /dev/null.
+    plain = {(place, kind) for place, kind in writable if not (kind == "tmpfs" and place.startswith("/proc/"))}
+    assert plain == {
+        ("/", "overlay"),
+        ("/proc", "proc"),
+        ("/dev", "tmpfs"),
+        ("/dev/pts", "devpts"),
+        ("/dev/shm", "tmpfs"),
+        ("/dev/mqueue", "mqueue"),
+        *({("/sys/fs/cgroup", "tmpfs")} & plain),  # version 1: an empty folder's tmpfs, its hierarchies read-only
+    }
+
+
+async def test_its_devices_and_interfaces(bench: Bench) -> None:
+    script = "for f in /dev/*; do [ ! -L $f ] && [ -c $f -o -b $f ] && echo ${f##*/}; done; echo --; ls /sys/class/net"
+    devices, _, interfaces = (await bench.run("sh", "-c", script)).stdout.partition("--\n")
+    assert [name for name in devices.split() if name != "console"] == _DEVICES
+    assert interfaces.split() == ["lo"]
+
+
+async def test_masked_and_read_only_paths(bench: Bench) -> None:
+    script = (
+        "for p in /proc/kcore /proc/keys /proc/timer_list /proc/interrupts; do [ -e $p ] && head -c 1 $p; done;"
+        "ls /sys/firmware /proc/acpi 2>/dev/null | grep -v :;"
+        "for p in /proc/sys/kernel/core_pattern /proc/sysrq-trigger /sys/kernel/uevent_helper /proc/irq/x"
+        " /sys/fs/cgroup/memory/release_agent /sys/fs/cgroup/*/cgroup.procs /sys/fs/cgroup/cgroup.procs;"
+        " do [ -e $p ] && echo 0 2>/dev/null >$p && echo wrote $p; done; true"
+    )
+    ran = await bench.run("sh", "-c", script)
+    assert ran.stdout.strip() == ""
+
+
+async def test_its_limits_are_in_its_cgroup(bench: Bench) -> None:
+    script = (
+        "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null;"
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; ulimit -c"
+    )
+    ran = await bench.run("sh", "-c", script, resources=Resources(memory=ByteSize("48MiB"), pids=33))
+    assert ran.stdout.split() == ["33", str(48 << 20), "0"]
+
+
+@pytest.mark.parametrize("init", [True, False])
+async def test_it_gets_no_descriptor_but_its_streams(bench: Bench, init: bool) -> None:
+    ran = await bench.run(
+        "sh", "-c", "for n in $(seq 0 300); do [ -L /proc/self/fd/$n ] && echo $n; done; true", init=init
+    )
+    assert ran.stdout.split() == ["0", "1", "2"]
+
+
+async def test_its_environment_is_what_was_asked_for(bench: Bench) -> None:
+    ran = await bench.run("env", environment={"ASKED": "1"}, params={"hostname": "box"})
+    names = {line.partition("=")[0] for line in ran.stdout.splitlines()}
+    assert names == {"PATH", "HOSTNAME", "HOME", "ASKED"}
+
+
+@pytest.mark.parametrize("init", [True, False])
+async def test_no_socket_leads_around_the_network_namespace(bench: Bench, init: bool) -> None:
+    # A shell has no raw sockets, so the filter itself is tried: AF_VSOCK against AF_UNIX, by their numbers.
+    program = await asyncio.to_thread(_static, bench.state.parent)
+    ran = await bench.run("/probe", inputs=[bind(program, "/probe")], init=init)
+    assert ran.stdout.split() == ["unix", "0", "vsock", "1", "vsock-high", "1"]
+
+
+# What a job tries on its init and its host
+
+
+async def test_the_init_is_out_of_reach(bench: Bench) -> None:
+    script = (
+        "cat /proc/1/environ; cat /proc/1/maps; readlink /proc/1/exe; echo x >/proc/1/mem; echo x >/proc/1/fd/3;"
+        "echo x >&3; kill -9 1; kill -STOP 1; echo x >/dev/.dms-executor-init; exit 3"
+    )
+    ran = await bench.run("sh", "-c", script)
+    assert (ran.exit.code, ran.exit.lost, ran.stdout) == (3, None, "")
+
+
+async def test_the_init_killed_for_memory_is_no_lost_engine(bench: Bench) -> None:
+    ran = await bench.run("sh", "-c", "echo 1000 >/proc/1/oom_score_adj; x=a; while :; do x=$x$x; done")
+    assert (ran.exit.signal, ran.exit.lost) == (9, None)
+    assert ran.exit.oom_kills > 0
+
+
+async def test_a_job_makes_no_device_node(bench: Bench, tmp_path: Path) -> None:
+    out = StorageVolume(type="bind", source=str(tmp_path / "out"), target="/out")
+    ran = await bench.run("sh", "-c", "mknod /out/zero c 1 5; mknod /out/fifo p; ls /out", outputs=[out])
+    assert ran.stdout.split() == ["fifo"]
+
+
+async def test_stdin_file_cannot_be_written_to(strict: Bench, tmp_path: Path) -> None:
+    # The link in /proc opens the file anew, with the job's own rights and the flags of the mount it was opened on.
+    file = tmp_path / "given" / "stdin"
+    file.write_text("original")
+    script = "cat; echo taken >/proc/self/fd/0; echo taken >>/dev/stdin; chmod 666 /proc/self/fd/0"
+    ran = await strict.run("sh", "-c", script, stdin_file=str(file))
+    assert ran.stdout == "original"
+    assert file.read_text() == "original"
+    assert stat.S_IMODE(file.stat().st_mode) & 0o022 == 0
+
+
+# What an image tries
+
+
+@pytest.mark.parametrize(
+    ("links", "source", "target"),
+    [
+        ({"d": "/dev"}, "own/.dms-executor-init", "/d/.dms-executor-init"),
+        ({"a": "b", "b": "../../dev"}, "own", "/a"),
+        ({"r": "/"}, "own", "/r"),
+        ({"p": "/proc/sys"}, "own", "/p"),
+        ({"s": "/x", "x": "/nosuch/../sys"}, "own", "/s/fs"),
+        ({"p": "/proc/1/root"}, "own", "/p/tmp"),
+    ],
+)
+async def test_a_target_that_leads_into_the_jobs_own(
+    strict: Bench, links: dict[str, str], source: str, target: str
+) -> None:
+    own_init(strict)
+    x = strict.execution(
+        "echo",
+        params=image(strict, "image", links),
+        inputs=[bind(strict.state.parent / "given" / source, target)],
+    )
+    with pytest.raises(InvalidRequest, match="job's own"):
+        await strict.created(x)
+    await strict.engine.destroy(x, None)
+    assert strict.left(x) == []
+
+
+async def test_a_target_that_leads_elsewhere_in_the_image(strict: Bench) -> None:
+    given = strict.state.parent / "given" / "data"
+    given.mkdir(parents=True)
+    (given / "file").write_text("given")
+    params = image(strict, "image", {"var": "/real/var", "up": "../../../../real"})
+    for target in ("/var/run", "/up/data"):
+        ran = await strict.run("cat", f"{target}/file", params=params, inputs=[bind(given, target)])
+        assert ran.stdout == "given"
+    assert not (strict.state.parent / "real").exists()
+
+
+async def test_a_target_through_a_symlink_of_another_volume(strict: Bench) -> None:
+    own = own_init(strict)
+    outer = strict.state.parent / "given" / "outer"
+    outer.mkdir()
+    (outer / "dev").symlink_to("/dev")
+    x = strict.execution("true", inputs=[bind(outer, "/a"), bind(own, "/a/dev")])
+    with pytest.raises(InvalidRequest, match="symlink"):
+        await strict.created(x)
+    await strict.engine.destroy(x, None)
+
+
+@pytest.mark.parametrize("links", [{"dev": "/data", "proc": "/data", "sys": "/data"}, {"dev": "../../../tmp"}])
+async def test_an_image_whose_own_folders_are_symlinks(strict: Bench, links: dict[str, str]) -> None:
+    inputs = [bind(own_init(strict), "/data")]
+    ran = await strict.run(
+        "sh", "-c", "grep Seccomp: /proc/self/status", params=image(strict, "image", links), inputs=inputs
+    )
+    assert ran.stdout == "Seccomp:\t2\n"
+
+
+@pytest.mark.parametrize("kind", ["folder", "device", "bytes"])
+async def test_a_hostile_passwd(strict: Bench, kind: str) -> None:
+    params = image(strict, "image", {})
+    passwd = strict.state.parent / "given" / "image" / "etc" / "passwd"
+    passwd.parent.mkdir()
+    if kind == "folder":
+        passwd.mkdir()
+    elif kind == "device":
+        os.mknod(passwd, stat.S_IFCHR | 0o600, os.makedev(1, 7))
+    else:
+        passwd.write_bytes(b"root:x:0:0:\xff\0\x85:/r\xff:/bin/sh\n")
+    before = len(os.listdir("/proc/self/fd"))
+    x = strict.execution("echo", "hi", params=params)
+    _, handle = await strict.created(x)
+    try:
+        await strict.engine.start(x, handle)
+    except StartFailed:  # runc reads it, too, in the container, and finds no user there
+        await strict.engine.destroy(x, handle)
+    else:
+        assert (await strict.ended(x, handle)).stdout == "hi\n"
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_device_node_of_the_image_is_out_of_reach(strict: Bench) -> None:
+    params = image(strict, "image", {})
+    root = strict.state.parent / "given" / "image"
+    os.mknod(root / "disk", stat.S_IFBLK | 0o666, os.makedev(7, 0))
+    os.mknod(root / "mem", stat.S_IFCHR | 0o666, os.makedev(1, 1))
+    ran = await strict.run("sh", "-c", "cat /disk; cat /mem; cat </dev/null >/disk", params=params)
+    assert ran.stderr.count("not permitted") == 3
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+async def test_an_archive_that_is_no_file(bench: Bench, tmp_path: Path, kind: str) -> None:
+    if kind == "fifo":
+        os.mkfifo(tmp_path / "archive")
+    else:
+        os.mknod(tmp_path / "archive", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    x = bench.execution("true", params={"image": f"oci-archive:{tmp_path}/archive"})
+    with pytest.raises(InvalidRequest, match="regular file"):
+        await bench.engine.validate(x.request)
+
+
+# What a request's paths try
+
+
+@pytest.mark.parametrize("source", ["link", "relative", "folder/../../secret", "link/key"])
+async def test_a_source_out_of_the_root(strict: Bench, tmp_path: Path, source: str) -> None:
+    given = tmp_path / "given"
+    (given / "link").symlink_to(tmp_path / "secret")
+    (given / "relative").symlink_to("../secret")
+    (given / "folder").mkdir()
+    x = strict.execution("true", inputs=[bind(given / source, "/in")])
+    with pytest.raises(PolicyDenied, match="leads out"):
+        await strict.engine.validate(x.request)
+
+
+async def test_a_source_that_is_swapped_all_the_time(strict: Bench, tmp_path: Path) -> None:
+    given = tmp_path / "given" / "flip"
+    given.mkdir()
+    (given / "mine").touch()
+    flipping = asyncio.Event()
+    flips = asyncio.ensure_future(asyncio.to_thread(_flip, given, tmp_path / "secret", flipping))
+    try:
+        for _ in range(20):
+            x = strict.execution("ls", "/in", inputs=[bind(given, "/in")])
+            try:
+                _, handle = await strict.created(x)
+                await strict.engine.start(x, handle)
+            except ExecutorError:
+                await strict.engine.destroy(x, None)
+                continue
+            assert (await strict.ended(x, handle)).stdout == "mine\n"
+    finally:
+        flipping.set()
+        await flips
+
+
+async def test_special_files_as_inputs_give_no_access(strict: Bench, tmp_path: Path) -> None:
+    device = tmp_path / "given" / "device"
+    os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    ran = await strict.run("head", "-c", "1", "/in", inputs=[bind(device, "/in")])
+    assert "ermi" in ran.stderr
+    with pytest.raises(InvalidRequest, match="regular file"):
+        await strict.created(strict.execution("cat", stdin_file=str(device)))
+
+
+async def test_results_that_another_job_tampers_with(strict: Bench, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    target = tmp_path / "secret" / "written"
+    for script, error in (
+        ("mv /out/results /out/gone; ln -s ../secret /out/results", PolicyDenied),
+        ("rmdir /out/results/outputs; ln -s /etc /out/results/outputs", ResourcesUnavailable),
+        (f"cd /out/results; ln -s {target} stdout; ln -s {target} .stdout.tmp", None),
+    ):
+        x, handle = await strict.started("sh", "-c", "read line; echo hi", results_dir=str(taken / "results"))
+        await strict.run("sh", "-c", script, inputs=[bind(taken, "/out", read_only=False)])
+        end = await strict.engine.watch(x, handle)
+        if error is None:
+            await strict.engine.collect(x, handle, end)
+            assert (taken / "results" / "stdout").read_text() == "hi\n"
+            assert not (taken / "results" / "stdout").is_symlink()
+        else:
+            with pytest.raises(error):
+                await strict.engine.collect(x, handle, end)
+        await strict.engine.destroy(x, handle)
+        await asyncio.to_thread(_clean, taken)
+    assert not target.exists()
+
+
+async def test_secrets_are_gone_once_the_job_runs(bench: Bench, tmp_path: Path) -> None:
+    # By the shim's own doing: the caller may die right after its go.
+    x = bench.execution("sleep", "10", secret_environment={"TOKEN": "hush-hush"})
+    _, handle = await bench.created(x)
+    await bench.engine._shims[x.token].go()
+    found = [
+        path
+        for path in (tmp_path / "state").rglob("*")
+        if path.is_file() and not path.is_symlink() and b"hush-hush" in path.read_bytes()
+    ]
+    assert found == []
+    assert stat.S_IMODE(x.folder.stat().st_mode) == 0o700
+    await bench.engine.stop(x, handle, 9, 0)
+    await bench.ended(x, handle)
+
+
+def _flip(place: Path, secret: Path, done: asyncio.Event) -> None:
+    away = place.with_name("away")
+    while not done.is_set():
+        place.rename(away)
+        place.symlink_to(secret)
+        place.unlink()
+        away.rename(place)
+
+
+def _clean(folder: Path) -> None:
+    import shutil
+
+    for entry in folder.iterdir():
+        if entry.is_symlink():
+            entry.unlink()
+        else:
+            shutil.rmtree(entry)
+
+
+_PROBE = r"""
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static void try(const char *name, long family)
+{
+    printf("%s %d\n", name, syscall(SYS_socket, family, 1, 0) < 0);
+}
+int main(void)
+{
+    try("unix", 1);
+    try("vsock", 40);
+    try("vsock-high", 0x100000028);
+    return 0;
+}
+"""
+
+
+def _static(folder: Path) -> Path:
+    """The probe, by the compiler that builds the package's own binaries."""
+    import subprocess
+    import sys
+
+    (folder / "probe.c").write_text(_PROBE)
+    target = f"{os.uname().machine}-linux-musl"
+    argv = [sys.executable, "-m", "ziglang", "cc", "-target", target, "-static", "-o", "probe", "probe.c"]
+    subprocess.run(argv, cwd=folder, check=True, capture_output=True)
+    return folder / "probe"
