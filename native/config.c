@@ -32,6 +32,7 @@ enum tag {
     TAG_CGROUP_JOIN_FIRST = 26,
     TAG_CGROUP_TOUCH = 27,
     TAG_FORGET = 28,
+    TAG_START = 29,
 };
 
 #define ENTRY_HEADER 8u
@@ -227,6 +228,8 @@ static bool apply(struct parser *parser, struct config *config, const struct ent
         return add_string(entry, config->rmdirs, &config->rmdir_count, CONFIG_LIST);
     case TAG_SYNC:
         return set_flag(entry, &config->sync);
+    case TAG_START:
+        return number64(entry, WEEK_MS, &config->start_ms);
     case TAG_DRAIN:
         return number64(entry, WEEK_MS, &config->drain_ms);
     case TAG_THAW:

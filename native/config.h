@@ -42,7 +42,7 @@ struct config {
     int stdin_fd, pass[CONFIG_PASS];
     size_t pass_count;
     bool report, sync;
-    uint64_t timeout_ms, grace_ms, drain_ms, log_cap, segment, reserve;
+    uint64_t timeout_ms, grace_ms, drain_ms, start_ms, log_cap, segment, reserve;
     uint32_t stop_signal;
 };
 

@@ -80,6 +80,8 @@ void life_go(void)
         return;
     shim.phase = PHASE_GOING;
     shim.going_at = sys_realtime();
+    if (shim.config.start_ms != 0)
+        timer_set(TIMER_RUNTIME, shim.config.start_ms);
     spawn();
     if (shim.runtime != 0 && !shim.config.report && shim.config.pidfile == NULL) {
         life_init_known(shim.runtime);
@@ -117,6 +119,7 @@ void life_started(uint64_t stamp)
     shim.started = true;
     shim.started_at = stamp >= shim.going_at && stamp <= now ? stamp : now;
     shim.phase = PHASE_RUNNING;
+    timer_clear(TIMER_RUNTIME);
     forget();
     uint8_t payload[8];
     put_u64(payload, shim.started_at);
@@ -242,6 +245,9 @@ void life_timer(enum timer timer)
             kill(shim.runtime, SIGKILL);
         break;
     case TIMER_RUNTIME:
+        /* An image can hold a runtime for ever, e.g. by a FIFO in the place of a file that it reads. */
+        if (!shim.started && !shim.failed && (shim.report >= 0 || !shim.config.report))
+            life_fail(ETIMEDOUT, "the job did not start");
         if (shim.runtime != 0)
             kill(shim.runtime, SIGKILL);
         if (shim.failed || shim.job_reported || shim.report < 0)

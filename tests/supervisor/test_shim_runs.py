@@ -160,6 +160,20 @@ async def test_output_held_open_by_a_stranger_does_not_hold_the_result(
     assert read_log(folder).whole
 
 
+async def test_a_start_that_hangs_has_its_own_deadline(folder: Path) -> None:
+    # The runtime of a job whose image holds it: it neither ends nor lets the init speak.
+    spec = ShimSpec(argv=["/bin/sleep", "1000"], environment={}, log_cap=1 << 30, segment=64 << 20, start=0.2)
+    shim = await create(folder, spec)
+    with pytest.raises(StartFailed, match="did not start: Connection timed out"):
+        await shim.go()
+    async with asyncio.timeout(10):
+        assert await shim.ended()
+    shim.close()
+    ended = await asyncio.to_thread(read_exit, folder)
+    assert ended is not None
+    assert (ended.code, ended.started_at) == (None, None)
+
+
 async def test_stdin_is_empty_unless_given(folder: Path, job: Job, read_log: Any) -> None:
     await run(folder, job("sh", "-c", "cat; echo end"))
     assert read_log(folder).data(1) == b"end\n"

@@ -16,7 +16,7 @@ from dms_executor.types.codec import validated
     "fields",
     [
         {"environment": {"A": "\udcff"}},
-        {"secret_environment": {"A": "\udcff"}},
+        {"secret_environment": {"A": "hush\udcff"}},
         {"labels": {"\udcff": "a"}},
         {"inputs": [StorageVolume(type="tmpfs", target="/\udcff")]},
         {"engine_spec": SpecConfig(type="oci", params={"cmd": ["\udcff"]})},
@@ -24,8 +24,10 @@ from dms_executor.types.codec import validated
 )
 def test_a_lone_surrogate_is_refused(fields: dict[str, Any]) -> None:
     fields.setdefault("engine_spec", SpecConfig(type="oci", params={}))
-    with pytest.raises(InvalidRequest, match="UTF-8"):
+    with pytest.raises(InvalidRequest, match="UTF-8") as raised:
         validated(ExecutionRequest(job_id="j", execution_id="e", **fields), ExecutionRequest)
+    assert "hush" not in str(raised.value)
+    assert raised.value.__cause__ is None
 
 
 def test_sizes_and_other_text_pass() -> None:

@@ -54,8 +54,8 @@ class Shim:
         "_socket",
         "_waiters",
         "phase",
-        "record",
         "pid",
+        "record",
         "start_time",
         "started_at",
     )

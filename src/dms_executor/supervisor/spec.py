@@ -63,7 +63,7 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     itself is the job. `cgroup_join`: `cgroup.procs` files that the shim joins before the job is said to run;
     `cgroup_join_first`: before it is ready, for hierarchies in which the runtime places nothing;
     `cgroup_touch`: when all is over, to spare the next job a wait. `forget`: files in the folder that are gone once the
-    job runs.
+    job runs; `start`: how long it may take until it does, whether or not a caller lives.
     """
 
     argv: list[str]
@@ -87,6 +87,7 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     rmdirs: list[str] = []
     sync: bool = False
     drain: float = 0.5
+    start: float = 110.0
     thaw: list[tuple[str, str]] = []
     forget: list[str] = []
 
@@ -161,6 +162,7 @@ def _entries(spec: ShimSpec, descriptors: _Descriptors) -> Iterator[tuple[int, b
     yield 21, _u32(spec.sync)
     yield 22, _u64(milliseconds(spec.drain))
     yield from ((23, _text(path, text)) for path, text in spec.thaw)
+    yield 29, _u64(milliseconds(spec.start))
     yield from ((28, _text(path)) for path in spec.forget)
 
 

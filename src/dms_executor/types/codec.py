@@ -146,13 +146,7 @@ def _check_ranges(request: ExecutionRequest) -> None:
 
 
 def _check_texts(request: ExecutionRequest) -> None:
-    try:
-        encode(msgspec.structs.replace(request, stdin=b"", provision_scripts={}))
-    except UnicodeEncodeError as error:
-        # Built in Python: JSON and YAML cannot say it, and neither records nor the runtime could be told.
-        raise InvalidRequest(
-            f"{error.object[:80]!r} cannot be written as UTF-8", mend="Leave out what is no Unicode text"
-        ) from error
+    _check_unicode(request)
     for field in ("environment", "secret_environment"):
         for name, value in getattr(request, field).items():
             if not _NAME.fullmatch(name) or "\0" in value:
@@ -166,6 +160,20 @@ def _check_texts(request: ExecutionRequest) -> None:
             raise InvalidRequest(
                 f"{name!r} is not a label", path="$.labels", mend="A label has a name and holds no NUL"
             )
+
+
+def _check_unicode(request: ExecutionRequest) -> None:
+    """Python's text may hold what JSON cannot say, and then neither records nor runtimes could be told."""
+    for name in request.__struct_fields__:
+        if name == "stdin":
+            continue
+        try:
+            encode(getattr(request, name))
+        except UnicodeEncodeError:
+            # Without its cause, which shows the text: that may be a secret.
+            raise InvalidRequest(
+                "it holds text that cannot be written as UTF-8", path=f"$.{name}", mend="Leave out lone surrogates"
+            ) from None
 
 
 def _check_ports(request: ExecutionRequest) -> None:
