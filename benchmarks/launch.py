@@ -78,7 +78,7 @@ async def in_turn(executor: Executor, rootfs: Path, rounds: int, peers: dict[str
 
 
 async def in_rows(executor: Executor, rootfs: Path, rounds: int, peers: dict[str, Bare]) -> dict[str, list[float]]:
-    """Rows of launches without a pause, each side in turn: the kernel's control groups stay warm, and so does the CPU."""
+    """Rows of launches without a pause, each side in turn: caches and the kernel's lock on cgroups stay warm."""
     times: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
     for row in range(0, rounds, ROW):
         times["ours"] += [await ours(executor, rootfs, 10**6 + row + number) * 1e3 for number in range(ROW)]

@@ -6,6 +6,7 @@
 
 enum tag {
     TAG_VERSION = 1,
+    TAG_FOLDER = 2,
     TAG_ARGV = 3,
     TAG_ENV = 4,
     TAG_CGROUP_JOIN = 5,
@@ -184,6 +185,8 @@ static bool apply(struct parser *parser, struct config *config, const struct ent
     case TAG_VERSION:
         parser->versioned = number32(entry, &version) && version == PROTOCOL_VERSION;
         return parser->versioned;
+    case TAG_FOLDER:
+        return config->folder_fd < 0 && add_descriptor(parser, entry, &config->folder_fd);
     case TAG_ARGV:
         return add_argument(entry, config->argv, &config->argc);
     case TAG_ENV:
@@ -254,7 +257,7 @@ static const char *whole(const struct parser *parser, const struct config *confi
 const char *config_parse(uint8_t *payload, size_t length, const int *fds, size_t fd_count, struct config *config)
 {
     struct parser parser = {.fds = fds, .fd_count = fd_count};
-    config->stdin_fd = -1;
+    config->stdin_fd = config->folder_fd = -1;
     config->report = true;
     config->stop_signal = 15;
     config->log_cap = 1ull << 30;

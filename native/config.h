@@ -39,7 +39,7 @@ struct config {
     size_t usage_count;
     struct thaw thaw[CONFIG_LIST];
     size_t thaw_count;
-    int stdin_fd, pass[CONFIG_PASS];
+    int stdin_fd, folder_fd, pass[CONFIG_PASS];
     size_t pass_count;
     bool report, sync;
     uint64_t timeout_ms, grace_ms, drain_ms, start_ms, log_cap, segment, reserve;

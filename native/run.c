@@ -326,6 +326,10 @@ int mode_run(void)
     sigaddset(&child, SIGCHLD);
     int signals = signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
     receive_config(caller);
+    if (shim.config.folder_fd >= 0) {
+        close(shim.folder);
+        shim.folder = shim.config.folder_fd;
+    }
     leave_cgroups(caller);
     make_mounts(caller);
     prepare(caller, signals);

@@ -29,6 +29,7 @@ __all__ = [
     "collect",
     "collect_outputs",
     "grant_volumes",
+    "plain_volumes",
     "results_grant",
     "verify_volumes",
     "write_results",
@@ -112,6 +113,13 @@ def grant_volumes(request: ExecutionRequest, policy: Policy, refused: _Refused) 
     mounts.sort(key=lambda mount: mount.target.count("/"))
     _check_grants_apart(mounts, results)
     return Volumes(mounts=mounts, results=results, stdin=stdin)
+
+
+def plain_volumes(request: ExecutionRequest) -> Volumes | None:
+    """What `grant_volumes` gives for a request that names no host path; None for one that does."""
+    if request.inputs or request.outputs or request.results_dir is not None or request.stdin_file is not None:
+        return None
+    return Volumes(mounts=[], results=None, stdin=None)
 
 
 def collect(volumes: Volumes, folder: Path, exit_code: int | None) -> list[Output]:

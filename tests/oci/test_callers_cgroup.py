@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,10 @@ def service() -> Iterator[tuple[Cgroups, str]]:
     yield cgroups, name
     for pid in cgroups.processes(name):
         os.kill(pid, signal.SIGKILL)
+    for _ in range(200):  # a cgroup tells nobody that it got empty (version 1)
+        if not cgroups.processes(name):
+            break
+        time.sleep(0.01)
     assert cgroups.remove(name) == []
 
 
@@ -79,7 +84,9 @@ async def test_jobs_outlive_their_callers_cgroup(bench: Bench, runtime: str, ser
     assert caller.stdout is not None
     assert await asyncio.to_thread(caller.stdout.readline) == b"started\n"
     there = await asyncio.to_thread(cgroups.processes, name)
-    assert there == {caller.pid}
+    # Beside the caller only the shim that it keeps ready for its next job, which goes with it.
+    assert caller.pid in there
+    assert len(there) <= 2
     for pid in there:
         os.kill(pid, signal.SIGKILL)
     await asyncio.to_thread(caller.wait)

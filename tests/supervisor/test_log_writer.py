@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from dms_executor.supervisor import ShimSpec
-from dms_executor.supervisor.shim import create, read_exit
+from dms_executor.supervisor.record import read_exit
+from dms_executor.supervisor.shim import create
 
 Job = Callable[..., ShimSpec]
 

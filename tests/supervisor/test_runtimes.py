@@ -17,7 +17,8 @@ import pytest
 
 from dms_executor.errors import StartFailed
 from dms_executor.supervisor import Bind, ShimSpec, binary
-from dms_executor.supervisor.shim import create, read_exit
+from dms_executor.supervisor.record import read_exit
+from dms_executor.supervisor.shim import create
 
 from .conftest import descendants, gone, name_of
 

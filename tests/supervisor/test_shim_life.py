@@ -13,7 +13,8 @@ import pytest
 from dms_executor.engine import Exit
 from dms_executor.errors import ExecutionNotRunning, StartFailed
 from dms_executor.supervisor import ShimSpec
-from dms_executor.supervisor.shim import connect, create, read_exit
+from dms_executor.supervisor.record import read_exit
+from dms_executor.supervisor.shim import connect, create
 
 from . import conftest
 from .conftest import Words, descendants, name_of

@@ -16,7 +16,8 @@ import pytest
 from dms_executor.engine import Exit
 from dms_executor.errors import StartFailed
 from dms_executor.supervisor import ShimSpec, UsageSource
-from dms_executor.supervisor.shim import create, read_exit
+from dms_executor.supervisor.record import read_exit
+from dms_executor.supervisor.shim import create
 
 from .conftest import Words, gone
 

@@ -45,10 +45,11 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams,
     return params, reference
 
 
-def check_paths(request: ExecutionRequest, reference: Reference, policy: Policy, refused: Sequence[Path]) -> None:
-    """Opens every host path that the request names. Makes nothing. Blocks."""
-    grant_image(reference, policy, refused)
+def check_paths(request: ExecutionRequest, reference: Reference, policy: Policy, refused: Sequence[Path]) -> Grant:
+    """Opens every host path that the request names; gives the image's grant. Makes nothing. Blocks."""
+    grant = grant_image(reference, policy, refused)
     verify_volumes(request, policy, refused)
+    return grant
 
 
 def grant_image(reference: Reference, policy: Policy, refused: Sequence[Path]) -> Grant:

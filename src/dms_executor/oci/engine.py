@@ -7,6 +7,7 @@ its exit record; `survey` is the execution folders. The runtime itself is only o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,7 +18,14 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import msgspec
 
 from ..engine import Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
-from ..errors import EngineUnavailable, EngineUnreachable, ExecutionNotRunning, InvalidRequest, StartFailed
+from ..errors import (
+    EngineUnavailable,
+    EngineUnreachable,
+    ExecutionNotRunning,
+    ExecutorError,
+    InvalidRequest,
+    StartFailed,
+)
 from ..images import ImageConfig, ImageStore, parse_reference
 from ..policy import Grant, reopen
 from ..supervisor import shim as shims
@@ -34,6 +42,7 @@ from .plan import Plan, ShimAddress
 from .runtime import complaint, version_of
 from .spec import OciParams, OciSettings, checked_params, checked_settings
 from .survey import survey
+from .vouched import Vouched
 
 if TYPE_CHECKING:
     from ..images.unpack import Unpacker
@@ -65,6 +74,8 @@ class OciEngine(Engine):
         self._refused = (context.state_dir,)
         self._shims: dict[str, shims.Shim] = {}
         self._gauge = Gauge()
+        self._vouched = Vouched()
+        self._spare: shims.Spare | None = None
         self._unpacker: Unpacker | None = None
         self._host: Host | None = None
         self._boot = ""
@@ -77,6 +88,8 @@ class OciEngine(Engine):
         try:
             yield engine
         finally:
+            if engine._spare is not None:
+                engine._spare.close()
             for shim in engine._shims.values():
                 shim.close()
             engine._shims.clear()
@@ -104,7 +117,8 @@ class OciEngine(Engine):
         _, reference = check.check_request(request, policy)
         host = await self._ready()
         check.limits_of(request, host, policy)
-        await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)
+        grant = await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)
+        self._vouched.keep(request, grant)
 
     async def prepare(self, x: Execution, report: Report) -> Prepared:
         """Grants the host paths for good, brings the image into the cache, makes the disk."""
@@ -112,7 +126,8 @@ class OciEngine(Engine):
         params, reference = check.check_request(request, policy)
         host = await self._ready()
         limits, unenforced = check.limits_of(request, host, policy)
-        grant, volumes = await finished(None, self._grants, x)
+        vouched = self._vouched.take(request)
+        grant, volumes = vouched if vouched is not None else await finished(None, self._grants, x)
         image, digest = ImageConfig(), None
         if reference.transport != "rootfs":
             unpacker = self._unpacking()
@@ -149,8 +164,11 @@ class OciEngine(Engine):
         shim = await self._connection(x)
         if shim is None:
             raise StartFailed(f"the shim is gone: {await asyncio.to_thread(_last_words, x.folder)}")
+        going = asyncio.ensure_future(shim.go())
         try:
-            started = await shim.go()
+            await asyncio.sleep(0)  # the go is on its way: while the runtime is at work there is time for the next shim
+            await self._restock()
+            started = await going
         except StartFailed as error:
             said = await asyncio.to_thread(complaint, x.folder)
             raise StartFailed(_start_failure(error.message, said), mend=_MEND_START, execution_id=x.id) from error
@@ -262,11 +280,18 @@ class OciEngine(Engine):
             rootfs=self._store.rootfs,
         )
         try:
-            shim = await shims.create(x.folder, launch.spec)
+            ahead, self._spare = self._spare, None
+            shim = await shims.create(x.folder, launch.spec, ahead)
         finally:
             launch.close()
         self._shims[x.token] = shim
         return shim
+
+    async def _restock(self) -> None:
+        """Spawns the next execution's shim ahead. Without one it is spawned when it is needed."""
+        if self._spare is None:
+            with contextlib.suppress(ExecutorError):
+                self._spare = await shims.spare()
 
     def _forget(self, x: Execution, shim: shims.Shim) -> None:
         if self._shims.get(x.token) is shim:

@@ -17,6 +17,7 @@ from ..engine import EngineContext, Execution
 from ..errors import EngineUnavailable, InvalidRequest, StartFailed
 from ..policy import reopen
 from ..supervisor import binary, spec
+from ..supervisor.spawning import mapped
 from ..volumes import RESERVED_TARGETS
 from .bundle import network_files, oci_config, volume_path
 from .host import Host
@@ -77,7 +78,11 @@ def assemble(
             init = os.open(binary.init_path(), os.O_PATH | os.O_CLOEXEC)
             mounts.append(spec.Bind(fd=launch.keep(init), target="init", recursive=False))
             passed.append(launch.keep(_filter(context, settings)))
-        launch.spec = _shim_spec(x, host, context, settings, stop_signal, mounts, passed, _stdin(launch, x, plan))
+        home = launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
+        launch.spec = _shim_spec(x, home, host, context, settings, stop_signal, mounts, passed, _stdin(launch, x, plan))
+    except OSError as error:
+        launch.close()
+        raise mapped(error, "the container cannot be prepared") from error
     except BaseException:
         launch.close()
         raise
@@ -86,6 +91,7 @@ def assemble(
 
 def _shim_spec(
     x: Execution,
+    folder: int,
     host: Host,
     context: EngineContext,
     settings: OciSettings,
@@ -104,6 +110,7 @@ def _shim_spec(
     return spec.ShimSpec(
         argv=run_argv(host.runtime, x.folder, x.token, preserved),
         environment=ENVIRONMENT,
+        folder=folder,
         cgroup_join=[file for file in host.joins if file not in early],
         cgroup_join_first=early,
         cgroup_touch=host.joins[-1] if host.joins else host.cgroups.own_procs(),

@@ -8,6 +8,7 @@ form. https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#s
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -62,8 +63,7 @@ def compiled(cache: Path, path: str | None = None, capabilities: tuple[str, ...]
     Blocks (20 ms the first time). Raises OSError where libseccomp is missing or refuses, ValueError on a bad profile.
     """
     raw = _read(path)
-    key = "\0".join((str(_FORMAT), *capabilities, platform.machine(), _kernel_minor(), libseccomp.version()))
-    name = hashlib.sha256(key.encode() + b"\0" + raw).hexdigest()[:32]
+    name = _name(raw, capabilities)
     file = cache / f"{name}.bpf"
     try:
         return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
@@ -81,6 +81,12 @@ def compiled(cache: Path, path: str | None = None, capabilities: tuple[str, ...]
     finally:
         os.close(fd)
     return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+
+
+@functools.lru_cache(maxsize=4)
+def _name(raw: bytes, capabilities: tuple[str, ...]) -> str:
+    key = "\0".join((str(_FORMAT), *capabilities, platform.machine(), _kernel_minor(), libseccomp.version()))
+    return hashlib.sha256(key.encode() + b"\0" + raw).hexdigest()[:32]
 
 
 def oci_form(chosen: Filter) -> dict[str, Any]:

@@ -19,10 +19,9 @@ from typing import Literal
 
 from ..errors import EngineUnreachable, ExecutionNotRunning, StartFailed
 from . import frames, spawning
-from .record import read_exit
 from .spec import ShimSpec, encode, milliseconds
 
-__all__ = ["Phase", "Shim", "connect", "create", "read_exit"]
+__all__ = ["Shim", "Spare", "connect", "create", "spare"]
 
 Phase = Literal["created", "going", "running", "ending"]
 
@@ -243,14 +242,69 @@ def _sentence(payload: bytes) -> str:
     return f"{text}: {os.strerror(number)}" if number else text
 
 
-async def create(folder: Path, spec: ShimSpec) -> Shim:
+class Spare:
+    """A shim that was spawned ahead of its execution and waits for its configuration: half of a birth's time.
+
+    It ends with the connection. `take` it once, for one `create`.
+    """
+
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self._socket: socket.socket | None = connection
+        self.pid = pid
+
+    def take(self) -> socket.socket | None:
+        """Its connection, non-blocking; None where it was taken, or its process has ended."""
+        connection, self._socket = self._socket, None
+        if connection is None:
+            return None
+        try:
+            connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return connection
+        except OSError:
+            pass
+        connection.close()  # a spare has nothing to say: it is gone
+        return None
+
+    def close(self) -> None:
+        """Ends it. Idempotent."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+async def spare() -> Spare:
+    """Spawns a shim ahead of its execution. Raises as `create` does."""
+    path = await spawning.spawned_shim()
+    connection, pid = _spawn(path, None)
+    spawning.on_exit(pid, lambda status: None)
+    return Spare(connection, pid)
+
+
+async def create(folder: Path, spec: ShimSpec, ahead: Spare | None = None) -> Shim:
     """Starts a shim for the execution in `folder`; returns when all but the go is done.
 
-    Cancelled or failed, it leaves no process behind. Raises `StartFailed`, `ResourcesUnavailable`, `InvalidRequest`,
-    `EngineUnavailable`.
+    `ahead`: a spare to use, if it lives; then `spec.folder` is needed. Cancelled or failed, it leaves no process
+    behind. Raises `StartFailed`, `ResourcesUnavailable`, `InvalidRequest`, `EngineUnavailable`.
     """
     config, descriptors = encode(spec)
-    path = await spawning.spawned_shim()
+    ours = ahead.take() if ahead is not None and spec.folder is not None else None
+    pid = None
+    if ours is None:
+        ours, pid = _spawn(await spawning.spawned_shim(), folder)
+    shim = Shim(ours)
+    try:
+        await shim._born(config, descriptors)
+    except BaseException:
+        shim.close()
+        raise
+    finally:
+        if pid is not None:
+            spawning.on_exit(pid, lambda status: None)
+    return shim
+
+
+def _spawn(path: str, folder: Path | None) -> tuple[socket.socket, int]:
     try:
         ours, theirs = socket.socketpair()
     except OSError as error:
@@ -262,15 +316,7 @@ async def create(folder: Path, spec: ShimSpec) -> Shim:
             ours.close()
             raise
     ours.setblocking(False)
-    shim = Shim(ours)
-    try:
-        await shim._born(config, descriptors)
-    except BaseException:
-        shim.close()
-        raise
-    finally:
-        spawning.on_exit(pid, lambda status: None)
-    return shim
+    return ours, pid
 
 
 async def connect(folder: Path) -> Shim | None:

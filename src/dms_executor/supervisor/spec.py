@@ -58,16 +58,17 @@ class UsageSource(msgspec.Struct, frozen=True, kw_only=True):
 class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a shim runs and how it ends it. Durations are seconds, sizes bytes.
 
-    Descriptors (`stdin`, `passed`, those of mounts) stay the caller's: the shim gets duplicates. An O_PATH `stdin`
-    is opened by the shim, so that the job can never write to that file. `pidfile` empty and `report` false: `argv`
-    itself is the job. `cgroup_join`: `cgroup.procs` files that the shim joins before the job is said to run;
-    `cgroup_join_first`: before it is ready, for hierarchies in which the runtime places nothing;
-    `cgroup_touch`: when all is over, to spare the next job a wait. `forget`: files in the folder that are gone once the
-    job runs; `start`: how long it may take until it does, whether or not a caller lives.
+    `folder`: the execution's folder, opened; a spare shim needs it, which was spawned before there was one.
+    Descriptors (`folder`, `stdin`, `passed`, those of mounts) stay the caller's: the shim gets duplicates. An O_PATH
+    `stdin` is opened by the shim, so that the job can never write to that file. `pidfile` empty and `report` false:
+    `argv` itself is the job. `cgroup_join`: `cgroup.procs` files that the shim joins before the job is said to run;
+    `cgroup_join_first`: before it is ready, for hierarchies in which the runtime places nothing; `cgroup_touch`: when
+    all is over, to spare the next job a wait. `forget`: files in the folder that are removed once the job runs.
     """
 
     argv: list[str]
     environment: dict[str, str]
+    folder: int | None = None
     cgroup_join: list[str] = []
     cgroup_join_first: list[str] = []
     cgroup_touch: str | None = None
@@ -135,6 +136,8 @@ def _mount_entry(mount: Bind | Overlay | Loop, descriptors: _Descriptors) -> tup
 
 def _entries(spec: ShimSpec, descriptors: _Descriptors) -> Iterator[tuple[int, bytes]]:
     yield 1, _u32(frames.VERSION)
+    if spec.folder is not None:
+        yield 2, descriptors.index(spec.folder)
     yield from ((3, _text(argument)) for argument in spec.argv)
     yield from ((4, _text(f"{name}={value}")) for name, value in spec.environment.items())
     yield from ((5, _text(path)) for path in spec.cgroup_join)

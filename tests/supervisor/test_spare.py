@@ -1,0 +1,80 @@
+"""A shim that is spawned ahead of its execution."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+from pathlib import Path
+
+from dms_executor.supervisor.record import read_exit
+from dms_executor.supervisor.shim import Spare, create, spare
+
+from .conftest import Job
+
+
+async def test_a_job_runs_under_a_spare(folder: Path, job: Job) -> None:
+    home = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    ahead = await spare()
+    shim = await create(folder, job("sh", "-c", "exit 3", folder=home), ahead)
+    os.close(home)
+    await shim.go()
+    assert await shim.ended()
+    end = await asyncio.to_thread(read_exit, folder)
+    assert end is not None
+    assert end.code == 3
+    assert ahead.take() is None, "a spare serves once"
+
+
+def shims() -> set[int]:
+    """All processes of the name dms-shim."""
+    found = set()
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if Path(f"/proc/{pid}/comm").read_text() == "dms-shim\n":
+                found.add(int(pid))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+async def spare_and_pid() -> tuple[Spare, int]:
+    """A spare, and the process that it is once it has left its parent."""
+    before = shims()
+    ahead = await spare()
+    async with asyncio.timeout(5):
+        while len(new := shims() - before - {ahead.pid}) != 1:
+            await asyncio.sleep(0.005)  # the second fork tells nobody
+    return ahead, new.pop()
+
+
+async def gone(pid: int) -> None:
+    handle = os.pidfd_open(pid)
+    try:
+        await asyncio.to_thread(select.select, [handle], [], [], 5)
+    finally:
+        os.close(handle)
+
+
+async def test_a_spare_that_died_is_replaced(folder: Path, job: Job) -> None:
+    home = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    ahead, pid = await spare_and_pid()
+    ending = asyncio.create_task(gone(pid))
+    await asyncio.sleep(0)
+    os.kill(pid, signal.SIGKILL)
+    await ending
+    shim = await create(folder, job("true", folder=home), ahead)
+    os.close(home)
+    assert shim.pid != pid
+    await shim.go()
+    assert await shim.ended()
+
+
+async def test_a_spare_ends_with_its_connection() -> None:
+    ahead, pid = await spare_and_pid()
+    ending = asyncio.create_task(gone(pid))
+    await asyncio.sleep(0)
+    ahead.close()
+    await ending
+    assert pid not in shims()
