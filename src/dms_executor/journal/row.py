@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from ..engine import Exit, Handle, Prepared
-from ..types import TERMINAL, ExecutionRequest, ExecutionResult, ExecutionStatus, Reason
+from ..types import TERMINAL, ExecutionRequest, ExecutionResult, ExecutionStatus, Reason, decode
 
-__all__ = ["COLUMNS", "Cause", "Intent", "Phase", "Row"]
+__all__ = ["COLUMNS", "Cause", "Intent", "Phase", "Row", "row_of"]
 
 Phase = Literal["accepted", "created", "running", "ended", "finished", "done", "removing"]
 Cause = Literal["cancelled", "timed_out"]
@@ -66,3 +66,14 @@ STRUCTS: dict[str, type] = {
     "exit": Exit,
     "result": ExecutionResult,
 }
+
+
+def row_of(values: tuple[Any, ...]) -> Row:
+    """A row of the table, its columns in the order of `COLUMNS`."""
+    named = dict(zip(COLUMNS, values, strict=True))
+    for name, kind in STRUCTS.items():
+        if named[name] is not None:
+            named[name] = decode(named[name], kind)
+    named["status"] = ExecutionStatus(named["status"])
+    named["expired"] = bool(named["expired"])
+    return Row(**named)

@@ -16,6 +16,7 @@ from ..journal.clock import moment
 from ..logs.backward import read_tail
 from ..types import ExecutionResult, ExecutionStatus, Output, Reason
 from .core import Core
+from .deadline import dismiss_keeper
 from .live import Live
 from .trace import traced
 
@@ -85,6 +86,7 @@ async def _undone(core: Core, live: Live) -> bool:
     """Takes away what a start has made. False: the engine could not, and recovery does so later."""
     x = live.x
     await core.in_thread(files.sweep, x.folder)
+    await dismiss_keeper(live)
     try:
         await live.engine.destroy(x, live.handle)
     except Exception as error:  # noqa: BLE001, an engine's own defect must not hide why the start failed

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import time
 from collections.abc import Set
 from datetime import UTC, datetime
 
@@ -18,10 +16,11 @@ from ..errors import (
     ExecutorClosed,
     ExecutorError,
 )
-from ..journal import Intent, Row
-from ..journal.clock import moment
+from ..journal import Row
+from ..logs.retention import drop_log
 from ..types import TERMINAL, ExecutionResult, ExecutionStatus
 from .core import Core
+from .deadline import BACKOFF, dismiss_keeper, hold_deadline
 from .finish import finish, load_result, with_output
 from .live import Live
 from .pull import pull
@@ -29,7 +28,6 @@ from .pull import pull
 __all__ = ["adopt", "see_through", "settled", "wait", "wait_for_status"]
 
 _log = logging.getLogger(__name__)
-_BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 async def see_through(core: Core, live: Live) -> None:
@@ -39,7 +37,7 @@ async def see_through(core: Core, live: Live) -> None:
     if not engine.keeps_log:
         helpers.append(core.tasks.spawn(pull(core, live), f"log {x.id}"))
     if not engine.keeps_deadline and x.request.timeout is not None:
-        helpers.append(core.tasks.spawn(_hold_deadline(core, live), f"deadline {x.id}"))
+        helpers.append(core.tasks.spawn(hold_deadline(core, live), f"deadline {x.id}"))
     try:
         end = await _watch(live)
         faults.point("watched")
@@ -47,6 +45,7 @@ async def see_through(core: Core, live: Live) -> None:
         if not engine.keeps_log:
             await helpers[0]
         await finish(core, live, end)
+        await dismiss_keeper(live)
         if not live.finished.is_set():
             live.conclude(await _recorded(core, x.id, x.token, await settled(core, x.token)))
     except ExecutorError as error:
@@ -98,8 +97,7 @@ async def wait(core: Core, execution_id: str) -> ExecutionResult:
         result = await load_result(core, row)
     else:
         result = await _recorded(core, row.id, row.token, await settled(core, row.token))
-    await _delivered(core, row.token, row.request.persist_logs)
-    return result
+    return await _delivered(core, row, result)
 
 
 async def wait_for_status(core: Core, execution_id: str, wanted: Set[ExecutionStatus]) -> ExecutionStatus:
@@ -133,8 +131,7 @@ async def outcome(core: Core, live: Live) -> ExecutionResult:
     await core.unless_closed(live.finished.wait())
     if live.result is None:
         raise live.failure or ExecutorClosed("the executor was closed", execution_id=live.x.id)
-    await _delivered(core, live.x.token, live.x.request.persist_logs)
-    return live.result
+    return await _delivered(core, live, live.result)
 
 
 async def settled(core: Core, token: str) -> Row | None:
@@ -156,14 +153,17 @@ async def settled(core: Core, token: str) -> Row | None:
 
 async def _recorded(core: Core, execution_id: str, token: str, row: Row | None) -> ExecutionResult:
     """What another process recorded, for those who waited meanwhile: it is theirs even if it has been delivered."""
-    if row is not None:
-        if row.result is not None and not row.expired:
-            return await with_output(core, row.result, token)
-        return await load_result(core, row)
+    if row is not None and row.result is not None and not row.expired:
+        result = await with_output(core, row.result, token)
+        again = await core.journal.by_token(token)
+        if again is not None and not again.expired:
+            return result  # its log was there all the while
     kept = await core.journal.kept_result(token)
-    if kept is None:
+    if kept is not None:
+        return kept
+    if row is None:
         raise _removed(execution_id)
-    return kept
+    return await load_result(core, row)
 
 
 def _removed(execution_id: str) -> ExecutionNotFound:
@@ -188,9 +188,12 @@ async def _followed(core: Core, row: Row) -> Live | None:
     return None
 
 
-async def _delivered(core: Core, token: str, persist_logs: float | None) -> None:
-    if persist_logs == 0:
-        await core.journal.delivered(token)
+async def _delivered(core: Core, row: Row | Live, result: ExecutionResult) -> ExecutionResult:
+    """Hands a result over; with `persist_logs=0` the log goes with it."""
+    token, request = (row.x.token, row.x.request) if isinstance(row, Live) else (row.token, row.request)
+    if request.persist_logs == 0 and await core.journal.delivered(token, result):
+        await core.in_thread(drop_log, core.journal.folder(token))
+    return result
 
 
 async def _watch(live: Live) -> Exit:
@@ -202,35 +205,10 @@ async def _watch(live: Live) -> Exit:
             end = await live.engine.watch(live.x, live.handle)
         except EngineUnreachable as error:
             live.stale = True
-            pause = _BACKOFF[min(tries, len(_BACKOFF) - 1)]
+            pause = BACKOFF[min(tries, len(BACKOFF) - 1)]
             tries += 1
             _log.warning("%s; asked again in %g s", error, pause, extra={"execution_id": live.x.id})
             await asyncio.sleep(pause)
         else:
             live.stale = False
             return end
-
-
-async def _hold_deadline(core: Core, live: Live) -> None:
-    """The timeout of an engine that keeps none: it counts from `running`, paused time included."""
-    row = await core.journal.by_token(live.x.token)
-    started = moment(row.started_at) if row is not None else None
-    limit = live.x.request.timeout
-    if row is None or started is None or limit is None or live.handle is None:
-        return
-    await asyncio.sleep(max(0.0, limit - (datetime.now(UTC) - started).total_seconds()))
-    grace = core.settings.grace
-    wanted = Intent(cause="timed_out", signal=live.prepared.stop_signal, grace=grace, time=time.time_ns())
-    standing = await core.journal.intend(live.x.token, wanted)
-    if standing is None:
-        return
-    live.intent = standing
-    for pause in itertools.chain(_BACKOFF, itertools.repeat(_BACKOFF[-1])):
-        try:
-            await live.engine.stop(live.x, live.handle, wanted.signal, grace)
-            break
-        except EngineUnreachable as error:
-            # A deadline holds also where the engine is silent just when it has come.
-            _log.warning("%s; asked again in %g s", error, pause, extra={"execution_id": live.x.id})
-            await asyncio.sleep(pause)
-    await core.journal.stop_in_hand(live.x.token)

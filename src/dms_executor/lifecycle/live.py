@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from ..engine import Engine, Execution, Handle, Prepared
 from ..errors import ExecutorError
 from ..journal import Intent
 from ..types import ExecutionResult, ExecutionStatus
+
+if TYPE_CHECKING:
+    from ..supervisor.keeper import Keeper
 
 __all__ = ["Live"]
 
@@ -27,6 +31,7 @@ class Live:
         "finished",
         "handle",
         "intent",
+        "keeper",
         "prepared",
         "progress",
         "result",
@@ -42,6 +47,7 @@ class Live:
         self.prepared = Prepared()
         self.handle: Handle | None = None
         self.intent: Intent | None = None
+        self.keeper: Keeper | None = None
         self.stale = False
         self.ended = False
         self.result: ExecutionResult | None = None

@@ -18,6 +18,7 @@ from ..errors import ExecutionCancelled, ExecutorClosed, ExecutorError, StartFai
 from ..journal import files
 from ..types import ExecutionRequest, ExecutionStatus, Progress, validated
 from .core import Core
+from .deadline import leave_keeper
 from .finish import not_started
 from .follow import see_through
 from .live import Live
@@ -121,6 +122,7 @@ async def _let_go(core: Core, live: Live) -> None:
     x, engine, handle = live.x, live.engine, live.handle
     if handle is None:
         raise StartFailed("the engine gave no handle", execution_id=x.id)
+    await leave_keeper(core, live)
     with traced(live, "start"):
         started_at = await engine.start(x, handle)
     faults.point("started")

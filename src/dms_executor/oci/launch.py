@@ -75,7 +75,7 @@ def assemble(
         mounts.append(spec.Bind(fd=launch.keep(_folder(x.folder / "bundle")), target="bundle", recursive=False))
         passed: list[int] = []
         if x.request.init:
-            init = os.open(binary.init_path(), os.O_PATH | os.O_CLOEXEC)
+            init = os.open(binary.init_path(context.state_dir), os.O_PATH | os.O_CLOEXEC)
             mounts.append(spec.Bind(fd=launch.keep(init), target="init", recursive=False))
             passed.append(launch.keep(_filter(context, settings)))
         home = launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from ..errors import EngineUnavailable
 
 __all__ = ["init_path", "shim_path"]
 
-_FOLDER = Path(__file__).resolve().parent.parent / "bin"
+_FOLDER = Path(__file__).parent.parent / "bin"
 _MEND = (
     "Install a wheel, or build it: `pip install ziglang` (or set DMS_EXECUTOR_CC), then `pip install -e .`; in a "
     "checkout also `python native/build.py src/dms_executor/bin`"
@@ -42,6 +43,20 @@ def shim_path() -> str:
 
 
 @cache
-def init_path() -> Path:
-    """The file `dms-init`, to be bound into a container (set the executable bit's mount options there)."""
-    return _find("dms-init")
+def init_path(state_dir: Path | None = None) -> Path:
+    """The file `dms-init`, to be bound into a container. Raises `EngineUnavailable`.
+
+    A bind keeps its mount's noexec: where the package lies on one, the file is a copy in `state_dir`.
+    """
+    path = _find("dms-init")
+    if state_dir is None or not os.statvfs(path).f_flag & os.ST_NOEXEC:
+        return path
+    data = path.read_bytes()
+    copy = state_dir / "bin" / f"dms-init-{hashlib.sha256(data).hexdigest()[:16]}"
+    if not copy.exists():
+        copy.parent.mkdir(mode=0o700, exist_ok=True)
+        scratch = copy.with_suffix(f".{os.getpid()}")
+        scratch.write_bytes(data)
+        scratch.chmod(0o755)
+        scratch.rename(copy)
+    return copy

@@ -1,0 +1,20 @@
+"""What a keeper must know: the file that `lifecycle.deadline` writes and `keeper` reads."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .types import Settings
+
+__all__ = ["RECORD", "KeeperRecord"]
+
+RECORD = "keeper.json"
+"""The file's name in the execution's folder."""
+
+
+class KeeperRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Which execution, in which state folder, under which settings."""
+
+    state_dir: str
+    token: str
+    settings: Settings
