@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dms_executor import Executor, Settings
@@ -99,8 +100,9 @@ async def test_each_waiter_gets_a_result_that_is_kept_for_one_delivery(
 
     async def elsewhere(self: Journal, token: str, decide: object) -> None:
         # Another process records the end, and delivers it, a moment before us.
-        await finished(self, token, decide)  # type: ignore[arg-type]
-        await self.delivered(token)
+        result = await finished(self, token, decide)  # type: ignore[arg-type]
+        if result is not None:
+            await self.delivered(token, msgspec.structs.replace(result, stdout=b"hi\n"))
 
     monkeypatch.setattr(Journal, "finished", elsewhere)
     async with Executor.open(state_dir) as executor:

@@ -71,12 +71,18 @@ class ImageStore:
         """A new temporary folder; takes away those that dead processes left."""
         parent = self.folder / "tmp"
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._sweep(parent)
-        path = parent / os.urandom(8).hex()
-        path.mkdir(mode=0o700)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return Workspace(path, fd)
+        gate = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # One at a time: between its making and its lock a folder looks like a dead process's.
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            self._sweep(parent)
+            path = parent / os.urandom(8).hex()
+            path.mkdir(mode=0o700)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            return Workspace(path, fd)
+        finally:
+            os.close(gate)
 
     def commit(self, work: Workspace, bundle: str, image: Unpacked) -> None:
         """Puts `work/bundle` in its place, synced; who came second keeps the first one's."""
@@ -133,7 +139,10 @@ class ImageStore:
 
     def _sweep(self, parent: Path) -> None:
         for entry in list(parent.iterdir()):
-            fd = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fd = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # its maker has just discarded it
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(entry)
