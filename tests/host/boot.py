@@ -1,0 +1,251 @@
+"""Boots the host that `build` made, runs one command in it, brings back its output, report and exit code.
+
+The checkout goes in as a tar on a disk (what git would commit of it, and the two compiled programs), the root image is
+written to a throwaway layer, the folder `out` is shared by 9p. The host has no network. See docs/host.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import mmap
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+QEMU = "qemu-system-x86_64"
+OUT_OF_TIME = 124  # like timeout(1)
+NO_ANSWER = 125
+_PROBE_SECONDS = 15.0
+_TEST_SECONDS = 1800  # pytest's limit of one test where all is emulated
+# Each word for a reason: https://docs.kernel.org/admin-guide/kernel-parameters.html. `panic=-1` ends a failed boot.
+_KERNEL = "console=ttyS0 quiet panic=-1 cryptomgr.notests mitigations=off"
+
+
+def main() -> int:
+    arguments = _arguments()
+    cache = Path(arguments.cache)
+    if not arguments.command:
+        return 0
+    out = Path(arguments.out or tempfile.mkdtemp(prefix="dms-executor-host."))
+    out.mkdir(parents=True, exist_ok=True)
+    accel = os.environ.get("DMS_EXECUTOR_HOST_ACCEL") or _accelerator(cache)
+    words = _command(arguments.command, accel)
+    (out / "command").write_bytes(_joined(words))
+    (out / "environment").write_bytes(_joined(_variables(accel)))
+    (out / "user").write_text(arguments.user)
+    (out / "exit").unlink(missing_ok=True)
+    _write_metadata(out / "site")
+    with tempfile.TemporaryDirectory(prefix="dms-executor-host.") as scratch:
+        checkout = Path(scratch) / "checkout.tar"
+        _pack(checkout)
+        began = time.monotonic()
+        ended = _run(_machine(cache, accel, checkout, out), arguments.timeout, out / "output")
+    print(f"host: {accel}, {time.monotonic() - began:.0f} s; report and logs: {out}", file=sys.stderr)
+    if not ended:
+        print(f"host: killed after {arguments.timeout:g} s", file=sys.stderr)
+        return OUT_OF_TIME
+    try:
+        return int((out / "exit").read_text())
+    except (FileNotFoundError, ValueError):
+        print(f"host: ended without an exit code; its console:\n{_tail(out / 'console')}", file=sys.stderr)
+        return NO_ANSWER
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/host")
+    parser.add_argument("--cache", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--user", default="root", help="root, or guest: an ordinary user with a delegated cgroup")
+    parser.add_argument("--timeout", type=float, default=3600.0, help="seconds, for all of it")
+    parser.add_argument("--out", help="where report and logs go; a new temporary folder")
+    parser.add_argument("--build", action="store_true", help="only build")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    if not arguments.command and not arguments.build:
+        parser.error("a command is missing, e.g. pytest tests/oci")
+    return arguments
+
+
+def _command(words: Sequence[str], accel: str) -> list[str]:
+    if words[0] != "pytest":
+        return list(words)
+    report = ["--junitxml=/run/report/junit.xml", "-p", "no:cacheprovider"]
+    slow = ["-p", "tests.host.slow"] if accel == "tcg" else []
+    return ["python", "-m", "pytest", *slow, *report, *words[1:]]
+
+
+def _variables(accel: str) -> list[str]:
+    """Ours go along, but those that are meant for this script; a test's limit of time fits an emulated machine."""
+    chosen = {name: value for name, value in os.environ.items() if name.startswith("DMS_EXECUTOR_")}
+    chosen = {name: value for name, value in chosen.items() if not name.startswith("DMS_EXECUTOR_HOST")}
+    if accel == "tcg":
+        chosen["PYTEST_TIMEOUT"] = str(_TEST_SECONDS)
+        chosen.setdefault("DMS_EXECUTOR_SLOW", "10")
+    return [f"{name}={value}" for name, value in chosen.items()] + ["COLUMNS=150"]
+
+
+def _joined(words: Sequence[str]) -> bytes:
+    return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def _write_metadata(site: Path) -> None:
+    """The checkout as an installed package: a path, and the entry points by which the engines are found."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    folder = site / f"dms_executor-{project['version']}.dist-info"
+    folder.mkdir(parents=True, exist_ok=True)
+    (site / "dms_executor.pth").write_text("/checkout/src\n")
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: dms-executor\nVersion: {project['version']}\n")
+    groups = {**project["entry-points"], "console_scripts": project["scripts"]}
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+        for group, entries in groups.items()
+    ]
+    (folder / "entry_points.txt").write_text("\n".join(lines))
+
+
+def _pack(target: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    ).stdout
+    names = [os.fsdecode(name) for name in listed.split(b"\0") if name] + ["src/dms_executor/bin"]
+    with tarfile.open(target, "w") as archive:
+        for name in sorted(set(names)):
+            if os.path.lexists(ROOT / name):
+                archive.add(ROOT / name, arcname=name, filter=_as_root)
+
+
+def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    return entry
+
+
+def _machine(cache: Path, accel: str, checkout: Path, out: Path) -> list[str]:
+    memory = os.environ.get("DMS_EXECUTOR_HOST_MEMORY", "3072")
+    return [
+        *_bare(cache, accel, _KERNEL, memory, len(os.sched_getaffinity(0)), out / "console"),
+        *("-drive", f"file={_escaped(cache / 'root.img')},format=raw,if=none,id=root,cache=unsafe,snapshot=on"),
+        *("-device", "virtio-blk-pci,drive=root"),
+        *("-drive", f"file={_escaped(checkout)},format=raw,if=none,id=checkout,readonly=on"),
+        *("-device", "virtio-blk-pci,drive=checkout"),
+        *("-fsdev", f"local,id=out,path={_escaped(out)},security_model=none"),
+        *("-device", "virtio-9p-pci,fsdev=out,mount_tag=out"),
+        *(
+            "-device",
+            "virtio-serial-pci",
+            "-chardev",
+            "stdio,id=said,signal=off",
+            "-device",
+            "virtconsole,chardev=said",
+        ),
+    ]
+
+
+def _bare(cache: Path, accel: str, kernel: str, memory: str, cpus: int, console: Path) -> list[str]:
+    if accel == "tcg":
+        # Without it a guest may hang at the calibration of its clock while the machine is busy.
+        kernel += f" tsc_early_khz={_tsc_khz()}"
+    return [
+        *("setpriv", "--pdeathsig", "KILL", QEMU, "-M", "q35", "-m", memory, "-smp", str(cpus)),
+        *("-accel", "tcg,thread=multi" if accel == "tcg" else "kvm", "-cpu", "max" if accel == "tcg" else "host"),
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", f"file:{console}"),
+        *("-kernel", str(cache / "vmlinuz"), "-initrd", str(cache / "initrd.cpio"), "-append", kernel),
+    ]
+
+
+def _escaped(path: Path) -> str:
+    return str(path.resolve()).replace(",", ",,")
+
+
+def _accelerator(cache: Path) -> str:
+    """KVM where it really boots a guest: asked once a boot of this machine."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    known = cache / "accel"
+    if known.exists() and known.read_text().split()[0] == boot:
+        return known.read_text().split()[1]
+    found = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and _kvm_boots(cache) else "tcg"
+    known.write_text(f"{boot} {found}\n")
+    return found
+
+
+def _kvm_boots(cache: Path) -> bool:
+    with tempfile.TemporaryDirectory(prefix="dms-executor-host.") as scratch:
+        console = Path(scratch) / "console"
+        words = _bare(cache, "kvm", f"{_KERNEL} host.probe", "512", 1, console)
+        _run(words, _PROBE_SECONDS, Path(scratch) / "output", quiet=True)
+        return console.exists() and b"host: up" in console.read_bytes()
+
+
+def _run(words: Sequence[str], seconds: float, output: Path, quiet: bool = False) -> bool:
+    """False where the time ran out. What the guest writes goes to our stdout as it comes, and to `output`."""
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    late = threading.Event()
+
+    def kill() -> None:
+        late.set()
+        process.kill()
+
+    def stop(signum: int, frame: object) -> None:
+        process.kill()
+        sys.exit(128 + signum)
+
+    timer = threading.Timer(seconds, kill)
+    complaints = threading.Thread(target=_copy, args=(process.stderr, sys.stderr.buffer if not quiet else None))
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        timer.start()
+        complaints.start()
+        with output.open("wb") as kept:
+            _copy(process.stdout, sys.stdout.buffer if not quiet else None, kept)
+        process.wait()
+    finally:
+        timer.cancel()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        complaints.join()
+        signal.signal(signal.SIGTERM, before)
+    return not late.is_set()
+
+
+def _copy(source: object, *targets: object) -> None:
+    while data := os.read(source.fileno(), 1 << 16):  # type: ignore[attr-defined]
+        for target in targets:
+            if target is not None:
+                target.write(data)  # type: ignore[attr-defined]
+                target.flush()  # type: ignore[attr-defined]
+
+
+def _tail(path: Path) -> str:
+    if not path.exists():
+        return "(nothing)"
+    return path.read_bytes()[-3000:].decode(errors="replace")
+
+
+def _tsc_khz() -> int:
+    """The rate of this machine's time stamp counter, which an emulated guest sees unscaled."""
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3")  # rdtsc; shl rdx, 32; or rax, rdx; ret
+    read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+    began, ticks = time.monotonic_ns(), read()
+    time.sleep(0.1)
+    ticks, took = read() - ticks, time.monotonic_ns() - began
+    return round(ticks * 1_000_000 / took)
+
+
+if __name__ == "__main__":
+    if shutil.which(QEMU) is None:
+        sys.exit(f"{QEMU} is missing: apt-get install qemu-system-x86")
+    sys.exit(main())
