@@ -80,6 +80,9 @@ void life_go(void)
         return;
     shim.phase = PHASE_GOING;
     shim.going_at = sys_realtime();
+    /* Should we and the caller be killed now, this tells that something may have run. */
+    int mark = openat(shim.folder, "going", O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    close_quietly(&mark);
     if (shim.config.start_ms != 0)
         timer_set(TIMER_RUNTIME, shim.config.start_ms);
     spawn();

@@ -21,6 +21,7 @@ import time
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parents[2]
 QEMU = "qemu-system-x86_64"
@@ -135,7 +136,14 @@ def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 def _machine(cache: Path, accel: str, checkout: Path, out: Path) -> list[str]:
     memory = os.environ.get("DMS_EXECUTOR_HOST_MEMORY", "3072")
     return [
-        *_bare(cache, accel, _KERNEL, memory, len(os.sched_getaffinity(0)), out / "console"),
+        *_bare(
+            cache,
+            accel,
+            f"{_KERNEL} {os.environ.get('DMS_EXECUTOR_HOST_KERNEL', '')}",
+            memory,
+            len(os.sched_getaffinity(0)),
+            out / "console",
+        ),
         *("-drive", f"file={_escaped(cache / 'root.img')},format=raw,if=none,id=root,cache=unsafe,snapshot=on"),
         *("-device", "virtio-blk-pci,drive=root"),
         *("-drive", f"file={_escaped(checkout)},format=raw,if=none,id=checkout,readonly=on"),
@@ -191,6 +199,8 @@ def _kvm_boots(cache: Path) -> bool:
 def _run(words: Sequence[str], seconds: float, output: Path, quiet: bool = False) -> bool:
     """False where the time ran out. What the guest writes goes to our stdout as it comes, and to `output`."""
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if process.stdout is None or process.stderr is None:
+        raise RuntimeError("no pipes")
     late = threading.Event()
 
     def kill() -> None:
@@ -220,12 +230,12 @@ def _run(words: Sequence[str], seconds: float, output: Path, quiet: bool = False
     return not late.is_set()
 
 
-def _copy(source: object, *targets: object) -> None:
-    while data := os.read(source.fileno(), 1 << 16):  # type: ignore[attr-defined]
+def _copy(source: IO[bytes], *targets: IO[bytes] | None) -> None:
+    while data := os.read(source.fileno(), 1 << 16):
         for target in targets:
             if target is not None:
-                target.write(data)  # type: ignore[attr-defined]
-                target.flush()  # type: ignore[attr-defined]
+                target.write(data)
+                target.flush()
 
 
 def _tail(path: Path) -> str:
@@ -242,7 +252,7 @@ def _tsc_khz() -> int:
     began, ticks = time.monotonic_ns(), read()
     time.sleep(0.1)
     ticks, took = read() - ticks, time.monotonic_ns() - began
-    return round(ticks * 1_000_000 / took)
+    return int(ticks * 1_000_000 // took)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ _TESTS = ("tests.", "dms_executor.conformance")
 
 
 def pytest_configure() -> None:
-    asyncio.timeout = _stretched(asyncio.timeout, 0)  # type: ignore[assignment]
+    asyncio.timeout = _stretched(asyncio.timeout, 0)
     asyncio.wait_for = _stretched(asyncio.wait_for, 1)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from dms_executor.oci.cgroups import Cgroups, Hierarchy, detect, parse
+from dms_executor.oci.cgroups import Cgroups, Hierarchy, detect, limits_swap, parse, usable_controllers
 
 V1 = """\
 31 23 0:28 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755
@@ -107,6 +107,30 @@ def test_the_state_of_the_freezer(tmp_path: Path) -> None:
     (tmp_path / "t" / "cgroup.events").write_text("populated 1\nfrozen 1\n")
     assert there(2, tmp_path).is_frozen("t") is True
     assert there(2, tmp_path).is_frozen("other") is None
+
+
+def test_a_container_cannot_give_more_than_its_cgroup_does_while_it_lives_in_it(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+    (tmp_path / "cgroup.subtree_control").write_text("pids\n")
+    (tmp_path / "cgroup.procs").write_text("1\n")
+    # The kernel's own root has no type, and may have processes beside children.
+    assert usable_controllers(str(tmp_path)) == {"cpu", "memory", "pids"}
+    (tmp_path / "cgroup.type").write_text("domain\n")
+    assert usable_controllers(str(tmp_path)) == {"pids"}
+    (tmp_path / "cgroup.procs").write_text("")
+    assert usable_controllers(str(tmp_path)) == {"cpu", "memory", "pids"}
+
+
+def test_swap_is_limited_only_where_the_kernel_counts_it(tmp_path: Path) -> None:
+    def limited() -> bool:
+        return limits_swap((Hierarchy(mount=str(tmp_path), version=2, controllers=ALL),))
+
+    assert limited()  # nobody has the controller yet
+    (tmp_path / "system.slice").mkdir()
+    (tmp_path / "system.slice" / "memory.max").touch()
+    assert not limited()
+    (tmp_path / "system.slice" / "memory.swap.max").touch()
+    assert limited()
 
 
 def test_this_host_can_be_read() -> None:

@@ -16,6 +16,7 @@ from dms_executor import ExecutionRequest, ExecutionStatus, Executor, Policy
 from dms_executor.oci import OciSpec
 
 from .caller import settings
+from .leftovers import processes
 from .test_kill import call, check_all
 
 pytestmark = pytest.mark.timeout(900)
@@ -118,6 +119,21 @@ async def test_killing_the_whole_service_leaves_its_jobs_running(
         assert await executor.get_status("job") is ExecutionStatus.RUNNING
         result = await asyncio.wait_for(executor.wait("job"), 30)
     assert (result.exit_code, result.stdout) == (5, b"begin\nend\n")
+
+
+async def test_a_go_that_nobody_saw_the_end_of_is_told_from_one_that_was_never_sent(
+    tmp_path: Path, rootfs: Path, oci_runtime: str
+) -> None:
+    state, runs = tmp_path / "state", tmp_path / "runs"
+    runs.mkdir()
+    caller = await call(state, rootfs, runs, oci_runtime, "g", 3, fault="started")
+    await caller.communicate()
+    assert caller.returncode == -signal.SIGKILL
+    for process in await asyncio.to_thread(processes, state):
+        os.kill(int(process.partition(":")[0]), signal.SIGKILL)
+    async with Executor.open(state, policy=Policy.trusted(), settings=settings(oci_runtime)) as executor:
+        ends = {(await executor.wait(info.request.execution_id)).reason for info in await executor.list()}
+    assert "engine_lost" in ends, "its job was let go, and may have run"
 
 
 async def test_a_job_whose_shim_is_killed_is_lost_and_gone(tmp_path: Path, rootfs: Path, oci_runtime: str) -> None:

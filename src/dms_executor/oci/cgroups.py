@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Cgroups", "Hierarchy", "Source", "detect", "make_shims_group", "parse"]
+__all__ = ["Cgroups", "Hierarchy", "Source", "detect", "limits_swap", "make_shims_group", "parse", "usable_controllers"]
 
 # The controllers that a limit needs, by version 1 name; version 2 calls blkio io, and has cpuacct and freezer built in.
 _NEEDED = {"cpu": "cpu", "memory": "memory", "pids": "pids"}
@@ -171,7 +171,7 @@ def detect() -> Cgroups:
     mountinfo = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     found = parse(mountinfo, Path("/proc/self/cgroup").read_text(errors="surrogateescape"))
     hierarchies = tuple(_inspected(hierarchy) for hierarchy in found.hierarchies)
-    return Cgroups(hierarchies=hierarchies, swap=_limits_swap(hierarchies))
+    return Cgroups(hierarchies=hierarchies, swap=limits_swap(hierarchies))
 
 
 def parse(mountinfo: str, own: str, controllers: Mapping[str, frozenset[str]] | None = None) -> Cgroups:
@@ -235,18 +235,33 @@ def _inspected(hierarchy: Hierarchy) -> Hierarchy:
     writable = hierarchy.writable and os.access(hierarchy.mount, os.W_OK)
     controllers = hierarchy.controllers
     if hierarchy.version == 2:
-        controllers = frozenset(_words(f"{hierarchy.mount}/cgroup.controllers") or [])
+        controllers = usable_controllers(hierarchy.mount)
     return msgspec.structs.replace(hierarchy, writable=writable, controllers=controllers)
 
 
-def _limits_swap(hierarchies: tuple[Hierarchy, ...]) -> bool:
+def usable_controllers(mount: str) -> frozenset[str]:
+    """Those of version 2 that a child of the cgroup mounted there can have.
+
+    In a container that mount is no root of the kernel's: while a process lives in it, it can give its children no more
+    than it does already. https://docs.kernel.org/admin-guide/cgroup-v2.html#no-internal-process-constraint
+    """
+    offered = frozenset(_words(f"{mount}/cgroup.controllers") or [])
+    is_root = not os.access(f"{mount}/cgroup.type", os.F_OK)
+    if is_root or not _words(f"{mount}/cgroup.procs"):
+        return offered
+    return offered & frozenset(_words(f"{mount}/cgroup.subtree_control") or [])
+
+
+def limits_swap(hierarchies: tuple[Hierarchy, ...]) -> bool:
+    """Whether the kernel can limit swap: one without swap, or booted with `swapaccount=0`, has no such file."""
     for hierarchy in hierarchies:
         if hierarchy.version == 1 and "memory" in hierarchy.controllers:
             return os.access(f"{hierarchy.mount}/memory.memsw.limit_in_bytes", os.F_OK)
-    # Version 2: in every cgroup but the root if the kernel was built and booted with swap accounting.
+    # Version 2: in every cgroup but the root. Where none has the memory controller yet, nearly every kernel has it.
     for hierarchy in hierarchies:
         if hierarchy.version == 2 and "memory" in hierarchy.controllers:
-            return any(Path(hierarchy.mount).glob("*/memory.swap.max")) or hierarchy.writable
+            mount = Path(hierarchy.mount)
+            return any(mount.glob("*/memory.swap.max")) or not any(mount.glob("*/memory.max"))
     return False
 
 

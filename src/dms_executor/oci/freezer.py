@@ -6,6 +6,7 @@ https://docs.kernel.org/admin-guide/cgroup-v1/freezer-subsystem.html
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 
 from ..errors import EngineUnreachable, NotSupported
@@ -56,5 +57,11 @@ def _resolve(gone: asyncio.Future[None]) -> None:
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="ascii") as file:
-        file.write(text)
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text)
+    except OSError as error:
+        # The cgroup went between the two calls.
+        if error.errno == errno.ENODEV:
+            raise FileNotFoundError(path) from error
+        raise

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
-from ..engine import Observed
+from ..engine import Exit, Observed
+from ..errors import EngineUnreachable
 from ..supervisor import shim as shims
 from ..supervisor.record import read_exit
 
 __all__ = ["observed", "survey", "with_bundle"]
 
-_BUDGET = 4.0  # seconds, however many shims hang
+_BUDGET = 3.5  # seconds, however many shims hang
 _AT_ONCE = 32
 
 
 async def survey(executions: Path, is_frozen: Callable[[str], bool | None]) -> dict[str, Observed]:
-    """By token. One that does not answer in time is left out."""
+    """By token. Raises `EngineUnreachable` where one does not answer in time: it is unknown, not absent."""
     tokens = await asyncio.to_thread(with_bundle, executions)
     found: dict[str, Observed] = {}
     gate = asyncio.Semaphore(_AT_ONCE)
@@ -28,7 +30,9 @@ async def survey(executions: Path, is_frozen: Callable[[str], bool | None]) -> d
         if seen is not None:
             found[token] = seen
 
-    await _within([look_at(token) for token in tokens], _BUDGET)
+    late = await _within([look_at(token) for token in tokens], _BUDGET)
+    if late:
+        raise EngineUnreachable(f"{late} of {len(tokens)} shims did not answer within {_BUDGET:g} s")
     return found
 
 
@@ -40,14 +44,21 @@ async def observed(folder: Path, token: str, is_frozen: Callable[[str], bool | N
     shim = await shims.connect(folder)
     if shim is None:
         # It may have ended between the two looks.
-        record = await asyncio.to_thread(read_exit, folder)
-        return Observed(phase="ended", exit=record) if record is not None else None
+        return await asyncio.to_thread(_without_shim, folder)
     phase = shim.phase
     shim.close()
     if phase == "created":
         return Observed(phase="created")
     frozen = await asyncio.to_thread(is_frozen, token) if phase == "running" else False
     return Observed(phase="paused" if frozen else "running")
+
+
+def _without_shim(folder: Path) -> Observed | None:
+    """A record that was written between two looks; else, where the go had arrived, an end that nobody saw."""
+    record = read_exit(folder)
+    if record is None and (folder / "going").exists():
+        record = Exit(lost="the shim was killed", finished_at=datetime.now(UTC))
+    return Observed(phase="ended", exit=record) if record is not None else None
 
 
 def with_bundle(executions: Path) -> list[str]:
@@ -58,10 +69,11 @@ def with_bundle(executions: Path) -> list[str]:
         return []
 
 
-async def _within(work: list[Awaitable[None]], seconds: float) -> None:
+async def _within(work: list[Awaitable[None]], seconds: float) -> int:
+    """How many were not done in time."""
     tasks = [asyncio.ensure_future(each) for each in work]
     if not tasks:
-        return
+        return 0
     try:
         done, _ = await asyncio.wait(tasks, timeout=seconds)
     finally:
@@ -70,3 +82,4 @@ async def _within(work: list[Awaitable[None]], seconds: float) -> None:
         await asyncio.wait(tasks)
     for task in done:
         task.result()
+    return len(tasks) - len(done)

@@ -18,7 +18,7 @@ from .plan import ShimAddress
 
 __all__ = ["boot_id", "clear_folder", "empty_group", "kill_shim", "open_shim", "start_time", "wait_gone"]
 
-_LEFTOVERS = ("bundle", "layer", "disk.img", "runtime", "control", "pid", ".pid", "exit.tmp")
+_LEFTOVERS = ("bundle", "layer", "disk.img", "runtime", "control", "going", "pid", ".pid", "exit.tmp")
 _ROUNDS = 50
 _PAUSE = 0.02
 
