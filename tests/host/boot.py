@@ -34,14 +34,14 @@ _KERNEL = "console=ttyS0 quiet panic=-1 cryptomgr.notests mitigations=off"
 
 
 def main() -> int:
-    arguments = _arguments()
+    arguments = parsed(sys.argv[1:])
     cache = Path(arguments.cache)
     if not arguments.command:
         return 0
     out = Path(arguments.out or tempfile.mkdtemp(prefix="dms-executor-host."))
     out.mkdir(parents=True, exist_ok=True)
     accel = os.environ.get("DMS_EXECUTOR_HOST_ACCEL") or _accelerator(cache)
-    words = _command(arguments.command, accel)
+    words = command_of(arguments.command, accel)
     (out / "command").write_bytes(_joined(words))
     (out / "environment").write_bytes(_joined(_variables(accel)))
     (out / "user").write_text(arguments.user)
@@ -63,7 +63,8 @@ def main() -> int:
         return NO_ANSWER
 
 
-def _arguments() -> argparse.Namespace:
+def parsed(words: Sequence[str]) -> argparse.Namespace:
+    """Options before the command are ours, all behind its first word is its own."""
     parser = argparse.ArgumentParser(prog="scripts/host")
     parser.add_argument("--cache", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--user", default="root", help="root, or guest: an ordinary user with a delegated cgroup")
@@ -71,13 +72,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", help="where report and logs go; a new temporary folder")
     parser.add_argument("--build", action="store_true", help="only build")
     parser.add_argument("command", nargs=argparse.REMAINDER)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if not arguments.command and not arguments.build:
         parser.error("a command is missing, e.g. pytest tests/oci")
     return arguments
 
 
-def _command(words: Sequence[str], accel: str) -> list[str]:
+def command_of(words: Sequence[str], accel: str) -> list[str]:
+    """What is run in the host; pytest writes a report, and has its deadlines stretched where all is emulated."""
     if words[0] != "pytest":
         return list(words)
     report = ["--junitxml=/run/report/junit.xml", "-p", "no:cacheprovider"]

@@ -28,4 +28,4 @@ def _missing() -> Missing:
     if shutil.which(program) is None:
         return Missing(problem=f"no {program} in PATH", mend="apt-get install qemu-system-x86")
     kvm = missing_kvm()
-    return Missing(version=f"{program}, {'emulation only: ' + kvm if kvm else 'with KVM'}")
+    return Missing(version=f"{program}, {'emulation only: ' + kvm if kvm else 'KVM not tried'}")
