@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -19,18 +20,21 @@
 
 #define LONGEST 3.0e9 /* seconds; a century */
 
-static void ready(void)
+/* False: who wanted a keeper is gone, and counts on none. */
+static bool ready(void)
 {
     uint8_t bytes[FRAME_HEADER + 16];
     frame_header(bytes, FRAME_READY, 16);
     put_u32(bytes + FRAME_HEADER, PROTOCOL_VERSION);
     put_u32(bytes + FRAME_HEADER + 4, (uint32_t)getpid());
     put_u64(bytes + FRAME_HEADER + 8, sys_start_time());
-    send(0, bytes, sizeof bytes, MSG_NOSIGNAL);
+    if (send(0, bytes, sizeof bytes, MSG_NOSIGNAL) != (ssize_t)sizeof bytes)
+        return false;
     /* From here on nobody holds us. */
     int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (nothing < 0 || dup2(nothing, 0) < 0)
         close(0);
+    return true;
 }
 
 int mode_keeper(char **argv)
@@ -55,7 +59,8 @@ int mode_keeper(char **argv)
         when.it_value.tv_nsec = 999999999;
     if (signals < 0 || timer < 0 || timerfd_settime(timer, 0, &when, NULL) != 0 || chdir("/") != 0)
         return 1;
-    ready();
+    if (!ready())
+        return 1;
     struct pollfd waited[2] = {{.fd = signals, .events = POLLIN}, {.fd = timer, .events = POLLIN}};
     while (poll(waited, 2, -1) <= 0)
         ;

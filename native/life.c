@@ -133,7 +133,7 @@ void life_started(uint64_t stamp)
 
 void life_fail(int error, const char *format, ...)
 {
-    if (shim.started || shim.failed)
+    if (shim.started || shim.held_start != 0 || shim.failed)
         return;
     va_list arguments;
     va_start(arguments, format);
@@ -266,8 +266,6 @@ void life_timer(enum timer timer)
 
 static void init_ended(int status)
 {
-    if (shim.held_start != 0)
-        life_release_start();
     shim.init_gone = true;
     shim.init_status = status;
     if (shim.ended_at == 0)
@@ -307,9 +305,9 @@ static void runtime_failed(int status)
 /* With the runtime gone, each end of a child may be the one that tells what the job's process is, or that it is gone. */
 static void look_for_init(void)
 {
-    if (shim.runtime != 0 || shim.failed)
+    if (shim.phase == PHASE_CREATED || shim.runtime != 0 || shim.failed)
         return;
-    if (!shim.started && !shim.config.report)
+    if (!shim.started && shim.held_start == 0 && !shim.config.report)
         find_init_by_pidfile();
     else if (!shim.started && shim.report < 0)
         life_fail(0, "the job's init went away before it started the job");
@@ -333,6 +331,7 @@ static void joined(int status)
     }
     shim.joiner = 0;
     shim.held_start = 0;
+    complain("cannot leave the caller's control groups");
     if (shim.phase == PHASE_CREATED)
         end_unborn();
     life_fail(0, "cannot leave the caller's control groups");
@@ -347,6 +346,7 @@ void life_reap(void)
         report_ready();
         if (pid == shim.joiner) {
             joined(status);
+            look_for_init();
             continue;
         }
         if (pid == shim.init)
@@ -365,6 +365,8 @@ void life_reap(void)
 
 void life_progress(void)
 {
+    if (shim.init_gone && shim.held_start != 0)
+        life_release_start();
     if (shim.init_gone && !shim.started && !shim.failed)
         life_fail(0, "the job's init died before it started the job");
     if (!(shim.started || shim.failed) || shim.runtime != 0)

@@ -12,10 +12,13 @@ import asyncio
 import sys
 from pathlib import Path
 
+from .errors import ExecutorError
 from .executor import Executor
+from .journal import Row
 from .keeper_record import RECORD, KeeperRecord
-from .lifecycle import adopt
-from .types import decode
+from .lifecycle import Core, adopt
+from .lifecycle.follow import wait_for_status
+from .types import ExecutionStatus, decode
 
 __all__ = ["main"]
 
@@ -27,13 +30,26 @@ async def _keep(record: KeeperRecord) -> None:
     async with Executor.open(record.state_dir, settings=record.settings, _follow=False) as executor:
         core = executor._core  # the package's own: a keeper is a part of the lifecycle
         row = await core.journal.by_token(record.token)
+        if row is not None and row.phase in ("accepted", "created"):
+            row = await _running(core, row)
         if row is None or row.phase != "running":
             return
         live = await adopt(core, row)
+        # All of the timeout may be left: it counts from `running`, and the keeper was there before.
+        patience = (row.request.timeout or 0) + record.settings.grace + _PATIENCE
         try:
-            await asyncio.wait_for(live.finished.wait(), record.settings.grace + _PATIENCE)
+            await asyncio.wait_for(live.finished.wait(), patience)
         except TimeoutError:
             return  # the intent is committed: whoever reaches the engine first carries it out
+
+
+async def _running(core: Core, row: Row) -> Row | None:
+    """The row of one whose start takes longer than its timeout, once it runs; None where it never does."""
+    try:
+        await wait_for_status(core, row.id, {ExecutionStatus.RUNNING})
+    except ExecutorError:
+        return None
+    return await core.journal.by_token(row.token)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from .errors import InvalidRequest, NotSupported, ResourcesUnavailable
 from .logs import LogReader
 from .logs.format import STDERR, STDOUT
 from .policy import Grant, Granted, Policy, reopen
+from .typed import known
 from .types import ExecutionRequest, Output, StorageVolume
 
 __all__ = [
@@ -152,7 +153,7 @@ def collect_outputs(volumes: Volumes) -> list[Output]:
 def results_grant(state: dict[str, Any]) -> Grant | None:
     """The granted `results_dir` out of `Prepared.state` or `Handle.state`; None where the request has none."""
     plain = state.get("volumes")
-    return msgspec.convert(plain, Volumes).results if plain is not None else None
+    return msgspec.convert(plain, known(Volumes)).results if plain is not None else None
 
 
 def write_results(results: Grant, folder: Path, exit_code: int | None) -> None:

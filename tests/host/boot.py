@@ -94,7 +94,7 @@ def _variables(accel: str) -> list[str]:
     if accel == "tcg":
         chosen["PYTEST_TIMEOUT"] = str(_TEST_SECONDS)
         chosen.setdefault("DMS_EXECUTOR_SLOW", "10")
-    return [f"{name}={value}" for name, value in chosen.items()] + ["COLUMNS=150"]
+    return [f"{name}={value}" for name, value in chosen.items()] + ["COLUMNS=150", "NO_COLOR=1"]
 
 
 def _joined(words: Sequence[str]) -> bytes:

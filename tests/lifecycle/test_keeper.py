@@ -7,10 +7,14 @@ import os
 import signal
 import sqlite3
 import sys
+from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 from dms_executor import ExecutionRequest, ExecutionStatus, Executor
-from dms_executor.testing import MemorySpec
+from dms_executor.engine import Execution, Handle
+from dms_executor.testing import MemoryEngine, MemorySpec
 
 CALLER = """
 import asyncio, sys
@@ -75,3 +79,28 @@ async def _exists(executor: Executor, execution_id: str) -> bool:
         if event.execution_id == execution_id:
             return True
     return False
+
+
+async def test_a_keeper_waits_for_a_start_that_takes_longer_than_the_timeout(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = asyncio.Event()
+    start = MemoryEngine.start
+
+    async def slow(self: MemoryEngine, x: Execution, h: Handle) -> datetime:
+        await let_go.wait()
+        return await start(self, x, h)
+
+    monkeypatch.setattr(MemoryEngine, "start", slow)
+    async with Executor.open(state_dir) as executor:
+        spec = MemorySpec(script=["forever"]).build()
+        request = ExecutionRequest(job_id="j", execution_id="e", engine_spec=spec, timeout=0.2)
+        starting = asyncio.create_task(executor.start(request))
+        async with asyncio.timeout(20):
+            while len(await asyncio.to_thread(os.listdir, state_dir / "owners")) < 2:
+                await asyncio.sleep(0.05)  # until the keeper has opened the folder
+        await asyncio.sleep(1)
+        assert len(await asyncio.to_thread(keepers, state_dir)) == 1, "should we die once it runs, its timeout holds"
+        let_go.set()
+        await starting
+        assert (await executor.wait("e")).status is ExecutionStatus.FAILED

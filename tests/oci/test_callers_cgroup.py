@@ -52,7 +52,8 @@ def service() -> Iterator[tuple[Cgroups, str]]:
     for folder in cgroups.folders(name):
         Path(folder).mkdir()
         for file in ("cpuset.cpus", "cpuset.mems"):
-            if (Path(folder) / file).exists():
+            # Version 1 wants them filled, version 2 inherits: its root has no such file.
+            if (Path(folder).parent / file).exists():
                 (Path(folder) / file).write_text((Path(folder).parent / file).read_text())
     yield cgroups, name
     for pid in cgroups.processes(name):

@@ -159,15 +159,20 @@ async def test_the_limits_are_in_the_kernel(bench: Bench) -> None:
     x, handle = await bench.started("sleep", "60", resources=Resources(memory=ByteSize("64MiB"), cpu=0.5))
     host = await bench.engine._ready()
     group = host.job_group("dms-executor", x.token)
+    v1 = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "cpu.cfs_quota_us", "pids.max")
+    v2 = ("memory.max", "memory.swap.max", "cpu.max", "pids.max")
     values = {}
     for folder in host.cgroups.folders(group):
-        for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "cpu.cfs_quota_us", "pids.max"):
+        for name in v2 if host.cgroups.mode == "v2" else v1:
             path = Path(folder) / name
             if path.exists():
                 values[name] = path.read_text().strip()
     await bench.engine.destroy(x, handle)
-    assert values["memory.limit_in_bytes"] == values["memory.memsw.limit_in_bytes"] == str(64 << 20)
-    assert (values["cpu.cfs_quota_us"], values["pids.max"]) == ("50000", "4096")
+    if host.cgroups.mode == "v2":
+        assert values == dict(zip(v2, (str(64 << 20), "0", "50000 100000", "4096"), strict=True))
+    else:
+        assert values["memory.limit_in_bytes"] == values["memory.memsw.limit_in_bytes"] == str(64 << 20)
+        assert (values["cpu.cfs_quota_us"], values["pids.max"]) == ("50000", "4096")
 
 
 async def test_a_disk_limit(bench: Bench) -> None:

@@ -217,7 +217,7 @@ async def test_folders_are_removed_at_the_end(folder: Path, job: Job, tmp_path: 
     assert await shim.ended()
     assert await asyncio.to_thread(gone, shim.pid)
     assert not doomed.parent.exists()
-    assert sorted(os.listdir(folder)) == ["exit", "log"]
+    assert sorted(os.listdir(folder)) == ["exit", "going", "log"]
 
 
 async def test_everything_is_private(folder: Path, job: Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dms_executor.errors import InvalidRequest, StartFailed
-from dms_executor.supervisor import keeper, tether
+from dms_executor.supervisor import binary, keeper, spawning, tether
 
 from .conftest import Words, gone
 
@@ -117,3 +118,18 @@ async def test_a_keeper_outlives_its_callers_session(tmp_path: Path) -> None:
     assert os.getsid(kept.pid) != os.getsid(0)
     os.kill(kept.pid, signal.SIGHUP)
     await keeper.stop(kept)
+
+
+async def test_a_keeper_whose_caller_is_gone_does_not_stay(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    held, alive = os.pipe()
+    pid = spawning.spawn(
+        binary.shim_path(), ["dms-shim", "keeper", "60", "/bin/true"], {}, {0: theirs.fileno(), 1: alive}
+    )
+    os.close(alive)
+    theirs.close()
+    spawning.forget(pid)
+    async with asyncio.timeout(10):
+        assert await asyncio.to_thread(os.read, held, 1) == b"", "nobody holds the pipe any more"
+    os.close(held)

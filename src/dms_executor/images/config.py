@@ -10,6 +10,7 @@ import platform
 import msgspec
 
 from ..errors import ImagePullFailed
+from ..typed import known
 
 __all__ = ["Descriptor", "ImageConfig", "Manifest", "check_platform", "host_architecture", "parse_config"]
 
@@ -72,7 +73,7 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_config(data: bytes) -> ImageConfig:
     """Raises `msgspec.DecodeError`."""
-    raw = msgspec.json.decode(data, type=_Config)
+    raw = msgspec.json.decode(data, type=known(_Config))
     inner = raw.config or _Inner()
     environment = dict(word.partition("=")[::2] for word in inner.env or [] if not word.startswith("="))
     return ImageConfig(

@@ -14,6 +14,7 @@ import msgspec
 
 from ..beneath import open_regular
 from ..errors import ImageNotFound, ImagePullFailed
+from ..typed import known
 from .config import Descriptor, ImageConfig, Manifest, check_platform, host_architecture, parse_config
 
 __all__ = ["LayoutImage", "open_blob", "read_layout"]
@@ -130,7 +131,7 @@ def _bounded(fd: int, path: str, image: str) -> bytes:
 
 def _manifest(data: bytes, image: str) -> Manifest:
     try:
-        return msgspec.json.decode(data, type=Manifest)
+        return msgspec.json.decode(data, type=known(Manifest))
     except msgspec.DecodeError as error:
         raise _damaged(image, f"not readable ({error})") from error
 

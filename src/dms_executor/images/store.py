@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from ..trees import remove_tree
+from ..typed import known
 from .config import ImageConfig
 
 __all__ = ["ImageStore", "Unpacked", "Workspace"]
@@ -56,7 +57,7 @@ class ImageStore:
             except FileNotFoundError:
                 return None
             self._pin(digest, token)
-            return Unpacked(digest=digest, config=msgspec.json.decode(data, type=ImageConfig))
+            return Unpacked(digest=digest, config=msgspec.json.decode(data, type=known(ImageConfig)))
 
     def unpin(self, token: str) -> None:
         """Lets go of whatever `token` pinned. Idempotent."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import StateError
+from ..typed import known
 from .files import put
 
 __all__ = ["Owner", "Owners"]
@@ -75,7 +76,7 @@ class Owners:
             if name.startswith(".") or name == self.me.uuid:
                 continue
             try:
-                found.append(msgspec.json.decode((self._folder / name).read_bytes(), type=Owner))
+                found.append(msgspec.json.decode((self._folder / name).read_bytes(), type=known(Owner)))
             except (FileNotFoundError, msgspec.DecodeError):
                 continue
         return found

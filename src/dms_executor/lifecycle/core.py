@@ -20,6 +20,7 @@ from ..journal import Journal, Owners, Row
 from ..policy import Policy
 from ..registry import engine_class, engine_names
 from ..tasks import Tasks
+from ..typed import known
 from ..types import Capacity, ExecutionRequest, Settings, SpecConfig, check_id
 from .live import Live
 
@@ -169,11 +170,11 @@ class Core:
     async def _open_engine(self, name: str) -> Engine:
         kind = await self.in_thread(engine_class, name)  # may read the metadata of all that is installed
         try:
-            chosen = msgspec.convert(self.settings.engines.get(name, {}), kind.settings, strict=True)
+            chosen = msgspec.convert(self.settings.engines.get(name, {}), known(kind.settings), strict=True)
         except msgspec.ValidationError as error:
-            known = ", ".join(kind.settings.__struct_fields__)
+            names = ", ".join(kind.settings.__struct_fields__)
             raise InvalidRequest(
-                str(error), path=f"$.settings.engines.{name}", mend=f"Known settings of {name}: {known}"
+                str(error), path=f"$.settings.engines.{name}", mend=f"Known settings of {name}: {names}"
             ) from error
         context = EngineContext(
             state_dir=self.state_dir,

@@ -38,6 +38,8 @@ async def finish(core: Core, live: Live, end: Exit) -> None:
         faults.point("collected")
     tails = asyncio.ensure_future(_tails(core, x.token))  # read while the commit goes on
     try:
+        if x.request.persist_logs == 0:
+            await asyncio.wait([tails])  # once it is committed, who delivers the result elsewhere drops the log
         result = await core.journal.finished(x.token, lambda intent: build_result(live, end, intent, outputs, problem))
         faults.point("finished_committed")
         if result is not None:

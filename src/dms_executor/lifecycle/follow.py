@@ -93,10 +93,12 @@ async def wait(core: Core, execution_id: str) -> ExecutionResult:
     live = None if row.terminal else await _followed(core, row)
     if live is not None:
         return await outcome(core, live)
-    if row.terminal:
-        result = await load_result(core, row)
+    if row.terminal and row.expired:
+        result = await load_result(core, row)  # says so
     else:
-        result = await _recorded(core, row.id, row.token, await settled(core, row.token))
+        # One that expires or goes while it is read counts as there: it was when it was asked for.
+        settling = row if row.terminal else await settled(core, row.token)
+        result = await _recorded(core, row.id, row.token, settling)
     return await _delivered(core, row, result)
 
 
@@ -155,13 +157,13 @@ async def _recorded(core: Core, execution_id: str, token: str, row: Row | None) 
     """What another process recorded, for those who waited meanwhile: it is theirs even if it has been delivered."""
     if row is not None and row.result is not None and not row.expired:
         result = await with_output(core, row.result, token)
-        again = await core.journal.by_token(token)
-        if again is not None and not again.expired:
+        row = await core.journal.by_token(token)
+        if row is not None and not row.expired and row.phase != "removing":
             return result  # its log was there all the while
     kept = await core.journal.kept_result(token)
     if kept is not None:
         return kept
-    if row is None:
+    if row is None or row.phase == "removing":
         raise _removed(execution_id)
     return await load_result(core, row)
 

@@ -31,6 +31,7 @@ from ..policy import Grant, reopen
 from ..supervisor import shim as shims
 from ..supervisor.record import decode_exit, read_exit
 from ..threads import finished
+from ..typed import known
 from ..types import ExecutionRequest, Output, Probe, Stats, signal_number
 from ..volumes import Volumes, collect, grant_volumes
 from . import check, disk, undo
@@ -172,6 +173,8 @@ class OciEngine(Engine):
         except StartFailed as error:
             said = await asyncio.to_thread(complaint, x.folder)
             raise StartFailed(_start_failure(error.message, said), mend=_MEND_START, execution_id=x.id) from error
+        finally:
+            going.cancel()  # nobody waits for it any more
         return started
 
     async def survey(self) -> Mapping[str, Observed]:
@@ -219,7 +222,7 @@ class OciEngine(Engine):
 
     async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
         """Verifies that the outputs are what was granted, and fills `results_dir`. Raises `PolicyDenied`."""
-        volumes = msgspec.convert(h.state.get("volumes", {}), Volumes)
+        volumes = msgspec.convert(h.state.get("volumes", {}), known(Volumes))
         return await asyncio.to_thread(collect, volumes, x.folder, exit.code)
 
     async def destroy(self, x: Execution, h: Handle | None) -> None:
@@ -279,11 +282,13 @@ class OciEngine(Engine):
             stop_signal=p.stop_signal,
             rootfs=self._store.rootfs,
         )
+        ahead, self._spare = self._spare, None
         try:
-            ahead, self._spare = self._spare, None
             shim = await shims.create(x.folder, launch.spec, ahead)
         finally:
             launch.close()
+            if ahead is not None:
+                ahead.close()
         self._shims[x.token] = shim
         return shim
 
@@ -352,7 +357,7 @@ class OciEngine(Engine):
 
 
 def _address(h: Handle | None) -> ShimAddress | None:
-    return msgspec.convert(h.state, ShimAddress) if h is not None and "pid" in h.state else None
+    return msgspec.convert(h.state, known(ShimAddress)) if h is not None and "pid" in h.state else None
 
 
 def _stop_signal(image: ImageConfig) -> int:

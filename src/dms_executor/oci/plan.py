@@ -8,6 +8,7 @@ import msgspec
 
 from ..images import ImageConfig
 from ..policy import Grant
+from ..typed import known
 from ..volumes import Volumes
 
 __all__ = ["Limits", "Plan", "ShimAddress"]
@@ -39,7 +40,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Plan:
         """Fields of newer releases are ignored."""
-        return msgspec.convert(state, cls)
+        return msgspec.convert(state, known(cls))
 
 
 class ShimAddress(msgspec.Struct, frozen=True, kw_only=True):

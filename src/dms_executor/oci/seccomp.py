@@ -40,6 +40,10 @@ class _Profile(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     syscalls: list[Rule] = []
 
 
+# Made while only one thread can be here: msgspec crashes where two are the first to decode into one type.
+_DECODER = msgspec.json.Decoder(_Profile)
+
+
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """A profile with all conditions decided for this host and these capabilities."""
 
@@ -122,7 +126,7 @@ def _parsed(raw: bytes) -> _Profile:
     if not raw:
         return _Profile(default_action="SCMP_ACT_ALLOW")  # and then all that `narrowed` takes away
     try:
-        return msgspec.json.decode(raw, type=_Profile)
+        return _DECODER.decode(raw)
     except msgspec.DecodeError as error:
         raise ValueError(f"not a seccomp profile: {error}") from error
 

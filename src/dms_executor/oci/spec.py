@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..errors import InvalidRequest
+from ..typed import known
 from ..types import SpecConfig
 
 __all__ = ["OciParams", "OciSettings", "OciSpec", "checked_params", "checked_settings"]
@@ -68,7 +69,7 @@ _PARAMS = "$.engine_spec.params"
 def checked_params(params: dict[str, Any]) -> OciParams:
     """Raises `InvalidRequest`, which lists the known keys where one is unknown."""
     try:
-        checked = msgspec.convert(params, OciParams)
+        checked = msgspec.convert(params, known(OciParams))
     except msgspec.ValidationError as error:
         raise _invalid(error, OciParams, _PARAMS) from error
     _check(checked)
@@ -80,7 +81,7 @@ def checked_settings(settings: Any) -> OciSettings:
     if isinstance(settings, OciSettings):
         return settings
     try:
-        checked = msgspec.convert(settings or {}, OciSettings)
+        checked = msgspec.convert(settings or {}, known(OciSettings))
     except msgspec.ValidationError as error:
         raise _invalid(error, OciSettings, "$.engines.oci") from error
     parts = checked.cgroup_parent.split("/")

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import StartFailed
+from ..threads import finished
 from . import frames, spawning
 
 __all__ = ["Keeper", "spawn", "stop"]
@@ -51,7 +52,7 @@ async def spawn(
     with ours:
         ours.setblocking(False)
         with theirs:
-            output = await asyncio.to_thread(_output, folder)
+            output = await finished(os.close, _output, folder)
             try:
                 pid = spawning.spawn(path, command, dict(environment), {0: theirs.fileno(), 1: output, 2: output})
             finally:
@@ -59,7 +60,7 @@ async def spawn(
         try:
             return await _ready(ours)
         finally:
-            spawning.on_exit(pid, lambda status: None)
+            spawning.forget(pid)
 
 
 def _output(folder: Path | None) -> int:

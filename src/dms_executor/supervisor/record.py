@@ -11,6 +11,7 @@ import msgspec
 
 from ..engine import Exit
 from ..errors import StateDamaged
+from ..typed import known
 from ..types import Usage
 
 __all__ = ["decode_exit", "read_exit"]
@@ -72,7 +73,7 @@ def read_exit(folder: Path) -> Exit | None:
 def decode_exit(data: bytes, folder: Path) -> Exit:
     """The record's text as the engine's word. Raises `StateDamaged`."""
     try:
-        record = msgspec.json.decode(data, type=_Record)
+        record = msgspec.json.decode(data, type=known(_Record))
     except msgspec.MsgspecError as error:
         raise StateDamaged(f"the exit record in {folder} is damaged: {error}") from error
     return Exit(

@@ -277,7 +277,7 @@ async def spare() -> Spare:
     """Spawns a shim ahead of its execution. Raises as `create` does."""
     path = await spawning.spawned_shim()
     connection, pid = _spawn(path, None)
-    spawning.on_exit(pid, lambda status: None)
+    spawning.forget(pid)
     return Spare(connection, pid)
 
 
@@ -300,7 +300,7 @@ async def create(folder: Path, spec: ShimSpec, ahead: Spare | None = None) -> Sh
         raise
     finally:
         if pid is not None:
-            spawning.on_exit(pid, lambda status: None)
+            spawning.forget(pid)
     return shim
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from ..errors import EngineUnavailable, ExecutorError, ResourcesUnavailable, StartFailed
 from . import binary
 
-__all__ = ["mapped", "on_exit", "reap", "spawn", "spawned_shim"]
+__all__ = ["forget", "mapped", "on_exit", "reap", "spawn", "spawned_shim"]
 
 _FOUND: list[str] = []
 _AWAITED: dict[int, tuple[asyncio.AbstractEventLoop, int]] = {}
 """Children whose end somebody's loop waits for, with the pidfd; a loop may be closed before it comes."""
+_FORGOTTEN: set[int] = set()
+"""Children that end soon, where no descriptor was left to be told by: reaped by the next spawn."""
 _LOWEST_SOURCE = 10
 
 
@@ -78,6 +80,14 @@ def reap(pid: int) -> int | None:
     return status if done else None
 
 
+def forget(pid: int) -> None:
+    """Sees to it that a child whose end is of no interest does not stay a zombie. Never fails."""
+    try:
+        on_exit(pid, lambda status: None)
+    except OSError:
+        _FORGOTTEN.add(pid)
+
+
 def on_exit(pid: int, done: Callable[[int], None]) -> None:
     """Calls `done(wait status)` in the running loop once the child ended. No thread, no polling."""
     loop = asyncio.get_running_loop()
@@ -98,6 +108,9 @@ def on_exit(pid: int, done: Callable[[int], None]) -> None:
 
 
 def _reap_of_closed_loops() -> None:
+    for pid in list(_FORGOTTEN):
+        if reap(pid) is not None:
+            _FORGOTTEN.discard(pid)
     for pid, (loop, fd) in list(_AWAITED.items()):
         if loop.is_closed() and reap(pid) is not None:
             os.close(fd)

@@ -35,6 +35,7 @@ from ..errors import (
     NotSupported,
     StartFailed,
 )
+from ..typed import known
 from ..types import ByteSize, Capacity, ExecutionRequest, Output, Probe, Progress
 from .job import Job
 from .spec import MemorySettings, MemorySpec, parse
@@ -182,10 +183,10 @@ class MemoryEngine(Engine):
 
 def _params(request: ExecutionRequest) -> MemorySpec:
     try:
-        return msgspec.convert(request.engine_spec.params, MemorySpec)
+        return msgspec.convert(request.engine_spec.params, known(MemorySpec))
     except msgspec.ValidationError as error:
-        known = ", ".join(MemorySpec.__struct_fields__)
-        raise InvalidRequest(str(error), path="$.engine_spec.params", mend=f"Known params: {known}") from error
+        names = ", ".join(MemorySpec.__struct_fields__)
+        raise InvalidRequest(str(error), path="$.engine_spec.params", mend=f"Known params: {names}") from error
 
 
 def _observed(job: Job) -> Observed:

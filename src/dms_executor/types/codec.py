@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..errors import InvalidRequest
+from ..typed import known
 from .bytesize import ByteSize
 from .request import ExecutionRequest, LogStreamRequest
 
@@ -39,7 +40,7 @@ def to_builtins(value: object) -> Any:
 
 def decode(data: bytes | str, kind: type[T]) -> T:
     """One JSON object as `kind`. Raises `msgspec.ValidationError`."""
-    return msgspec.json.decode(data, type=kind, dec_hook=_decode_foreign)
+    return msgspec.json.decode(data, type=known(kind), dec_hook=_decode_foreign)
 
 
 def decode_request(data: bytes, *, yaml: bool = False) -> ExecutionRequest:
@@ -48,7 +49,7 @@ def decode_request(data: bytes, *, yaml: bool = False) -> ExecutionRequest:
         if not yaml:
             return validated(decode(data, ExecutionRequest), ExecutionRequest)
         raw = msgspec.yaml.decode(data)
-        return validated(msgspec.convert(raw, ExecutionRequest, dec_hook=_decode_foreign), ExecutionRequest)
+        return validated(msgspec.convert(raw, known(ExecutionRequest), dec_hook=_decode_foreign), ExecutionRequest)
     except msgspec.ValidationError as error:
         raise _invalid(error) from error
     except msgspec.DecodeError as error:
@@ -61,7 +62,7 @@ def validated(request: T, kind: type[T]) -> T:
         raise InvalidRequest(f"expected {kind.__name__}, got {type(request).__name__}")
     try:
         plain = msgspec.to_builtins(request, builtin_types=(bytes, datetime), enc_hook=_encode_foreign)
-        checked = msgspec.convert(plain, kind, dec_hook=_decode_foreign)
+        checked = msgspec.convert(plain, known(kind), dec_hook=_decode_foreign)
     except msgspec.ValidationError as error:
         raise _invalid(error) from error
     except (TypeError, ValueError, OverflowError, UnicodeError) as error:
