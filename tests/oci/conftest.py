@@ -115,7 +115,9 @@ class Bench:
         """What an execution must not leave: files, cgroups, pins, mounts."""
         stays = {"exit", "log", "shim.log"}
         files = [str(path) for path in x.folder.iterdir() if path.name not in stays]
-        groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{x.token}")]
+        # os.walk passes over what goes away under it; Path.glob does not.
+        levels = os.walk("/sys/fs/cgroup")
+        groups = [f"{level}/{name}" for level, names, _ in levels for name in names if name == x.token]
         pins = [str(path) for path in (self.state / "images").glob(f"pins/*/{x.token}")]
         mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if x.token in line]
         return files + groups + pins + mounts

@@ -39,7 +39,9 @@ def files(state: Path) -> list[str]:
 
 def cgroups(tokens: set[str]) -> list[str]:
     """Control groups named after executions."""
-    return [str(path) for path in Path("/sys/fs/cgroup").glob("**/dms-executor/*") if path.name in tokens]
+    # os.walk passes over what goes away under it; Path.glob does not.
+    levels = os.walk("/sys/fs/cgroup")
+    return [f"{level}/{name}" for level, names, _ in levels for name in names if name in tokens]
 
 
 async def gone(state: Path, tokens: set[str], within: float = 5.0) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -122,19 +123,35 @@ async def test_killing_the_whole_service_leaves_its_jobs_running(
     assert (result.exit_code, result.stdout) == (5, b"begin\nend\n")
 
 
+STARTER = """
+import asyncio, sys
+from dms_executor import ExecutionRequest, Executor, Policy
+from dms_executor.oci import OciSpec
+from tests.recovery.caller import settings
+async def main():
+    async with Executor.open(sys.argv[1], policy=Policy.trusted(), settings=settings(sys.argv[3])) as executor:
+        spec = OciSpec(image="rootfs:" + sys.argv[2], cmd=["sleep", "1000"]).build()
+        await executor.start(ExecutionRequest(job_id="j", execution_id="job", engine_spec=spec))
+asyncio.run(main())
+"""
+
+
 async def test_a_go_that_nobody_saw_the_end_of_is_told_from_one_that_was_never_sent(
     tmp_path: Path, rootfs: Path, oci_runtime: str
 ) -> None:
-    state, runs = tmp_path / "state", tmp_path / "runs"
-    runs.mkdir()
-    caller = await call(state, rootfs, runs, oci_runtime, "g", 3, fault="started")
-    await caller.communicate()
-    assert caller.returncode == -signal.SIGKILL
+    state = tmp_path / "state"
+    caller = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", STARTER, str(state), str(rootfs), oci_runtime),
+        env={**os.environ, "DMS_EXECUTOR_FAULT": "started"},
+        cwd=Path(__file__).parents[2],
+    )
+    assert await caller.wait() == -signal.SIGKILL
     for process in await asyncio.to_thread(processes, state):
-        os.kill(int(process.partition(":")[0]), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(process.partition(":")[0]), signal.SIGKILL)
     async with Executor.open(state, policy=Policy.trusted(), settings=settings(oci_runtime)) as executor:
-        ends = {(await executor.wait(info.request.execution_id)).reason for info in await executor.list()}
-    assert "engine_lost" in ends, "its job was let go, and may have run"
+        result = await asyncio.wait_for(executor.wait("job"), 30)
+    assert result.reason == "engine_lost", "its job was let go, and may have run"
 
 
 async def test_a_job_whose_shim_is_killed_is_lost_and_gone(tmp_path: Path, rootfs: Path, oci_runtime: str) -> None:

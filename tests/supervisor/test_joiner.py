@@ -93,6 +93,7 @@ async def test_a_runtime_that_fails_after_the_start_does_not_undo_it(
     shim = await create(folder, launcher(script, gate, report=True))
     going = asyncio.create_task(shim.go())
     writer = await asyncio.to_thread(os.open, words.path, os.O_WRONLY)  # the job reads: it has started
+    await asyncio.sleep(0.3)  # the init says so a moment later, and the shim keeps it to itself
     await asyncio.to_thread(Path(f"{words}.runtime").write_text, "x\n")
     await asyncio.sleep(0.2)  # the runtime's end tells nobody
     gate.open()

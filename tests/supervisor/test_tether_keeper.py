@@ -120,7 +120,7 @@ async def test_a_keeper_outlives_its_callers_session(tmp_path: Path) -> None:
     await keeper.stop(kept)
 
 
-async def test_a_keeper_whose_caller_is_gone_does_not_stay(tmp_path: Path) -> None:
+async def test_a_keeper_whose_caller_is_gone_does_not_stay() -> None:
     ours, theirs = socket.socketpair()
     ours.close()
     held, alive = os.pipe()
