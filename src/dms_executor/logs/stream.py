@@ -154,10 +154,11 @@ class LogStream:
         if self._watching_end is not None:
             self._watching_end.cancel()
             await asyncio.wait([self._watching_end])
-        if self._pending is not None:
-            await asyncio.wait([self._pending])
-            if not self._pending.cancelled():
-                self._pending.exception()  # whoever waited for it has seen it
+        pending = self._pending  # whoever waits for it may take it away meanwhile
+        if pending is not None:
+            await asyncio.wait([pending])
+            if not pending.cancelled():
+                pending.exception()  # whoever waited for it has seen it
         self._excerpt.close()
 
     async def _read_all(self) -> bytes:
