@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dms_executor.errors import InvalidRequest, StartFailed
-from dms_executor.supervisor import binary, keeper, spawning, tether
+from dms_executor.supervisor import keeper, spawning, tether
 
 from .conftest import Words, gone
 
@@ -125,7 +125,7 @@ async def test_a_keeper_whose_caller_is_gone_does_not_stay() -> None:
     ours.close()
     held, alive = os.pipe()
     pid = spawning.spawn(
-        binary.shim_path(), ["dms-shim", "keeper", "60", "/bin/true"], {}, {0: theirs.fileno(), 1: alive}
+        await spawning.spawned_shim(), ["dms-shim", "keeper", "60", "/bin/true"], {}, {0: theirs.fileno(), 1: alive}
     )
     os.close(alive)
     theirs.close()

@@ -64,7 +64,7 @@ def _job_options(function: F) -> F:
     examples="""
     dms-executor run rootfs:/srv/busybox echo hi
     dms-executor run --memory 256MiB --cpus 0.5 --timeout 60 oci:/srv/image sh -c 'make test'
-    dms-executor run --rm -v "$PWD:/work:ro" --output ./out:/out rootfs:/srv/root /work/build
+    dms-executor run --rm -v "$PWD:/src:ro" --output ./out:/out rootfs:/srv/root /src/build
     dms-executor run -d -f job.yaml
     """,
 )
