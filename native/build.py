@@ -22,7 +22,7 @@ PROGRAMS: dict[str, list[str]] = {
     "dms-shim": [
         *SHARED,
         *("shim_main.c", "run.c", "life.c", "end.c", "report.c", "config.c", "clients.c", "streams.c", "job.c"),
-        *("log.c", "record.c", "json.c", "usage.c", "timers.c", "complain.c", "mounts.c", "loopdev.c"),
+        *("log.c", "record.c", "json.c", "usage.c", "timers.c", "complain.c", "mounts.c", "idmap.c", "loopdev.c"),
         *("detach.c", "tether.c", "keeper.c"),
     ],
     "dms-init": [*SHARED, "init.c", "search.c", "seccomp.c"],

@@ -34,6 +34,8 @@ enum tag {
     TAG_CGROUP_TOUCH = 27,
     TAG_FORGET = 28,
     TAG_START = 29,
+    TAG_IDMAP = 30,
+    TAG_HOLD = 31,
 };
 
 #define ENTRY_HEADER 8u
@@ -172,6 +174,16 @@ static bool set_flag(const struct entry *entry, bool *out)
     return true;
 }
 
+/* No id of the job's may be one of the host's own first ones. */
+static bool set_idmap(const struct entry *entry, struct idmap *out)
+{
+    if (entry->length != 8)
+        return false;
+    out->first = get_u32(entry->bytes);
+    out->count = get_u32(entry->bytes + 4);
+    return out->count > 0 && out->first >= 65536 && out->count <= UINT32_MAX - out->first;
+}
+
 static bool add_descriptor(struct parser *parser, const struct entry *entry, int *out)
 {
     uint32_t index;
@@ -233,6 +245,10 @@ static bool apply(struct parser *parser, struct config *config, const struct ent
         return set_flag(entry, &config->sync);
     case TAG_START:
         return number64(entry, WEEK_MS, &config->start_ms);
+    case TAG_IDMAP:
+        return set_idmap(entry, &config->idmap);
+    case TAG_HOLD:
+        return config->hold_fd < 0 && add_descriptor(parser, entry, &config->hold_fd);
     case TAG_DRAIN:
         return number64(entry, WEEK_MS, &config->drain_ms);
     case TAG_THAW:
@@ -249,6 +265,9 @@ static const char *whole(const struct parser *parser, const struct config *confi
         return "CONFIG of another version";
     if (config->argc == 0)
         return "CONFIG without ARGV";
+    for (size_t i = 0; i < config->mount_count; i++)
+        if (config->mounts[i].flags & BIND_IDMAPPED && config->idmap.count == 0)
+            return "CONFIG with an id-mapped mount and without IDMAP";
     if (config->mount_count > 0 && config->room == NULL)
         return "CONFIG with mounts and without ROOM";
     return NULL;
@@ -257,7 +276,7 @@ static const char *whole(const struct parser *parser, const struct config *confi
 const char *config_parse(uint8_t *payload, size_t length, const int *fds, size_t fd_count, struct config *config)
 {
     struct parser parser = {.fds = fds, .fd_count = fd_count};
-    config->stdin_fd = config->folder_fd = -1;
+    config->stdin_fd = config->folder_fd = config->hold_fd = -1;
     config->report = true;
     config->stop_signal = 15;
     config->log_cap = 1ull << 30;

@@ -6,10 +6,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "idmap.h"
+
 enum { CONFIG_ARGS = 1024, CONFIG_FDS = 253, CONFIG_LIST = 32, CONFIG_MOUNTS = 250, CONFIG_PASS = 32 };
 
 enum mount_kind { MOUNT_BIND, MOUNT_OVERLAY, MOUNT_LOOP };
-enum { BIND_READ_ONLY = 1, BIND_RECURSIVE = 2, BIND_RESTRICTED = 4 };
+enum { BIND_READ_ONLY = 1, BIND_RECURSIVE = 2, BIND_RESTRICTED = 4, BIND_IDMAPPED = 8 };
 
 struct mount_entry {
     enum mount_kind kind;
@@ -39,7 +41,8 @@ struct config {
     size_t usage_count;
     struct thaw thaw[CONFIG_LIST];
     size_t thaw_count;
-    int stdin_fd, folder_fd, pass[CONFIG_PASS];
+    struct idmap idmap;
+    int stdin_fd, folder_fd, hold_fd, pass[CONFIG_PASS];
     size_t pass_count;
     bool report, sync;
     uint64_t timeout_ms, grace_ms, drain_ms, start_ms, log_cap, segment, reserve;

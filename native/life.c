@@ -54,7 +54,7 @@ static int report_open(int *theirs)
 static void spawn(void)
 {
     int out[2] = {-1, -1}, theirs = -1, error = 0;
-    if (streams_open(shim.epoll, out) != 0 || (shim.config.report && report_open(&theirs) != 0))
+    if (streams_open(shim.epoll, &shim.config.idmap, out) != 0 || (shim.config.report && report_open(&theirs) != 0))
         error = errno;
     if (error == 0) {
         pid_t pid = job_spawn(&shim.config, out, theirs);

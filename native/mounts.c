@@ -17,7 +17,7 @@ bool mounts_wanted(const struct config *config)
     return config->room != NULL || config->umount_count > 0;
 }
 
-int mounts_clone(struct config *config, char *what, size_t size)
+int mounts_clone(struct config *config, int userns, char *what, size_t size)
 {
     for (size_t i = 0; i < config->mount_count; i++) {
         struct mount_entry *entry = &config->mounts[i];
@@ -31,20 +31,38 @@ int mounts_clone(struct config *config, char *what, size_t size)
             snprintf(what, size, "cannot bind %s", entry->target);
             return -1;
         }
+        if (entry->flags & BIND_IDMAPPED && sys_mount_idmap(tree, recursive, userns) != 0) {
+            snprintf(what, size, "cannot id-map %s", entry->target);
+            return -1;
+        }
         close(entry->fd);
         entry->fd = tree;
     }
     return 0;
 }
 
-int mounts_stdin(struct config *config, char *what, size_t size)
+int mounts_stdin(struct config *config, int userns, char *what, size_t size)
 {
+    /* crun gives the job's streams to the job's ids: the host's own /dev/null must not be among them, and on a read-only
+     * mount nothing is given away. */
+    bool nothing = config->stdin_fd < 0 && userns >= 0;
+    if (nothing && (config->stdin_fd = open("/dev/null", O_PATH | O_CLOEXEC)) < 0) {
+        snprintf(what, size, "cannot open stdin");
+        return -1;
+    }
     int flags = config->stdin_fd >= 0 ? fcntl(config->stdin_fd, F_GETFL) : 0;
     if (flags < 0 || !(flags & O_PATH))
         return 0;
     char path[40];
+    struct stat status;
     int fd = -1, tree = sys_open_tree(config->stdin_fd, "", AT_EMPTY_PATH | SYS_OPEN_TREE_CLONE);
-    if (tree >= 0 && sys_mount_setattr(tree, 0, SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | SYS_ATTR_NODEV) == 0) {
+    /* Id-mapped where its owner has an id in the job, so that the job's root may open /dev/stdin once more; where the
+     * file system has no id-mapped mounts, only that is lost. */
+    if (tree >= 0 && userns >= 0 && !nothing && fstat(tree, &status) == 0 && status.st_uid < config->idmap.count &&
+        status.st_gid < config->idmap.count)
+        sys_mount_idmap(tree, 0, userns);
+    uint64_t set = SYS_ATTR_RDONLY | SYS_ATTR_NOSUID | (nothing ? 0 : SYS_ATTR_NODEV);
+    if (tree >= 0 && sys_mount_setattr(tree, 0, set) == 0) {
         snprintf(path, sizeof path, "/proc/self/fd/%d", tree);
         fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     }
@@ -115,7 +133,7 @@ static int move_bind(int room, const struct mount_entry *entry)
 
 /* Layers go by descriptor: paths would need the overlay's own quoting of commas and colons
  * (https://docs.kernel.org/filesystems/overlayfs.html). */
-static int mount_overlay(int room, const struct mount_entry *entry)
+static int mount_overlay(int room, const struct mount_entry *entry, const struct idmap *idmap)
 {
     int fds[4];
     const char *paths[4] = {entry->target, entry->lower, entry->upper, entry->work};
@@ -125,6 +143,8 @@ static int mount_overlay(int room, const struct mount_entry *entry)
         fds[i] = result == 0 ? open_target(room, paths[i], i == 0, false) : -1;
         result = fds[i] < 0 ? -1 : 0;
     }
+    if (result == 0 && idmap->count > 0)
+        result = idmap_take(idmap, fds[2]);
     if (result == 0) {
         snprintf(options, sizeof options, "lowerdir=/proc/self/fd/%d,upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d",
                  fds[1], fds[2], fds[3]);
@@ -175,7 +195,7 @@ static int fill_room(struct config *config, char *what, size_t size)
         if (entry->kind == MOUNT_BIND)
             result = move_bind(room, entry);
         else if (entry->kind == MOUNT_OVERLAY)
-            result = mount_overlay(room, entry);
+            result = mount_overlay(room, entry, &config->idmap);
         else
             result = mount_loop(room, entry);
         if (result != 0)

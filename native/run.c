@@ -136,12 +136,17 @@ static void leave_cgroups(int caller)
 static void make_mounts(int caller)
 {
     char text[FRAME_TEXT_MAX] = "";
-    if (mounts_stdin(&shim.config, text, sizeof text) != 0)
+    struct config *config = &shim.config;
+    int userns = config->idmap.count > 0 ? idmap_namespace(&config->idmap) : -1;
+    if (config->idmap.count > 0 && userns < 0)
+        stillborn(caller, "cannot id-map anything");
+    if (mounts_stdin(config, userns, text, sizeof text) != 0)
         stillborn(caller, text);
-    if (!mounts_wanted(&shim.config))
-        return;
-    if (mounts_clone(&shim.config, text, sizeof text) != 0 || mounts_enter(&shim.config, text, sizeof text) != 0)
+    if (mounts_wanted(config) && (mounts_clone(config, userns, text, sizeof text) != 0 ||
+                                  mounts_enter(config, text, sizeof text) != 0))
         stillborn(caller, text);
+    if (userns >= 0)
+        close(userns);
 }
 
 static void answer_state(int client)

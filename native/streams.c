@@ -22,7 +22,7 @@ static size_t dirty;
 static int epoll_fd = -1, fds[2] = {-1, -1};
 static bool grown[2];
 
-int streams_open(int epoll, int out[2])
+int streams_open(int epoll, const struct idmap *idmap, int out[2])
 {
     epoll_fd = epoll;
     for (int i = 0; i < 2; i++) {
@@ -31,6 +31,9 @@ int streams_open(int epoll, int out[2])
             return -1;
         fds[i] = ends[0];
         out[i] = ends[1];
+        /* A job that opens /dev/stdout once more must be its owner. */
+        if (idmap->count > 0 && fchown(ends[1], idmap->first, idmap->first) != 0)
+            return -1;
         struct epoll_event event = {.events = EPOLLIN, .data.u64 = (uint64_t)(EVENT_STDOUT + i)};
         if (fcntl(ends[0], F_SETFL, O_NONBLOCK) != 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, ends[0], &event) != 0)
             return -1;

@@ -4,8 +4,10 @@
 
 #include <stdbool.h>
 
+#include "idmap.h"
+
 /* Fills `out` with the write ends of stdout and stderr, for the job. */
-int streams_open(int epoll, int out[2]);
+int streams_open(int epoll, const struct idmap *idmap, int out[2]);
 void stream_ready(int index); /* 0 stdout, 1 stderr */
 bool streams_closed(void);
 void streams_finish(void); /* takes what is there now and closes them */

@@ -35,6 +35,12 @@ int sys_mount_setattr(int fd, unsigned at_flags, uint64_t set)
     return (int)syscall(NR_MOUNT_SETATTR, fd, "", AT_EMPTY_PATH | at_flags, &attributes, sizeof attributes);
 }
 
+int sys_mount_idmap(int fd, unsigned at_flags, int userns)
+{
+    struct mount_attributes attributes = {.set = SYS_ATTR_IDMAP, .userns = (uint64_t)userns};
+    return (int)syscall(NR_MOUNT_SETATTR, fd, "", AT_EMPTY_PATH | at_flags, &attributes, sizeof attributes);
+}
+
 int sys_pidfd_open(pid_t pid)
 {
     return (int)syscall(NR_PIDFD_OPEN, pid, 0); /* is CLOEXEC by itself */

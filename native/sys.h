@@ -15,10 +15,12 @@
 #define SYS_ATTR_RDONLY 0x1ull
 #define SYS_ATTR_NOSUID 0x2ull
 #define SYS_ATTR_NODEV 0x4ull
+#define SYS_ATTR_IDMAP 0x100000ull
 
 int sys_open_tree(int dirfd, const char *path, unsigned flags);
 int sys_move_mount(int from, int to);
 int sys_mount_setattr(int fd, unsigned at_flags, uint64_t set);
+int sys_mount_idmap(int fd, unsigned at_flags, int userns);
 
 int sys_pidfd_open(pid_t pid);
 int sys_pidfd_signal(int pidfd, int signum);

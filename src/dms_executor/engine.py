@@ -66,11 +66,15 @@ class Prepared(_Data, frozen=True, kw_only=True):
 
 
 class Handle(_Data, frozen=True, kw_only=True):
-    """Finds the execution again from any process: boot id, pid and start time; a container's id; a name."""
+    """Finds the execution again from any process: boot id, pid and start time; a container's id; a name.
+
+    `loosened`: what could not be given after all when it was created, beside `Prepared.loosened`.
+    """
 
     state: dict[str, Any] = {}
     ports: list[PortMapping] = []
     engine_ids: dict[str, str] = {}
+    loosened: list[str] = []
 
 
 class Exit(_Data, frozen=True, kw_only=True):

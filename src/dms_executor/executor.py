@@ -342,7 +342,7 @@ class Executor:
             exit_code=row.exit_code,
             ports=row.handle.ports if row.handle else [],
             engine_ids=row.handle.engine_ids if row.handle else {},
-            loosened=row.prepared.loosened if row.prepared else [],
+            loosened=(row.prepared.loosened if row.prepared else []) + (row.handle.loosened if row.handle else []),
             unenforced=row.prepared.unenforced if row.prepared else [],
             stale=live.stale if live else False,
         )

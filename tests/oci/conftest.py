@@ -136,7 +136,7 @@ async def opened(state: Path, busybox: Path, policy: Policy, **settings: Any) ->
 
 @pytest.fixture
 async def bench(tmp_path: Path, busybox: Path, runtime: str) -> AsyncIterator[Bench]:
-    """The engine, trusted."""
+    """The engine, trusted, with user namespaces where they can be had."""
     (tmp_path / "state").mkdir(mode=0o700)
-    async with opened(tmp_path / "state", busybox, Policy.trusted(), runtime=runtime) as ready:
+    async with opened(tmp_path / "state", busybox, Policy.trusted(), runtime=runtime, userns="auto") as ready:
         yield ready

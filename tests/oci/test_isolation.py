@@ -37,13 +37,35 @@ async def test_another_user_has_no_capability(bench: Bench) -> None:
     assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {0}
 
 
-async def test_all_namespaces_but_the_users_are_its_own(bench: Bench) -> None:
-    kinds = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
+async def test_all_namespaces_are_its_own(bench: Bench) -> None:
+    kinds = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
     ran = await bench.run("sh", "-c", f"for kind in {' '.join(kinds)}; do readlink /proc/self/ns/$kind; done")
     theirs = ran.stdout.split()
     ours = [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds]
     assert len(theirs) == len(kinds)
     assert set(theirs).isdisjoint(ours)
+
+
+async def test_no_id_of_the_hosts_is_its_own(bench: Bench) -> None:
+    ran = await bench.run("sh", "-c", "cat /proc/self/uid_map /proc/self/gid_map; cat /proc/self/setgroups")
+    inside, outside, count, *again = ran.stdout.split()
+    assert again == [inside, outside, count, "allow"]
+    assert (inside, count) == ("0", "65536")
+    assert 0x70000000 <= int(outside) < 0x7FFE0000
+
+
+async def test_its_root_owns_nothing_of_the_hosts(bench: Bench) -> None:
+    # crun gives the job its streams: the host's /dev/null was its own then. Nothing changes should it be so again.
+    before = await asyncio.to_thread(os.stat, "/dev/null")
+    script = (
+        "cat; for f in /dev/null /dev/zero /dev/full /dev/tty /dev/.dms-executor-init /proc/sys /sys; do"
+        " stat -c %u:%g $f; chmod 666 $f 2>&- && echo changed $f; done;"
+        " mount -t tmpfs tmpfs /tmp && echo mounted; mknod /tmp/null c 1 3 && echo made; true"
+    )
+    ran = await bench.run("sh", "-c", script)
+    assert set(ran.stdout.split()) == {"65534:65534"}
+    after = await asyncio.to_thread(os.stat, "/dev/null")
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
 
 
 async def test_nothing_of_the_host_is_mounted_writable(bench: Bench) -> None:
@@ -53,8 +75,11 @@ async def test_nothing_of_the_host_is_mounted_writable(bench: Bench) -> None:
         fields = line.split()
         if "ro" not in fields[5].split(","):
             writable.add((fields[4], fields[fields.index("-") + 1]))
-    # runc masks a file by the container's own /dev/null.
-    plain = {(place, kind) for place, kind in writable if not (kind == "tmpfs" and place.startswith("/proc/"))}
+    # No device node can be made in a user namespace, so the runtimes bind the host's; runc masks files by /dev/null.
+    nodes = {(place, kind) for place, kind in writable if kind == "devtmpfs" or place.startswith("/proc/")}
+    assert {place for place, _ in nodes if place.startswith("/dev/")} <= {f"/dev/{name}" for name in _DEVICES}
+    assert {kind for _, kind in nodes} <= {"devtmpfs", "tmpfs"}
+    plain = writable - nodes
     assert plain == {
         ("/", "overlay"),
         ("/proc", "proc"),

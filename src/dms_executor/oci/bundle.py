@@ -11,13 +11,15 @@ from typing import Any
 
 from ..volumes import Volume, Volumes
 from .capabilities import MASKED_PATHS, READONLY_PATHS
+from .idranges import COUNT
 from .plan import Limits
 from .process import INIT
 
-__all__ = ["CPU_PERIOD", "NETWORK_FILES", "network_files", "oci_config", "volume_path"]
+__all__ = ["CPU_PERIOD", "NETWORK_FILES", "SYSFS", "network_files", "oci_config", "volume_path"]
 
 CPU_PERIOD = 100_000  # microseconds; the kernel's default
 NETWORK_FILES = ("hosts", "hostname", "resolv.conf")
+SYSFS = "sys"  # the host's /sys in the room, for a job with a user namespace in the host's network
 _SHM = 64 << 20
 
 _SAFE = ["nosuid", "noexec", "nodev"]
@@ -36,8 +38,9 @@ def oci_config(
     init: bool,
     seccomp: dict[str, Any] | None,
     swap: bool,
+    first_id: int | None = None,
 ) -> dict[str, Any]:
-    """The whole configuration, of JSON types."""
+    """The whole configuration, of JSON types. `first_id`: of the job's range of ids; None: it has the host's."""
     linux: dict[str, Any] = {
         "namespaces": _namespaces(network),
         "cgroupsPath": f"/{cgroup}",
@@ -45,6 +48,9 @@ def oci_config(
         "maskedPaths": list(MASKED_PATHS),
         "readonlyPaths": list(READONLY_PATHS),
     }
+    if first_id is not None:
+        linux["namespaces"].append({"type": "user"})
+        linux["uidMappings"] = linux["gidMappings"] = [{"containerID": 0, "hostID": first_id, "size": COUNT}]
     if seccomp is not None:
         linux["seccomp"] = seccomp
     return {
@@ -53,7 +59,11 @@ def oci_config(
         "root": {"path": f"{room}/root", "readonly": read_only_root},
         "hostname": hostname,
         # Our init last: nothing that the request names may cover it.
-        "mounts": [*_system_mounts(), *_own_mounts(room, volumes), *_init_mount(room, init)],
+        "mounts": [
+            *_system_mounts(f"{room}/{SYSFS}" if first_id is not None and network == "host" else None),
+            *_own_mounts(room, volumes, is_mapped=first_id is not None),
+            *_init_mount(room, init),
+        ],
         "linux": linux,
     }
 
@@ -115,7 +125,9 @@ def _resources(limits: Limits, swap: bool) -> dict[str, Any]:
     return resources
 
 
-def _system_mounts() -> list[dict[str, Any]]:
+def _system_mounts(sysfs: str | None) -> list[dict[str, Any]]:
+    # The kernel mounts a new sysfs only for the owner of the network namespace that it shows.
+    sys = _mount("/sys", "bind", sysfs, ["bind", *_SAFE, "ro"]) if sysfs else None
     return [
         _mount("/proc", "proc", "proc", _SAFE),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -124,7 +136,7 @@ def _system_mounts() -> list[dict[str, Any]]:
         ),
         _mount("/dev/shm", "tmpfs", "shm", [*_SAFE, "mode=1777", f"size={_SHM}"]),
         _mount("/dev/mqueue", "mqueue", "mqueue", _SAFE),
-        _mount("/sys", "sysfs", "sysfs", [*_SAFE, "ro"]),
+        sys or _mount("/sys", "sysfs", "sysfs", [*_SAFE, "ro"]),
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*_SAFE, "relatime", "ro"]),
     ]
 
@@ -135,20 +147,24 @@ def _init_mount(room: str, init: bool) -> list[dict[str, Any]]:
     return [_mount(INIT, "bind", f"{room}/init", ["bind", "ro", "nosuid", "nodev"])]
 
 
-def _own_mounts(room: str, volumes: Volumes) -> list[dict[str, Any]]:
+def _own_mounts(room: str, volumes: Volumes, *, is_mapped: bool) -> list[dict[str, Any]]:
     targets = {mount.target for mount in volumes.mounts}
-    mounts = [_volume_mount(room, index, mount) for index, mount in enumerate(volumes.mounts)]
+    mounts = [_volume_mount(room, index, mount, is_mapped) for index, mount in enumerate(volumes.mounts)]
     # What a volume covers is the volume's.
     files = [name for name in NETWORK_FILES if not {f"/etc/{name}", "/etc"} & targets]
     options = ["bind", "ro", *_SAFE]
     return [*(_mount(f"/etc/{name}", "bind", f"{room}/bundle/{name}", options) for name in files), *mounts]
 
 
-def _volume_mount(room: str, index: int, volume: Volume) -> dict[str, Any]:
+def _volume_mount(room: str, index: int, volume: Volume, is_mapped: bool) -> dict[str, Any]:
     if volume.grant is None:
         size = [f"size={volume.size}"] if volume.size is not None else []
         return _mount(volume.target, "tmpfs", "tmpfs", ["nosuid", "nodev", "mode=1777", *size])
-    options = ["rbind", "rprivate", "nosuid", "nodev", "ro" if volume.read_only else "rw"]
+    # The shim's mount has these already, and what the host's has beside them (noexec) may not be taken away in a user
+    # namespace.
+    options = ["rbind", "rprivate"]
+    if not is_mapped:
+        options += ["nosuid", "nodev", "ro" if volume.read_only else "rw"]
     return _mount(volume.target, "bind", f"{room}/{volume_path(index)}", options)
 
 

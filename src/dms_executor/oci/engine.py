@@ -12,7 +12,6 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import msgspec
@@ -34,15 +33,16 @@ from ..threads import finished
 from ..typed import known
 from ..types import ExecutionRequest, Output, Probe, Stats, signal_number
 from ..volumes import Volumes, collect, grant_volumes
-from . import check, disk, undo
+from . import check, disk, idranges, undo
 from .freezer import freeze, process_gone
 from .gauge import Gauge
 from .host import Host, capacity, look, prepare_host
 from .launch import Launch, assemble
 from .plan import Plan, ShimAddress
-from .runtime import complaint, version_of
+from .runtime import complaint, last_words, start_failure, version_of
 from .spec import OciParams, OciSettings, checked_params, checked_settings
 from .survey import survey
+from .userns import Userns, refusal, unmapped
 from .vouched import Vouched
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class OciEngine(Engine):
         self._store = ImageStore(context.state_dir)
         self._refused = (context.state_dir,)
         self._shims: dict[str, shims.Shim] = {}
+        self._userns: dict[str, Userns] = {}
         self._gauge = Gauge()
         self._vouched = Vouched()
         self._spare: shims.Spare | None = None
@@ -108,7 +109,7 @@ class OciEngine(Engine):
             engine=self.name,
             usable=True,
             version=f"{version} ({host.runtime.why}; cgroups {host.cgroups.mode})",
-            capabilities=powers | host.limits,
+            capabilities=powers | host.limits | ({"userns"} if not host.no_userns else set()),
             capacity=room,
         )
 
@@ -118,6 +119,8 @@ class OciEngine(Engine):
         _, reference = check.check_request(request, policy)
         host = await self._ready()
         check.limits_of(request, host, policy)
+        if self._settings.userns == "required" and host.no_userns:
+            raise refusal(host.no_userns)
         grant = await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)
         self._vouched.keep(request, grant)
 
@@ -154,17 +157,24 @@ class OciEngine(Engine):
         shim = await self._connection(x) if x.token in self._shims else None
         if shim is None:
             shim = await self._born(x, p, plan, host)
+        userns = self._userns.get(x.token, Userns())
         address = ShimAddress(boot=self._boot, pid=shim.pid, start_time=shim.start_time)
         return Handle(
-            state={**msgspec.to_builtins(address), "volumes": p.state.get("volumes", {})},
-            engine_ids={"container": x.token, "shim": str(shim.pid), "runtime": host.runtime.flavour},
+            state={**msgspec.to_builtins(address), "volumes": p.state.get("volumes", {}), "ids": userns.first},
+            engine_ids={
+                "container": x.token,
+                "shim": str(shim.pid),
+                "runtime": host.runtime.flavour,
+                "userns": userns.told,
+            },
+            loosened=[f"userns: {userns.why}"] if userns.why else [],
         )
 
     async def start(self, x: Execution, h: Handle) -> datetime:
         """Raises `StartFailed` with what the runtime or the init said."""
         shim = await self._connection(x)
         if shim is None:
-            raise StartFailed(f"the shim is gone: {await asyncio.to_thread(_last_words, x.folder)}")
+            raise StartFailed(f"the shim is gone: {await asyncio.to_thread(last_words, x.folder)}")
         going = asyncio.ensure_future(shim.go())
         try:
             await asyncio.sleep(0)  # the go is on its way: while the runtime is at work there is time for the next shim
@@ -172,7 +182,7 @@ class OciEngine(Engine):
             started = await going
         except StartFailed as error:
             said = await asyncio.to_thread(complaint, x.folder)
-            raise StartFailed(_start_failure(error.message, said), mend=_MEND_START, execution_id=x.id) from error
+            raise StartFailed(start_failure(error.message, said), mend=_MEND_START, execution_id=x.id) from error
         finally:
             going.cancel()  # nobody waits for it any more
         return started
@@ -204,7 +214,7 @@ class OciEngine(Engine):
             record = await asyncio.to_thread(read_exit, x.folder)
         if record is not None:
             return record
-        words = await asyncio.to_thread(_last_words, x.folder)
+        words = await asyncio.to_thread(last_words, x.folder)
         return Exit(lost=f"the shim ended without an exit record{words}", finished_at=datetime.now(UTC))
 
     async def signal(self, x: Execution, h: Handle, signum: int) -> None:
@@ -229,8 +239,9 @@ class OciEngine(Engine):
         """Shim, processes, cgroups, folders, pins. What stays is request, log and records."""
         address = await self._stopped(x, h)
         host = await self._ready()
-        await asyncio.to_thread(self._clear, x, host, address)
+        await asyncio.to_thread(self._clear, x, host, address, h.state.get("ids") if h is not None else None)
         self._gauge.forget(x.token)
+        self._userns.pop(x.token, None)
 
     async def pause(self, x: Execution, h: Handle) -> None:
         """Freezes the job's cgroup; returns once all of it stands still."""
@@ -270,6 +281,22 @@ class OciEngine(Engine):
         return grant, grant_volumes(request, policy, self._refused)
 
     async def _born(self, x: Execution, p: Prepared, plan: Plan, host: Host) -> shims.Shim:
+        """With a user namespace where it can have one."""
+        why = host.no_userns
+        if not why:
+            try:
+                return await self._launched(x, p, plan, host, with_userns=True)
+            except StartFailed as error:
+                if not unmapped(error):
+                    raise
+                if self._settings.userns == "required":
+                    raise refusal(error.message) from error
+                why = error.message
+        shim = await self._launched(x, p, plan, host, with_userns=False)
+        self._userns[x.token] = Userns(why=why if self._settings.userns != "off" else "")
+        return shim
+
+    async def _launched(self, x: Execution, p: Prepared, plan: Plan, host: Host, *, with_userns: bool) -> shims.Shim:
         launch = await finished(
             Launch.close,
             assemble,
@@ -281,6 +308,7 @@ class OciEngine(Engine):
             settings=self._settings,
             stop_signal=p.stop_signal,
             rootfs=self._store.rootfs,
+            with_userns=with_userns,
         )
         ahead, self._spare = self._spare, None
         try:
@@ -290,6 +318,8 @@ class OciEngine(Engine):
             if ahead is not None:
                 ahead.close()
         self._shims[x.token] = shim
+        if launch.ids is not None:
+            self._userns[x.token] = Userns(first=launch.ids.first)
         return shim
 
     async def _restock(self) -> None:
@@ -332,12 +362,14 @@ class OciEngine(Engine):
             shim.close()
         return address if shim.pid else _address(h)
 
-    def _clear(self, x: Execution, host: Host, address: ShimAddress | None) -> None:
+    def _clear(self, x: Execution, host: Host, address: ShimAddress | None, first_id: int | None) -> None:
         if address is not None and not undo.wait_gone(address, _GONE) and not undo.kill_shim(address, _GONE):
             raise EngineUnreachable(f"the shim {address.pid} cannot be killed", execution_id=x.id)
         busy = undo.empty_group(host.cgroups, host.job_group(self._settings.cgroup_parent, x.token))
         if busy:
             raise EngineUnreachable(f"cgroups cannot be removed: {busy}", execution_id=x.id)
+        if first_id is not None or not host.no_userns:
+            idranges.release(host.job_group(self._settings.cgroup_parent, x.token), first_id)
         undo.clear_folder(x.folder)
         self._store.unpin(x.token)
 
@@ -365,16 +397,3 @@ def _stop_signal(image: ImageConfig) -> int:
         return signal_number(image.stop_signal or "TERM")
     except InvalidRequest:
         return signal_number("TERM")  # an image's own nonsense is no fault of the request
-
-
-def _last_words(folder: Path) -> str:
-    try:
-        text = (folder / "shim.log").read_bytes()[-1000:].decode("utf-8", "replace").strip()
-    except OSError:
-        text = ""
-    said = " | ".join(part for part in (text.replace("\n", " | "), complaint(folder)) if part)
-    return f": {said}" if said else ""
-
-
-def _start_failure(message: str, said: str) -> str:
-    return f"{message}: {said}" if said and said not in message else message

@@ -13,12 +13,16 @@ from ..types import ByteSize, Capacity
 from .cgroups import Cgroups, detect, make_shims_group
 from .runtime import SEARCH_PATH, Runtime, choose
 from .spec import OciSettings
+from .userns import problem_of_host
 
 __all__ = ["Host", "capacity", "look", "prepare_host"]
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """`joins`: the files by which a shim leaves its caller's cgroups. `disk`: a loop device can be had."""
+    """`joins`: the files by which a shim leaves its caller's cgroups. `disk`: a loop device can be had.
+
+    `no_userns`: why no job can have a user namespace; empty where it can.
+    """
 
     runtime: Runtime
     cgroups: Cgroups
@@ -26,6 +30,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
     joins: list[str] = []
     mke2fs: str | None = None
+    no_userns: str = ""
 
     def job_group(self, parent: str, token: str) -> str:
         """The cgroup of one job, below each hierarchy's mount."""
@@ -44,7 +49,14 @@ def look(settings: OciSettings) -> Host:
         raise EngineUnavailable("no cgroups are mounted", mend="mount -t cgroup2 none /sys/fs/cgroup")
     mke2fs = shutil.which("mke2fs", path=SEARCH_PATH) if os.access("/dev/loop-control", os.R_OK | os.W_OK) else None
     limits = cgroups.limits | ({"disk"} if mke2fs else set())
-    return Host(runtime=runtime, cgroups=cgroups, limits=frozenset(limits), memory=_memory(), mke2fs=mke2fs)
+    return Host(
+        runtime=runtime,
+        cgroups=cgroups,
+        limits=frozenset(limits),
+        memory=_memory(),
+        mke2fs=mke2fs,
+        no_userns="off in the settings" if settings.userns == "off" else problem_of_host(),
+    )
 
 
 def prepare_host(settings: OciSettings) -> Host:

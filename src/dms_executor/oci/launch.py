@@ -19,14 +19,16 @@ from ..policy import reopen
 from ..supervisor import binary, spec
 from ..supervisor.spawning import mapped
 from ..volumes import RESERVED_TARGETS
-from .bundle import network_files, oci_config, volume_path
+from .bundle import SYSFS, network_files, oci_config, volume_path
 from .host import Host
+from .idranges import COUNT, IdRange, allocate
 from .plan import Plan
 from .process import process_of
 from .runtime import ENVIRONMENT, run_argv
 from .seccomp import compiled, load_profile, oci_form
 from .spec import OciParams, OciSettings
 from .targets import landed
+from .userns import check_user
 from .users import resolve_user
 
 __all__ = ["Launch", "assemble", "make_layer"]
@@ -43,6 +45,7 @@ class Launch:
     def __init__(self) -> None:
         self.spec: spec.ShimSpec
         self.fds: list[int] = []
+        self.ids: IdRange | None = None
 
     def keep(self, fd: int) -> int:
         self.fds.append(fd)
@@ -64,22 +67,38 @@ def assemble(
     settings: OciSettings,
     stop_signal: int,
     rootfs: Callable[[str], Path],
+    with_userns: bool,
 ) -> Launch:
-    """Makes folders and files in `x.folder` and opens everything. Blocks. Closes all again on an error."""
+    """Makes folders and files in `x.folder` and opens everything. Blocks. Closes all again on an error.
+
+    `with_userns`: with a range of ids of its own; raises `Unmapped` where its user has none of them.
+    """
     launch = Launch()
     try:
+        if with_userns:
+            group = host.job_group(settings.cgroup_parent, x.token)
+            launch.ids = allocate(group, lambda other: bool(host.cgroups.processes(other)))
+            launch.keep(launch.ids.fd)
         lower = launch.keep(_open_root(plan, rootfs))
         plan = msgspec.structs.replace(plan, volumes=landed(lower, plan.volumes))
-        mounts = [*_root_mounts(launch, x.folder, plan, lower), *_volume_mounts(launch, plan)]
-        _write_bundle(x, plan, params, host, context, settings, lower)
-        mounts.append(spec.Bind(fd=launch.keep(_folder(x.folder / "bundle")), target="bundle", recursive=False))
+        mounts = [
+            *_system_mounts(launch, x),
+            *_root_mounts(launch, x.folder, plan, lower),
+            *_volume_mounts(launch, plan),
+        ]
+        _write_bundle(x, plan, params, host, context, settings, lower, launch.ids)
+        bundle = launch.keep(_folder(x.folder / "bundle"))
+        mounts.append(spec.Bind(fd=bundle, target="bundle", recursive=False, idmapped=with_userns))
         passed: list[int] = []
         if x.request.init:
             init = os.open(binary.init_path(context.state_dir), os.O_PATH | os.O_CLOEXEC)
             mounts.append(spec.Bind(fd=launch.keep(init), target="init", recursive=False))
             passed.append(launch.keep(_filter(context, settings)))
         home = launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
-        launch.spec = _shim_spec(x, home, host, context, settings, stop_signal, mounts, passed, _stdin(launch, x, plan))
+        told = _shim_spec(x, home, host, context, settings, stop_signal, mounts, passed, _stdin(launch, x, plan))
+        if launch.ids is not None:
+            told = msgspec.structs.replace(told, ids=(launch.ids.first, COUNT), hold=launch.ids.fd)
+        launch.spec = told
     except OSError as error:
         launch.close()
         raise mapped(error, "the container cannot be prepared") from error
@@ -148,10 +167,13 @@ def _write_bundle(
     context: EngineContext,
     settings: OciSettings,
     lower: int,
+    ids: IdRange | None,
 ) -> None:
     request = x.request
     hostname = params.hostname or x.token[:12]
     user = resolve_user(lower, plan.image.user if params.user is None else params.user)
+    if ids is not None:
+        check_user(user)
     process = process_of(params, plan.image, request, user, hostname)
     config = oci_config(
         room=settings.room,
@@ -165,6 +187,7 @@ def _write_bundle(
         init=request.init,
         seccomp=None if request.init else oci_form(load_profile(settings.seccomp)),
         swap=host.cgroups.swap,
+        first_id=ids.first if ids is not None else None,
     )
     bundle = x.folder / "bundle"
     bundle.mkdir(mode=0o711, exist_ok=True)
@@ -180,8 +203,14 @@ def _open_root(plan: Plan, rootfs: Callable[[str], Path]) -> int:
     return _folder(rootfs(plan.digest or ""))
 
 
+def _system_mounts(launch: Launch, x: Execution) -> list[Any]:
+    if launch.ids is None or x.request.network != "host":
+        return []
+    return [spec.Bind(fd=launch.keep(_folder(Path("/sys"))), target=SYSFS, read_only=True, recursive=False)]
+
+
 def _root_mounts(launch: Launch, folder: Path, plan: Plan, lower: int) -> list[Any]:
-    mounts: list[Any] = [spec.Bind(fd=lower, target="lower", recursive=False)]
+    mounts: list[Any] = [spec.Bind(fd=lower, target="lower", recursive=False, idmapped=launch.ids is not None)]
     if plan.limits.disk is not None:
         image = os.open(folder / "disk.img", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         mounts.append(spec.Loop(fd=launch.keep(image), target="layer"))
@@ -218,7 +247,15 @@ def _volume_mounts(launch: Launch, plan: Plan) -> list[Any]:
             continue
         granted = reopen(mount.grant, field=f"{mount.field}.source")
         fd = launch.keep(granted.fd)
-        mounts.append(spec.Bind(fd=fd, target=volume_path(index), read_only=mount.read_only, recursive=granted.is_dir))
+        mounts.append(
+            spec.Bind(
+                fd=fd,
+                target=volume_path(index),
+                read_only=mount.read_only,
+                recursive=granted.is_dir,
+                idmapped=launch.ids is not None,
+            )
+        )
     return mounts
 
 

@@ -18,7 +18,7 @@ from ..supervisor import tether
 from .cgroups import Cgroups
 from .spec import OciSettings
 
-__all__ = ["Runtime", "choose", "complaint", "run_argv", "version_of"]
+__all__ = ["Runtime", "choose", "complaint", "last_words", "run_argv", "start_failure", "version_of"]
 
 Flavour = Literal["crun", "runc"]
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -93,6 +93,21 @@ def complaint(folder: Path) -> str:
     # runc: time="..." level=error msg="..."; crun: time and the message.
     lines = [line for line in text.splitlines() if "level=warning" not in line and "level=info" not in line]
     return " | ".join(_message(line) for line in lines if line.strip())
+
+
+def last_words(folder: Path) -> str:
+    """What shim and runtime complained about, as the end of a sentence. Blocks."""
+    try:
+        text = (folder / "shim.log").read_bytes()[-1000:].decode("utf-8", "replace").strip()
+    except OSError:
+        text = ""
+    said = " | ".join(part for part in (text.replace("\n", " | "), complaint(folder)) if part)
+    return f": {said}" if said else ""
+
+
+def start_failure(message: str, said: str) -> str:
+    """What the shim said, with what the runtime said beside it."""
+    return f"{message}: {said}" if said and said not in message else message
 
 
 def _message(line: str) -> str:

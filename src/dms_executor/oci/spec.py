@@ -52,13 +52,15 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     `runtime`: "crun", "runc", an absolute path, or None for the first that works. `cgroup_parent`: the cgroup of all
     jobs. `seccomp`: a profile in the form of containers-common; None: that package's own. `room`: an existing or
-    creatable folder outside the state folder, on which each shim mounts its private tmpfs.
+    creatable folder outside the state folder, on which each shim mounts its private tmpfs. `userns`: whether each job
+    has a user namespace with a range of ids of its own: wherever it can, always or never (docs/decisions.md).
     """
 
     runtime: str | None = None
     cgroup_parent: str = "dms-executor"
     seccomp: str | None = None
     room: str = "/run/dms-executor"
+    userns: Literal["auto", "required", "off"] = "off"
     umoci: str | None = None
     skopeo: str | None = None
 

@@ -18,13 +18,17 @@ _MOST_DESCRIPTORS = 253  # SCM_MAX_FD of the kernel's net/scm.h
 
 
 class Bind(msgspec.Struct, frozen=True, kw_only=True):
-    """The tree behind `fd`, mounted on `target` in the room. `restricted`: nosuid and nodev."""
+    """The tree behind `fd`, mounted on `target` in the room.
+
+    `restricted`: nosuid and nodev. `idmapped`: its owners are the job's `ids`.
+    """
 
     fd: int
     target: str
     read_only: bool = True
     recursive: bool = True
     restricted: bool = True
+    idmapped: bool = False
 
 
 class Overlay(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +68,7 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     `argv` itself is the job. `cgroup_join`: `cgroup.procs` files that the shim joins before the job is said to run;
     `cgroup_join_first`: before it is ready, for hierarchies in which the runtime places nothing; `cgroup_touch`: when
     all is over, to spare the next job a wait. `forget`: files in the folder that are removed once the job runs.
+    `ids`: first id and number of ids that the job's own are mapped to; `hold`: a descriptor kept to the shim's end.
     """
 
     argv: list[str]
@@ -91,6 +96,8 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     start: float = 110.0
     thaw: list[tuple[str, str]] = []
     forget: list[str] = []
+    ids: tuple[int, int] | None = None
+    hold: int | None = None
 
 
 def milliseconds(seconds: float) -> int:
@@ -130,7 +137,7 @@ def _mount_entry(mount: Bind | Overlay | Loop, descriptors: _Descriptors) -> tup
         return 9, _text(mount.target, mount.lower, mount.upper, mount.work)
     if isinstance(mount, Loop):
         return 25, descriptors.index(mount.fd) + _text(mount.target)
-    flags = mount.read_only | mount.recursive << 1 | mount.restricted << 2
+    flags = mount.read_only | mount.recursive << 1 | mount.restricted << 2 | mount.idmapped << 3
     return 8, descriptors.index(mount.fd) + _u32(flags) + _text(mount.target)
 
 
@@ -167,6 +174,10 @@ def _entries(spec: ShimSpec, descriptors: _Descriptors) -> Iterator[tuple[int, b
     yield from ((23, _text(path, text)) for path, text in spec.thaw)
     yield 29, _u64(milliseconds(spec.start))
     yield from ((28, _text(path)) for path in spec.forget)
+    if spec.ids is not None:
+        yield 30, _u32(spec.ids[0]) + _u32(spec.ids[1])
+    if spec.hold is not None:
+        yield 31, descriptors.index(spec.hold)
 
 
 def encode(spec: ShimSpec) -> tuple[bytes, list[int]]:
