@@ -20,6 +20,7 @@ import msgspec
 
 from .beneath import open_beneath, open_in_root
 from .errors import InvalidRequest, PolicyDenied
+from .shown import shown
 
 __all__ = ["Grant", "Granted", "Limit", "Policy", "reopen"]
 
@@ -306,7 +307,11 @@ def _upwards(path: str) -> list[str]:
 
 
 def _refuse(granted: Granted, path: str, field: str, refused: Iterable[_Root], *, above: bool = True) -> None:
-    """Refuses `/`, container sockets, `refused`, what is in them and (`above`) what holds them, under any policy."""
+    """Refuses `/`, container sockets, `refused`, what is in them and (`above`) what holds them, under any policy.
+
+    However they come there: by a path, or by a mount of the owner's beneath it.
+    """
+    refused = list(refused)
     own = (granted.device, granted.inode)
     chain = _identities(os.fsencode(f"/proc/self/fd/{granted.fd}"), own)
     root = os.lstat("/")
@@ -318,6 +323,9 @@ def _refuse(granted: Granted, path: str, field: str, refused: Iterable[_Root], *
         exists = os.path.lexists(never)
         if (above and own in levels) or (exists and levels[0] in chain):
             raise _always_refused(path, os.fspath(never), field)
+    mounted = shown(granted.fd, [*refused, *_sockets()], beneath=above)
+    if mounted is not None:
+        raise _always_refused(path, mounted, field)
 
 
 def _always_refused(path: str, never: str, field: str) -> PolicyDenied:

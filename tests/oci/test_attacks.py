@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -232,6 +233,22 @@ async def test_a_source_that_is_swapped_all_the_time(strict: Bench, tmp_path: Pa
     finally:
         flipping.set()
         await flips
+
+
+async def test_the_state_folder_by_a_mount_beneath_what_is_granted(strict: Bench, tmp_path: Path) -> None:
+    place = tmp_path / "given" / "deep" / "mounted"
+    place.mkdir(parents=True)
+    await asyncio.to_thread(subprocess.run, ["mount", "--bind", str(tmp_path), str(place)], check=True)
+    try:
+        for source in (tmp_path / "given", place / "state", place / "state" / "executions", place / "given"):
+            x = strict.execution("true", inputs=[bind(source, "/in")])
+            if source == place / "given":  # the very folder that is granted, which holds the mount no second time
+                await strict.engine.validate(x.request)
+                continue
+            with pytest.raises(PolicyDenied, match="any policy"):
+                await strict.engine.validate(x.request)
+    finally:
+        await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(place)], check=True)
 
 
 async def test_special_files_as_inputs_give_no_access(strict: Bench, tmp_path: Path) -> None:
