@@ -41,8 +41,8 @@ BUDGET = 4.0
 async def recover(core: Core, *, follow: bool = True, thorough: bool = False) -> RecoveryReport:
     """One pass over what is not finished and has no living owner.
 
-    `follow`: running executions are watched from here on; else only those that ended are finished. `thorough`: the
-    engines are asked for leftovers, too, where no row is open.
+    `follow`: running executions are watched from here on; else only those that ended are finished. `thorough`: all
+    engines that were ever used here are asked for leftovers, where no row is open, too.
     """
     async with core.recovering:
         return await _recover(core, follow, thorough)
@@ -53,7 +53,7 @@ async def _recover(core: Core, follow: bool, thorough: bool) -> RecoveryReport:
     core.unsettled = False
     names = {row.engine for row in await core.journal.open_rows()}
     if thorough:
-        names |= set(core.opened())
+        names |= set(core.opened()) | await core.journal.engines()
     surveys: dict[str, Mapping[str, Observed] | None] = {}
     for name in sorted(names):
         surveys[name] = await _survey(core, name)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from dms_executor.errors import NotSupported
-from dms_executor.oci import idranges, userns
+from dms_executor import Executor, Settings
+from dms_executor.errors import EngineUnavailable, NotSupported
+from dms_executor.oci import OciSpec, idranges, userns
 from dms_executor.oci.users import User
 from dms_executor.policy import Policy
-from dms_executor.types import ByteSize, Resources, StorageVolume
+from dms_executor.types import ByteSize, ExecutionRequest, Resources, StorageVolume
 
 from .conftest import Bench, opened
 
@@ -76,6 +77,17 @@ async def test_the_root_of_an_image_belongs_to_its_user(bench: Bench, tmp_path: 
     assert ran.stdout.split() == ["1000"] * 4, ran.stderr
     assert list((root / "home").iterdir()) == []
     assert not (root / "b").exists()
+
+
+async def test_a_file_of_an_id_that_no_job_has(bench: Bench, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    await asyncio.to_thread(subprocess.run, ["cp", "-a", str(bench.busybox), str(root)], check=True)
+    (root / "far").write_text("far\n")
+    os.chown(root / "far", 70000, 70000)
+    script = "stat -c %u:%g /far; cat /far; echo x >/far || echo kept; chown 0 /far || echo kept; cat /far"
+    ran = await bench.run("sh", "-c", script, params={"image": f"rootfs:{root}"})
+    assert ran.stdout.split() == ["65534:65534", "far", "kept", "kept", "far"]
+    assert (ran.handle.loosened, (root / "far").read_text()) == ([], "far\n")
 
 
 async def test_from_outside_it_is_nobody_of_the_host(bench: Bench) -> None:
@@ -181,9 +193,12 @@ async def test_a_host_that_cannot(tmp_path: Path, busybox: Path, runtime: str, m
     monkeypatch.setattr("dms_executor.oci.host.problem_of_host", lambda: "user namespaces are switched off")
     (tmp_path / "state").mkdir(mode=0o700)
     async with opened(tmp_path / "state", busybox, Policy.trusted(), runtime=runtime, userns="required") as bench:
-        with pytest.raises(NotSupported, match="switched off") as caught:
+        with pytest.raises(EngineUnavailable, match="switched off") as caught:
             await bench.engine.validate(bench.execution("true").request)
         assert "userns" in caught.value.mend
+        probe = await bench.engine.probe()
+        assert (probe.usable, probe.mend) == (False, caught.value.mend)
+        assert "switched off" in (probe.problem or "")
     async with opened(tmp_path / "state", busybox, Policy.trusted(), runtime=runtime, userns="auto") as bench:
         ran = await bench.run("cat", "/proc/self/uid_map")
         assert ran.stdout.split() == Path("/proc/self/uid_map").read_text().split()
@@ -196,6 +211,53 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(idranges, "FOLDER", str(tmp_path / "ids"))
     monkeypatch.setattr(idranges, "RANGES", 3)
     return tmp_path / "ids"
+
+
+def test_what_a_vanished_executor_left_is_swept(folder: Path) -> None:
+    held = idranges.allocate("g/held", lambda group: False)
+    for group in ("g/gone", "g/alive"):
+        os.close(idranges.allocate(group, lambda group: True).fd)
+    assert idranges.sweep(lambda group: group == "g/alive") == 1
+    assert {file.read_text() for file in folder.iterdir()} == {"g/held", "g/alive"}
+    os.close(held.fd)
+    assert idranges.sweep(lambda group: False) == 2
+    assert list(folder.iterdir()) == []
+
+
+async def test_a_survey_sweeps(bench: Bench, folder: Path) -> None:
+    left = await asyncio.to_thread(idranges.allocate, "dms-executor/of-a-folder-removed-by-hand", lambda group: False)
+    os.close(left.fd)
+    x, handle = await bench.started("sleep", "100")
+    assert len(list(folder.iterdir())) == 2
+    assert x.token in await bench.engine.survey()
+    assert [file.name for file in folder.iterdir()] == [_first(handle.engine_ids)]
+    await bench.engine.stop(x, handle, 9, 0)
+    await bench.ended(x, handle)
+    assert list(folder.iterdir()) == []
+
+
+async def test_cleanup_sweeps_though_nothing_is_open(tmp_path: Path, busybox: Path, runtime: str, folder: Path) -> None:
+    spec = OciSpec(image=f"rootfs:{busybox}", cmd=["true"]).build()
+    settings = Settings(engines={"oci": {"runtime": runtime}})
+    async with Executor.open(tmp_path / "state", policy=Policy.trusted(), settings=settings) as executor:
+        await executor.run(ExecutionRequest(job_id="j", execution_id="e", engine_spec=spec))
+    left = await asyncio.to_thread(idranges.allocate, "dms-executor/gone", lambda group: False)
+    os.close(left.fd)
+    async with Executor.open(tmp_path / "state", policy=Policy.trusted(), settings=settings) as executor:
+        await executor.cleanup()
+        assert (await executor.inspect("e")).engine_ids["userns"].endswith("+65536")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("release", "problem"), [("5.18.19-amd64", "5.19"), ("4.9.0", "5.19"), ("5.19.0", ""), ("6.1.0-x", "")]
+)
+def test_old_kernels(monkeypatch: pytest.MonkeyPatch, release: str, problem: str) -> None:
+    real = os.uname()
+    names = (real.sysname, real.nodename, release, real.version, real.machine)
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(names))
+    found = userns.problem_of_host()
+    assert (problem in found) if problem else found == ""
 
 
 def test_a_range_is_given_once(folder: Path) -> None:

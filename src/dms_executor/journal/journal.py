@@ -187,6 +187,10 @@ class Journal:
         )
         return {name for (name,) in found}
 
+    async def engines(self) -> set[str]:
+        """The engines of all rows."""
+        return {name for (name,) in await self._hop(self._query, "SELECT DISTINCT engine FROM executions")}
+
     async def rows(
         self, *, statuses: Iterable[str] | None, job_id: str | None, after: int, limit: int | None
     ) -> list[Row]:

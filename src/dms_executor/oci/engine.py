@@ -42,7 +42,7 @@ from .plan import Plan, ShimAddress
 from .runtime import complaint, last_words, start_failure, version_of
 from .spec import OciParams, OciSettings, checked_params, checked_settings
 from .survey import survey
-from .userns import Userns, refusal, unmapped
+from .userns import Userns, check_host, refusal, unmapped
 from .vouched import Vouched
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class OciEngine(Engine):
         try:
             host = await asyncio.to_thread(look, self._settings)
             version = await version_of(host.runtime)
+            check_host(self._settings.userns, host.no_userns)
         except EngineUnavailable as error:
             return Probe(engine=self.name, usable=False, problem=error.message, mend=error.mend)
         room = await asyncio.to_thread(capacity, host, self._context.state_dir)
@@ -119,8 +120,7 @@ class OciEngine(Engine):
         _, reference = check.check_request(request, policy)
         host = await self._ready()
         check.limits_of(request, host, policy)
-        if self._settings.userns == "required" and host.no_userns:
-            raise refusal(host.no_userns)
+        check_host(self._settings.userns, host.no_userns)
         grant = await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)
         self._vouched.keep(request, grant)
 
@@ -194,6 +194,7 @@ class OciEngine(Engine):
         def is_frozen(token: str) -> bool | None:
             return host.cgroups.is_frozen(host.job_group(self._settings.cgroup_parent, token))
 
+        await asyncio.to_thread(idranges.sweep, lambda group: bool(host.cgroups.processes(group)))
         return await survey(self._context.state_dir / "executions", is_frozen)
 
     async def watch(self, x: Execution, h: Handle) -> Exit:

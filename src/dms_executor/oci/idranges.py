@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import ResourcesUnavailable
 
-__all__ = ["COUNT", "FIRST", "FOLDER", "RANGES", "IdRange", "allocate", "release"]
+__all__ = ["COUNT", "FIRST", "FOLDER", "RANGES", "IdRange", "allocate", "release", "sweep"]
 
 FOLDER = "/run/dms-executor/ids"
 COUNT = 65536
@@ -55,17 +55,38 @@ def allocate(group: str, is_alive: Callable[[str], bool]) -> IdRange:
 
 def release(group: str, first: int | None) -> None:
     """Takes the range's file away once nobody holds it; `first` None: whichever is of that cgroup. Blocks."""
+    _take_away([first] if first is not None else _given(), lambda owner: owner == group)
+
+
+def sweep(is_alive: Callable[[str], bool]) -> int:
+    """Takes away the files of ranges that nobody holds and whose job is gone, whoever made them; how many. Blocks.
+
+    What is left by an executor that vanished, or whose state folder was removed by hand: no record names it any more.
+    """
+    return _take_away(_given(), lambda owner: not is_alive(owner))
+
+
+def _given() -> list[int]:
     try:
-        ranges = [first] if first is not None else [int(name) for name in os.listdir(FOLDER) if name.isdecimal()]
+        return [int(name) for name in os.listdir(FOLDER) if name.isdecimal()]
     except FileNotFoundError:
-        return
-    for each in ranges:
-        fd = _locked(each, 0)
+        return []
+
+
+def _take_away(ranges: list[int], may_go: Callable[[str], bool]) -> int:
+    gone = 0
+    for first in ranges:
+        fd = _locked(first, 0)
         if fd is None:
             continue
-        if _owner(fd) == group:
-            os.unlink(_path(each))  # noqa: PTH108
-        os.close(fd)
+        try:
+            owner = _owner(fd)
+            if not owner or may_go(owner):
+                os.unlink(_path(first))  # noqa: PTH108
+                gone += 1
+        finally:
+            os.close(fd)
+    return gone
 
 
 def _path(first: int) -> str:

@@ -60,7 +60,7 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     cgroup_parent: str = "dms-executor"
     seccomp: str | None = None
     room: str = "/run/dms-executor"
-    userns: Literal["auto", "required", "off"] = "off"
+    userns: Literal["auto", "required", "off"] = "auto"
     umoci: str | None = None
     skopeo: str | None = None
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import ExecutorError, NotSupported, StartFailed
+from ..errors import EngineUnavailable, ExecutorError, NotSupported, StartFailed
 from .idranges import COUNT, FIRST, RANGES
 from .users import User
 
-__all__ = ["Unmapped", "Userns", "check_user", "problem_of_host", "refusal", "unmapped"]
+__all__ = ["Unmapped", "Userns", "check_host", "check_user", "problem_of_host", "refusal", "unmapped"]
 
 _LEAST_KERNEL = (5, 19)  # id-mapped layers of an overlay
 _REFUSED = "cannot id-map"  # docs/protocol.md, section 2, how a shim's FAILED begins then
@@ -45,8 +45,14 @@ def unmapped(error: StartFailed) -> bool:
     return isinstance(error, Unmapped) or error.message.startswith(_REFUSED)
 
 
+def check_host(setting: str, problem: str) -> None:
+    """Raises `EngineUnavailable` where each job must have one and none can."""
+    if setting == "required" and problem:
+        raise EngineUnavailable(f"no job can have a user namespace here: {problem}", mend=_MEND)
+
+
 def refusal(why: str) -> ExecutorError:
-    """For userns 'required'."""
+    """For userns 'required', where this one execution cannot."""
     return NotSupported(f"engine oci cannot give a user namespace: {why}", engine="oci", what="userns", mend=_MEND)
 
 
@@ -69,19 +75,20 @@ def _problem_of_kernel() -> str:
     release = os.uname().release
     numbers = re.match(r"(\d+)\.(\d+)", release)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < _LEAST_KERNEL:
-        return f"Linux {release} has no id-mapped layers of overlays, 5.19 has"
+        return f"Linux {release} has no id-mapped layers of overlays: use 5.19 or newer"
     most = Path("/proc/sys/user/max_user_namespaces")
     if not most.exists() or int(most.read_text()) == 0:
-        return "user namespaces are switched off (user.max_user_namespaces)"
+        return "user namespaces are switched off: sysctl -w user.max_user_namespaces=10000 switches them on"
     return ""
 
 
 def _problem_of_ids() -> str:
+    last = FIRST + RANGES * COUNT - 1
     for name in ("uid_map", "gid_map"):
         lines = [line.split() for line in Path(f"/proc/self/{name}").read_text().splitlines()]
         ranges = [(int(line[0]), int(line[0]) + int(line[2])) for line in lines]
-        if not any(begin <= FIRST and end >= FIRST + RANGES * COUNT for begin, end in ranges):
-            return "this process is in a user namespace itself, which has too few ids"
+        if not any(begin <= FIRST and end > last for begin, end in ranges):
+            return f"this process is in a user namespace that has too few ids: it takes {FIRST} to {last}"
     return ""
 
 
@@ -91,7 +98,7 @@ def _problem_of_mounts() -> str:
         fields = line.split(" ")
         place = fields[4]
         if place.startswith(("/proc/", "/sys/")) and not _EMPTY.match(place):
-            return f"{place} is masked here"
+            return f"{place} is masked here: start the container around us with an unmasked /proc and /sys"
         if place == "/proc" and "ro" in fields[5].split(","):
-            return "/proc is read-only here"
+            return "/proc is read-only here: mount -o remount,rw /proc"
     return ""
