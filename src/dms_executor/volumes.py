@@ -19,6 +19,7 @@ from .errors import InvalidRequest, NotSupported, ResourcesUnavailable
 from .logs import LogReader
 from .logs.format import STDERR, STDOUT
 from .policy import Grant, Granted, Policy, reopen
+from .setid import strip_setid
 from .typed import known
 from .types import ExecutionRequest, Output, StorageVolume
 
@@ -128,7 +129,13 @@ def collect(volumes: Volumes, folder: Path, exit_code: int | None) -> list[Outpu
 
     Raises `PolicyDenied`, `ResourcesUnavailable` (a full disk).
     """
-    outputs = collect_outputs(volumes)
+    try:
+        outputs = collect_outputs(volumes)
+    except OSError as error:
+        raise ResourcesUnavailable(
+            f"set-user-id bits cannot be taken away in the outputs: {error.strerror}",
+            mend="Mend the file system that they lie on, and look there for files that have such a bit",
+        ) from error
     if volumes.results is None:
         return outputs
     try:
@@ -141,11 +148,17 @@ def collect(volumes: Volumes, folder: Path, exit_code: int | None) -> list[Outpu
 
 
 def collect_outputs(volumes: Volumes) -> list[Output]:
-    """The outputs, each verified to be the folder that was granted. Follows no symlink that the job left."""
+    """The outputs, each verified to be the folder that was granted. Follows no symlink that the job left.
+
+    No file in them, or in an input that could be written, keeps a set-user-id bit or capabilities. Raises OSError.
+    """
     outputs = []
     for mount in volumes.mounts:
-        if mount.output and mount.grant is not None:
-            reopen(mount.grant, field=f"{mount.field}.source").close()
+        if mount.grant is None or mount.read_only:
+            continue
+        with reopen(mount.grant, field=f"{mount.field}.source") as granted:
+            strip_setid(granted.fd)
+        if mount.output:
             outputs.append(Output(target=mount.target, path=mount.grant.host_path))
     return outputs
 

@@ -63,7 +63,7 @@ async def test_owners_are_the_same_inside_as_outside(bench: Bench, resources: Re
         "app": (1000, 1001),
         "setuid": (1000, 0),
     }
-    assert stat.S_IMODE(found["setuid"].st_mode) == 0o4755
+    assert stat.S_IMODE(found["setuid"].st_mode) == 0o755
 
 
 async def test_the_root_of_an_image_belongs_to_its_user(bench: Bench, tmp_path: Path) -> None:
@@ -225,9 +225,9 @@ def test_what_a_vanished_executor_left_is_swept(folder: Path) -> None:
 
 
 async def test_a_survey_sweeps(bench: Bench, folder: Path) -> None:
+    x, handle = await bench.started("sleep", "100")
     left = await asyncio.to_thread(idranges.allocate, "dms-executor/of-a-folder-removed-by-hand", lambda group: False)
     os.close(left.fd)
-    x, handle = await bench.started("sleep", "100")
     assert len(list(folder.iterdir())) == 2
     assert x.token in await bench.engine.survey()
     assert [file.name for file in folder.iterdir()] == [_first(handle.engine_ids)]

@@ -14,7 +14,7 @@ from ..errors import ExecutionCancelled, ExecutorError, ResultExpired
 from ..journal import Intent, Row, files
 from ..journal.clock import moment
 from ..logs.backward import read_tail
-from ..types import ExecutionResult, ExecutionStatus, Output, Reason
+from ..types import ExecutionRequest, ExecutionResult, ExecutionStatus, Output, Reason
 from .core import Core
 from .deadline import dismiss_keeper
 from .live import Live
@@ -30,7 +30,7 @@ async def finish(core: Core, live: Live, end: Exit) -> None:
     x, engine = live.x, live.engine
     outputs: list[Output] = []
     problem = ""
-    if x.request.outputs or x.request.results_dir is not None:
+    if _collects(x.request):
         if await core.journal.ended(x.token, end) is None and not await _mine(core, x.token):
             return
         faults.point("ended_committed")
@@ -176,6 +176,12 @@ async def _collect(live: Live, end: Exit) -> tuple[list[Output], str]:
     except ExecutorError as error:
         _log.warning("outputs: %s", error, extra={"execution_id": live.x.id, "engine": live.engine.name})
         return [], str(error)
+
+
+def _collects(request: ExecutionRequest) -> bool:
+    """Whether there is something to bring home, or a place of the host's that the job could write to."""
+    writable = any(volume.type == "bind" and volume.read_only is False for volume in request.inputs)
+    return bool(request.outputs) or request.results_dir is not None or writable
 
 
 async def _mine(core: Core, token: str) -> bool:

@@ -38,7 +38,7 @@ from .freezer import freeze, process_gone
 from .gauge import Gauge
 from .host import Host, capacity, look, prepare_host
 from .launch import Launch, assemble
-from .plan import Plan, ShimAddress
+from .plan import Plan, ShimAddress, address_of
 from .runtime import complaint, last_words, start_failure, version_of
 from .spec import OciParams, OciSettings, checked_params, checked_settings
 from .survey import survey
@@ -233,6 +233,9 @@ class OciEngine(Engine):
 
     async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
         """Verifies that the outputs are what was granted, and fills `results_dir`. Raises `PolicyDenied`."""
+        if exit.lost is not None:  # what is left of the job must not go on writing meanwhile
+            group = (await self._ready()).job_group(self._settings.cgroup_parent, x.token)
+            await asyncio.to_thread(undo.empty_group, (await self._ready()).cgroups, group)
         volumes = msgspec.convert(h.state.get("volumes", {}), known(Volumes))
         return await asyncio.to_thread(collect, volumes, x.folder, exit.code)
 
@@ -350,7 +353,7 @@ class OciEngine(Engine):
         shim = await self._connection(x)
         self._shims.pop(x.token, None)
         if shim is None:
-            return _address(h)
+            return address_of(h)
         address = ShimAddress(boot=self._boot, pid=shim.pid, start_time=shim.start_time)
         try:
             # Before the go a stop makes it clean up and exit, afterwards it kills the job and writes the record.
@@ -361,7 +364,7 @@ class OciEngine(Engine):
             _LOG.warning("a shim did not end when it was told to", extra={"execution_id": x.id, "engine": self.name})
         finally:
             shim.close()
-        return address if shim.pid else _address(h)
+        return address if shim.pid else address_of(h)
 
     def _clear(self, x: Execution, host: Host, address: ShimAddress | None, first_id: int | None) -> None:
         if address is not None and not undo.wait_gone(address, _GONE) and not undo.kill_shim(address, _GONE):
@@ -376,7 +379,7 @@ class OciEngine(Engine):
 
     async def _gone(self, h: Handle) -> None:
         """Waits until the shim's process has ended, for one that lives but does not answer."""
-        address = _address(h)
+        address = address_of(h)
         if address is not None:
             await process_gone(address)
 
@@ -387,10 +390,6 @@ class OciEngine(Engine):
             await freeze(host.cgroups, group, frozen)
         except FileNotFoundError as error:
             raise ExecutionNotRunning("it has ended", execution_id=x.id) from error
-
-
-def _address(h: Handle | None) -> ShimAddress | None:
-    return msgspec.convert(h.state, known(ShimAddress)) if h is not None and "pid" in h.state else None
 
 
 def _stop_signal(image: ImageConfig) -> int:

@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 
+from ..engine import Handle
 from ..images import ImageConfig
 from ..policy import Grant
 from ..typed import known
 from ..volumes import Volumes
 
-__all__ = ["Limits", "Plan", "ShimAddress"]
+__all__ = ["Limits", "Plan", "ShimAddress", "address_of"]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,3 +50,8 @@ class ShimAddress(msgspec.Struct, frozen=True, kw_only=True):
     boot: str
     pid: int
     start_time: int
+
+
+def address_of(h: Handle | None) -> ShimAddress | None:
+    """Where a handle says which shim it is."""
+    return msgspec.convert(h.state, known(ShimAddress)) if h is not None and "pid" in h.state else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 
 import pytest
 
@@ -56,6 +57,37 @@ async def test_a_symlink_in_an_output_is_never_followed(bench: Bench) -> None:
     assert (left / "link").is_symlink()
     assert (left / "root").is_symlink()
     assert secret.read_text() == "secret"
+
+
+@line("7", needs={"volumes", "shell"})
+@pytest.mark.parametrize("end", ["exited", "signaled"])
+async def test_no_file_that_a_job_left_gives_its_owners_rights(bench: Bench, end: str) -> None:
+    data = bench.folder / "data"
+    data.mkdir()
+    writable = StorageVolume(source=str(data), target="/data", read_only=False)
+    script = Shell(
+        "for d in /out /data; do cd $d; mkdir deep; echo x >deep/file; chmod 6755 deep/file; echo x >plain;"
+        " chmod 640 plain; test -u deep/file || exit 9; done"
+    )
+    fields = {"results_dir": str(bench.folder / "results"), "outputs": [_OUT], "inputs": [writable]}
+    if end == "exited":
+        assert (await bench.run(script, **fields)).exit_code == 0
+    else:
+        execution_id = await bench.start(script, Say("ready"), Forever(), until="ready", **fields)
+        await bench.executor.send_signal(execution_id, "KILL")
+        await bench.executor.wait(execution_id)
+    for place in (bench.folder / "results" / "outputs" / "out", data):
+        assert stat.S_IMODE((place / "deep" / "file").stat().st_mode) == 0o755
+        assert stat.S_IMODE((place / "plain").stat().st_mode) == 0o640
+
+
+@line("7", needs={"volumes", "shell"})
+async def test_a_writable_input_alone_is_looked_through(bench: Bench) -> None:
+    data = bench.folder / "data"
+    data.mkdir()
+    writable = StorageVolume(source=str(data), target="/data", read_only=False)
+    await bench.run(Shell("echo x >/data/file; chmod 4755 /data/file"), inputs=[writable])
+    assert stat.S_IMODE((data / "file").stat().st_mode) == 0o755
 
 
 @line("12", needs={"volumes"})
