@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dms_executor.setid import strip_setid
+from dms_executor.trees import remove_tree
 
 _NET_ADMIN = struct.pack("<5I", 0x02000001, 1 << 12, 0, 0, 0)  # vfs_cap_data of linux/capability.h, effective
 
@@ -98,6 +99,9 @@ def test_no_depth_hides_it(tmp_path: Path) -> None:
     assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o755
     os.close(fd)
     os.close(at)
+    above = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    remove_tree(above, "deep")  # pytest cannot
+    os.close(above)
 
 
 def test_folders_that_are_moved_all_the_time(tmp_path: Path) -> None:
