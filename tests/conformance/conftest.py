@@ -11,17 +11,19 @@ from pathlib import Path
 import pytest
 
 from dms_executor.conformance import MemorySubject, ShellSubject, Subject
+from tests.runsc import RUNTIMES, program
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _TYPE = "application/vnd.oci.image.{}.v1+json"
 
 
 def _oci(runtime: str) -> ShellSubject:
-    plain = ShellSubject(image="", engine_settings={"runtime": runtime}, name=f"oci-{runtime}")
-    return dataclasses.replace(plain, traits=plain.traits | {"slow_preparation"})
+    plain = ShellSubject(image="", engine_settings={"runtime": program(runtime)}, name=f"oci-{runtime}")
+    traits = plain.traits | {"slow_preparation"}
+    return dataclasses.replace(plain, traits=traits - {"shared_kernel"} if runtime == "runsc" else traits)
 
 
-@pytest.fixture(params=[MemorySubject(), _oci("crun"), _oci("runc")], ids=str)
+@pytest.fixture(params=[MemorySubject(), *map(_oci, RUNTIMES)], ids=str)
 def subject(request: pytest.FixtureRequest) -> Subject:
     chosen: Subject = request.param
     if not isinstance(chosen, ShellSubject):

@@ -42,7 +42,7 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["crun", "runc"])
 def runtime(request: pytest.FixtureRequest) -> str:
-    """Each runtime that the engine knows."""
+    """Each runtime that shares the host's kernel with its jobs."""
     return str(request.param)
 
 

@@ -12,6 +12,7 @@ from dms_executor.errors import ExecutorError, InvalidRequest, NotSupported, Pol
 from dms_executor.oci import OciSpec
 from dms_executor.oci.cgroups import Cgroups
 from dms_executor.oci.check import limits_of
+from dms_executor.oci.flavours import CRUN
 from dms_executor.oci.host import Host
 from dms_executor.oci.plan import Limits
 from dms_executor.oci.runtime import Runtime
@@ -162,7 +163,7 @@ async def test_a_swap_between_prepare_and_create(bench: Bench, tmp_path: Path) -
 
 
 HOST = Host(
-    runtime=Runtime(flavour="crun", path="/usr/bin/crun", why=""), cgroups=Cgroups(), limits=frozenset(), memory=2**30
+    runtime=Runtime(flavour=CRUN, path="/usr/bin/crun", why=""), cgroups=Cgroups(), limits=frozenset(), memory=2**30
 )
 
 

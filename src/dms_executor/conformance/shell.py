@@ -36,7 +36,8 @@ _ENDING = 2.0
 
 @dataclass(frozen=True)
 class ShellSubject(Subject):
-    """An engine with the params `image` and `cmd`. `image` has sh, sleep, cat, printf, awk, dd and setsid.
+    """An engine with the params `image` and `cmd`. `image` has sh, sleep, cat, printf, awk, dd and setsid, and setpriv
+    where the kernel's `/proc/self/status` does not tell `NoNewPrivs`.
 
     `engine_settings` are the engine's own; `traits` may be narrowed, or widened by `slow_preparation` where
     `slow_image` is an image whose preparation takes an hour.
@@ -48,7 +49,7 @@ class ShellSubject(Subject):
     name: str = ""
     slow_image: str = ""
     traits: frozenset[str] = frozenset(  # type: ignore[misc]
-        {"shell", "container", "volumes", "survives_caller", "supervisor", "no_image", "no_command"}
+        {"shell", "container", "shared_kernel", "volumes", "survives_caller", "supervisor", "no_image", "no_command"}
     )
 
     @property

@@ -12,15 +12,24 @@ from ..images import Reference, host_architecture, parse_reference
 from ..policy import Grant, Policy
 from ..types import ExecutionRequest
 from ..volumes import check_volumes, verify_volumes
+from .flavours import Flavour
 from .host import Host
 from .plan import Limits
 from .spec import OciParams, checked_params
 
-__all__ = ["DEFAULT_PIDS", "check_paths", "check_request", "grant_image", "limits_of", "loosened_by"]
+__all__ = [
+    "DEFAULT_PIDS",
+    "check_paths",
+    "check_power",
+    "check_request",
+    "check_runtime",
+    "grant_image",
+    "limits_of",
+    "loosened_by",
+]
 
 ENGINE = "oci"
 DEFAULT_PIDS = 4096
-_LEAST_MEMORY = 6 << 20  # as Docker: with less the runtime itself does not get through
 _LEAST_CPU = 0.01  # a quota of 1 ms, the kernel's smallest
 _LEAST_DISK = 1 << 20
 _IMAGE = "$.engine_spec.params.image"
@@ -43,6 +52,34 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams,
     _check_least(request)
     check_volumes(request, ENGINE)
     return params, reference
+
+
+def check_runtime(request: ExecutionRequest, flavour: Flavour) -> None:
+    """What this runtime lacks. Raises `InvalidRequest`, `NotSupported`."""
+    if request.network not in flavour.networks:
+        allowed = " or ".join(map(repr, sorted(flavour.networks)))
+        raise _lacking_with(flavour, "$.network", f"Use {allowed}")
+    if flavour.needs_init and not request.init:
+        raise _lacking_with(flavour, "$.init", "Leave init out")
+    memory = request.resources.memory
+    if memory is not None and memory < flavour.least_memory:
+        raise InvalidRequest(
+            f"{memory} is too little to run",
+            path="$.resources.memory",
+            mend=f"At least {flavour.least_memory >> 20}MiB with the runtime {flavour.name}",
+        )
+
+
+def check_power(power: str, flavour: Flavour, execution_id: str) -> None:
+    """Raises `NotSupported` where jobs of this runtime cannot be asked for it."""
+    if power in flavour.lacks:
+        raise NotSupported(
+            f"engine {ENGINE} with the runtime {flavour.name} cannot do it: {power}",
+            engine=ENGINE,
+            what=power,
+            mend="Choose another runtime by the engine's setting `runtime`",
+            execution_id=execution_id,
+        )
 
 
 def check_paths(request: ExecutionRequest, reference: Reference, policy: Policy, refused: Sequence[Path]) -> Grant:
@@ -129,7 +166,6 @@ def _check_network(network: str, policy: Policy) -> None:
 def _check_least(request: ExecutionRequest) -> None:
     resources = request.resources
     for field, value, least, text in (
-        ("memory", resources.memory, _LEAST_MEMORY, "6MiB"),
         ("cpu", resources.cpu, _LEAST_CPU, "0.01"),
         ("disk", resources.disk, _LEAST_DISK, "1MiB"),
     ):
@@ -139,3 +175,12 @@ def _check_least(request: ExecutionRequest) -> None:
 
 def _lacking(field: str, mend: str) -> NotSupported:
     return NotSupported(f"engine {ENGINE} does not have {field} yet", engine=ENGINE, what=field, mend=mend)
+
+
+def _lacking_with(flavour: Flavour, field: str, mend: str) -> NotSupported:
+    return NotSupported(
+        f"engine {ENGINE} with the runtime {flavour.name} does not have this {field}",
+        engine=ENGINE,
+        what=field,
+        mend=f"{mend}, or choose another runtime by the engine's setting `runtime`",
+    )

@@ -36,7 +36,7 @@ from ..volumes import Volumes, collect, grant_volumes
 from . import check, disk, idranges, undo
 from .freezer import freeze, process_gone
 from .gauge import Gauge
-from .host import Host, capacity, look, prepare_host
+from .host import Host, capabilities, capacity, look, prepare_host
 from .launch import Launch, assemble
 from .plan import Plan, ShimAddress, address_of
 from .runtime import complaint, last_words, start_failure, version_of
@@ -55,7 +55,6 @@ _RECONNECTS = 3
 _GONE = 5.0  # seconds for a shim to end once it was told to
 _MEND_START = "Check params: cmd, entrypoint, working_directory and user, and that the image has them"
 _LOG = logging.getLogger("dms_executor.oci")
-_CAPABILITIES = frozenset({"pause", "stats", "exact_signal", "oom_detection"})
 
 
 class OciEngine(Engine):
@@ -105,12 +104,11 @@ class OciEngine(Engine):
         except EngineUnavailable as error:
             return Probe(engine=self.name, usable=False, problem=error.message, mend=error.mend)
         room = await asyncio.to_thread(capacity, host, self._context.state_dir)
-        powers = _CAPABILITIES if host.cgroups.freezer("") else _CAPABILITIES - {"pause"}
         return Probe(
             engine=self.name,
             usable=True,
             version=f"{version} ({host.runtime.why}; cgroups {host.cgroups.mode})",
-            capabilities=powers | host.limits | ({"userns"} if not host.no_userns else set()),
+            capabilities=capabilities(host),
             capacity=room,
         )
 
@@ -119,6 +117,7 @@ class OciEngine(Engine):
         policy = self._context.policy
         _, reference = check.check_request(request, policy)
         host = await self._ready()
+        check.check_runtime(request, host.runtime.flavour)
         check.limits_of(request, host, policy)
         check_host(self._settings.userns, host.no_userns)
         grant = await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)
@@ -164,7 +163,7 @@ class OciEngine(Engine):
             engine_ids={
                 "container": x.token,
                 "shim": str(shim.pid),
-                "runtime": host.runtime.flavour,
+                "runtime": host.runtime.flavour.name,
                 "userns": userns.told,
             },
             loosened=[f"userns: {userns.why}"] if userns.why else [],
@@ -261,7 +260,8 @@ class OciEngine(Engine):
         group = host.job_group(self._settings.cgroup_parent, x.token)
         if not await asyncio.to_thread(host.cgroups.processes, group):
             raise ExecutionNotRunning("it has ended", execution_id=x.id)
-        return await asyncio.to_thread(self._gauge.read, host.cgroups, group, x.token)
+        own_kernel = host.runtime.flavour.own_kernel
+        return await asyncio.to_thread(self._gauge.read, host.cgroups, group, x.token, own_kernel=own_kernel)
 
     async def _ready(self) -> Host:
         if self._host is None:
@@ -385,6 +385,7 @@ class OciEngine(Engine):
 
     async def _freeze(self, x: Execution, frozen: bool) -> None:
         host = await self._ready()
+        check.check_power("pause", host.runtime.flavour, x.id)
         group = host.job_group(self._settings.cgroup_parent, x.token)
         try:
             await freeze(host.cgroups, group, frozen)

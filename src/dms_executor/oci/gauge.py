@@ -22,8 +22,8 @@ class Gauge:
     def forget(self, token: str) -> None:
         self._last.pop(token, None)
 
-    def read(self, cgroups: Cgroups, group: str, token: str) -> Stats:
-        """Blocks."""
+    def read(self, cgroups: Cgroups, group: str, token: str, *, own_kernel: bool = False) -> Stats:
+        """`own_kernel`: the tasks that the host counts are not the job's. Blocks."""
         numbers = {source.key: _number(source.path, source.field) for source in cgroups.usage(group)}
         cpu = _seconds(numbers)
         return Stats(
@@ -33,7 +33,7 @@ class Gauge:
             memory_bytes=_first(cgroups, group, "memory.usage_in_bytes", "memory.current"),
             memory_cache_bytes=_first(cgroups, group, "memory.stat", field=("total_cache", "file")),
             memory_limit_bytes=_limit(_first(cgroups, group, "memory.limit_in_bytes", "memory.max")),
-            pids=_first(cgroups, group, "pids.current"),
+            pids=None if own_kernel else _first(cgroups, group, "pids.current"),
             io_read_bytes=numbers.get("io_read"),
             io_write_bytes=numbers.get("io_write"),
         )

@@ -15,7 +15,9 @@ from .runtime import SEARCH_PATH, Runtime, choose
 from .spec import OciSettings
 from .userns import problem_of_host
 
-__all__ = ["Host", "capacity", "look", "prepare_host"]
+__all__ = ["Host", "capabilities", "capacity", "look", "prepare_host"]
+
+_POWERS = frozenset({"pause", "stats", "exact_signal", "oom_detection"})
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +57,7 @@ def look(settings: OciSettings) -> Host:
         limits=frozenset(limits),
         memory=_memory(),
         mke2fs=mke2fs,
-        no_userns="off in the settings" if settings.userns == "off" else problem_of_host(),
+        no_userns="off in the settings" if settings.userns == "off" else runtime.flavour.no_userns or problem_of_host(),
     )
 
 
@@ -70,6 +72,16 @@ def prepare_host(settings: OciSettings) -> Host:
         ) from error
     joins = make_shims_group(host.cgroups, f"{settings.cgroup_parent}/shims")
     return msgspec.structs.replace(host, joins=joins)
+
+
+def capabilities(host: Host) -> frozenset[str]:
+    """What a job here can be asked, and which limits are enforced."""
+    found = _POWERS | host.limits
+    if not host.cgroups.freezer(""):
+        found -= {"pause"}
+    if not host.no_userns:
+        found |= {"userns"}
+    return found - host.runtime.flavour.lacks
 
 
 def capacity(host: Host, state_dir: Path) -> Capacity:

@@ -24,7 +24,7 @@ from .host import Host
 from .idranges import COUNT, IdRange, allocate
 from .plan import Plan
 from .process import process_of
-from .runtime import ENVIRONMENT, run_argv
+from .runtime import ENVIRONMENT, run_argv, state_folder
 from .seccomp import compiled, load_profile, oci_form
 from .spec import OciParams, OciSettings
 from .targets import landed
@@ -127,7 +127,7 @@ def _shim_spec(
     early = [file for file in host.joins if file.startswith(unified)] if unified else []
     preserved = 1 + len(passed) if x.request.init else 0
     return spec.ShimSpec(
-        argv=run_argv(host.runtime, x.folder, x.token, preserved),
+        argv=run_argv(host.runtime, x.folder, x.token, preserved, room=settings.room, network=x.request.network),
         environment=ENVIRONMENT,
         folder=folder,
         cgroup_join=[file for file in host.joins if file not in early],
@@ -150,13 +150,15 @@ def _shim_spec(
         sync=context.durable,
         drain=_DRAIN,
         thaw=[(freezer[0], freezer[2])] if freezer else [],
-        forget=_secret_files(x),
+        forget=_secret_files(x, state_folder(host.runtime, x.folder, settings.room)),
     )
 
 
-def _secret_files(x: Execution) -> list[str]:
-    """The runtime's configuration, which it has read by then, and the copy that crun keeps."""
-    return ["bundle/config.json", f"runtime/{x.token}/config.json"] if x.request.secret_environment else []
+def _secret_files(x: Execution, state: str) -> list[str]:
+    """The runtime's configuration, which it has read by then, and the copies that crun and runsc keep."""
+    if not x.request.secret_environment:
+        return []
+    return ["bundle/config.json", f"{state}/{x.token}/config.json", f"{state}/{x.token}_sandbox:{x.token}.state"]
 
 
 def _write_bundle(
@@ -175,13 +177,17 @@ def _write_bundle(
     if ids is not None:
         check_user(user)
     process = process_of(params, plan.image, request, user, hostname)
+    flavour = host.runtime.flavour
+    processes = plan.limits.pids if flavour.own_kernel else None
     config = oci_config(
         room=settings.room,
-        process=process.to_oci(filter_fd=_FIRST_PASSED if request.init else None, init=request.init),
+        process=process.to_oci(
+            filter_fd=_FIRST_PASSED if request.init else None, init=request.init, processes=processes
+        ),
         hostname=hostname,
         network=request.network,
         cgroup=host.job_group(settings.cgroup_parent, x.token),
-        limits=plan.limits,
+        limits=flavour.on_host(plan.limits),
         volumes=plan.volumes,
         read_only_root=params.read_only_root,
         init=request.init,

@@ -30,8 +30,11 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     user: User
 
-    def to_oci(self, *, filter_fd: int | None, init: bool) -> dict[str, Any]:
-        """`process` of the runtime's configuration. `filter_fd`: the seccomp program, for our init."""
+    def to_oci(self, *, filter_fd: int | None, init: bool, processes: int | None = None) -> dict[str, Any]:
+        """`process` of the runtime's configuration. `filter_fd`: the seccomp program, for our init.
+
+        `processes`: how many each user of the job may have, where no cgroup counts them.
+        """
         wrapper: list[str] = []
         if init:
             wrapper = [INIT, *(["-s", str(filter_fd)] if filter_fd is not None else []), "--"]
@@ -42,7 +45,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
             "env": [f"{name}={value}" for name, value in self.environment.items()],
             "cwd": self.directory,
             "capabilities": _capabilities(self.user.uid),
-            "rlimits": _rlimits(),
+            "rlimits": _rlimits(processes),
             "noNewPrivileges": True,
         }
 
@@ -77,13 +80,16 @@ def _capabilities(uid: int) -> dict[str, list[str]]:
     return {"bounding": bounding, "effective": bounding, "permitted": bounding, "inheritable": [], "ambient": []}
 
 
-def _rlimits() -> list[dict[str, Any]]:
+def _rlimits(processes: int | None) -> list[dict[str, Any]]:
     import resource
 
     # Raising a hard limit takes CAP_SYS_RESOURCE, which a service may lack: only what this process may set.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     hard = _OPEN_FILES[1] if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES[1])
-    return [
+    limits = [
         {"type": "RLIMIT_NOFILE", "soft": min(_OPEN_FILES[0], hard), "hard": hard},
         {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},  # a core file would go wherever the host's core_pattern says
     ]
+    if processes is not None:
+        limits.append({"type": "RLIMIT_NPROC", "soft": processes, "hard": processes})
+    return limits

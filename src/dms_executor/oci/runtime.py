@@ -1,4 +1,4 @@
-"""crun or runc: which one, how it is called, and what it complained about.
+"""crun, runc or runsc: which one, how it is called, and what it complained about.
 
 `run --detach` starts the container and exits, so that no process of the runtime stays in memory; the job's pid 1 is
 reparented to the shim, a subreaper. `delete` is not needed: the shim removes the cgroups, `destroy` the folders.
@@ -9,67 +9,90 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from ..errors import EngineUnavailable
 from ..supervisor import tether
+from ..typed import known
 from .cgroups import Cgroups
+from .flavours import CRUN, FLAVOURS, Flavour, flavour_of
 from .spec import OciSettings
 
-__all__ = ["Runtime", "choose", "complaint", "last_words", "run_argv", "start_failure", "version_of"]
+__all__ = ["Runtime", "choose", "complaint", "last_words", "run_argv", "start_failure", "state_folder", "version_of"]
 
-Flavour = Literal["crun", "runc"]
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C"}
 _VERSION_DEADLINE = 5.0
 _COMPLAINT = 4096
+_FIRST_PRESERVED = 3
+_MERE = ("debug", "info", "warning")
 
 
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
-    """`why` says why it was taken."""
+    """`why` says why it was taken. `platform`: how runsc reaches the processor, where the settings say it."""
 
     flavour: Flavour
     path: str
     why: str
+    platform: str | None = None
 
     def umounts(self, cgroups: Cgroups) -> list[str]:
         """What has to be out of its sight in the shim's mount namespace.
 
         crun refuses a version 2 hierarchy beside version 1 ("cgroups in hybrid mode not supported").
         """
-        return list(cgroups.unified_mounts) if self.flavour == "crun" else []
+        return list(cgroups.unified_mounts) if self.flavour.hides_unified else []
 
 
 def choose(settings: OciSettings) -> Runtime:
     """crun where it is installed, since it takes a third of runc's time. Raises `EngineUnavailable`. Blocks."""
     wanted = settings.runtime
     if wanted is None:
-        return _first_installed()
-    path = wanted if wanted.startswith("/") else shutil.which(wanted, path=SEARCH_PATH)
-    if path is None or not os.access(path, os.X_OK):
-        raise EngineUnavailable(f"the runtime {wanted!r} is not installed", mend=f"apt-get install {Path(wanted).name}")
-    name = Path(path).name
-    return Runtime(flavour="crun" if "crun" in name else "runc", path=path, why="the settings name it")
+        chosen = _first_installed()
+    else:
+        path = wanted if wanted.startswith("/") else shutil.which(wanted, path=SEARCH_PATH)
+        flavour = flavour_of(Path(path or wanted).name)
+        if path is None or not os.access(path, os.X_OK):
+            raise EngineUnavailable(f"the runtime {wanted!r} is not installed", mend=flavour.mend)
+        chosen = Runtime(flavour=flavour, path=path, why="the settings name it", platform=settings.platform)
+    if settings.platform is not None and settings.platform not in chosen.flavour.platforms:
+        raise EngineUnavailable(
+            f"the setting platform is {settings.platform!r}, and {chosen.flavour.name} has no platforms",
+            mend="Leave it out, or choose the runtime runsc",
+        )
+    return chosen
 
 
 def _first_installed() -> Runtime:
-    crun, runc = (shutil.which(name, path=SEARCH_PATH) for name in ("crun", "runc"))
-    if crun is not None:
-        return Runtime(flavour="crun", path=crun, why="crun is installed, and the faster one")
-    if runc is not None:
-        return Runtime(flavour="runc", path=runc, why="runc is installed, crun is not")
-    raise EngineUnavailable("neither crun nor runc is installed", mend="apt-get install crun")
+    found = [(flavour, shutil.which(flavour.name, path=SEARCH_PATH)) for flavour in FLAVOURS]
+    installed = [(flavour, path) for flavour, path in found if path is not None]
+    if not installed:
+        raise EngineUnavailable("none of crun, runc and runsc is installed", mend=CRUN.mend)
+    flavour, path = installed[0]
+    why = "crun is installed, and the fastest one" if flavour is CRUN else f"{flavour.name} is installed, crun is not"
+    return Runtime(flavour=flavour, path=path, why=why)
 
 
-def run_argv(runtime: Runtime, folder: Path, token: str, preserved: int) -> list[str]:
+def state_folder(runtime: Runtime, folder: Path, room: str) -> str:
+    """Where the runtime keeps what it knows of the job."""
+    return f"{room}/runtime" if runtime.flavour.keeps_state else f"{folder}/runtime"
+
+
+def run_argv(runtime: Runtime, folder: Path, token: str, preserved: int, *, room: str, network: str) -> list[str]:
     """The command that the shim runs. `preserved`: how many descriptors from 3 on the job gets."""
-    argv = [runtime.path, "--root", f"{folder}/runtime", "--log", f"{folder}/bundle/runtime.log"]
-    argv += ["run", "--detach", "--bundle", f"{folder}/bundle", "--pid-file", f"{folder}/pid"]
-    # A kernel keyring for each job costs a quota of few hundred: https://man7.org/linux/man-pages/man7/keyrings.7.html
-    argv.append("--no-new-keyring")
-    if preserved:
+    flavour = runtime.flavour
+    argv = [runtime.path, "--root", state_folder(runtime, folder, room), "--log", f"{folder}/bundle/runtime.log"]
+    argv += flavour.options
+    if runtime.platform is not None:
+        argv += ["--platform", runtime.platform]
+    if flavour.says_network:
+        argv += ["--network", network]
+    argv += ["run", "--detach", "--bundle", f"{folder}/bundle", "--pid-file", f"{folder}/pid", *flavour.run_options]
+    if flavour.pairs:
+        for fd in range(_FIRST_PRESERVED, _FIRST_PRESERVED + preserved):
+            argv += ["--pass-fd", f"{fd}:{fd}"]
+    elif preserved:
         argv += ["--preserve-fds", str(preserved)]
     return [*argv, token]
 
@@ -90,9 +113,8 @@ def complaint(folder: Path) -> str:
             text = file.read(_COMPLAINT).decode("utf-8", "replace")
     except OSError:
         return ""
-    # runc: time="..." level=error msg="..."; crun: time and the message.
-    lines = [line for line in text.splitlines() if "level=warning" not in line and "level=info" not in line]
-    return " | ".join(_message(line) for line in lines if line.strip())
+    lines = [line for line in text.splitlines() if line.strip()]
+    return " | ".join(said for line in lines if (said := _message(line)))
 
 
 def last_words(folder: Path) -> str:
@@ -111,6 +133,18 @@ def start_failure(message: str, said: str) -> str:
 
 
 def _message(line: str) -> str:
+    """What a line of the log complains about; empty for a mere warning. The file may hold anything.
+
+    runc: `time="..." level=error msg="..."`; crun: time and the message; runsc: an object of JSON.
+    """
+    if line.startswith("{"):
+        try:
+            told = msgspec.json.decode(line, type=known(dict[str, str]))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return line
+        return told.get("msg", line) if told.get("level") not in _MERE else ""
+    if any(f"level={level}" in line for level in _MERE):
+        return ""
     _, separator, message = line.partition(' msg="')
     if separator:
         return message.rstrip().removesuffix('"').replace('\\"', '"')

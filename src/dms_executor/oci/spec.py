@@ -10,6 +10,7 @@ import msgspec
 from ..errors import InvalidRequest
 from ..typed import known
 from ..types import SpecConfig
+from .flavours import Platform
 
 __all__ = ["OciParams", "OciSettings", "OciSpec", "checked_params", "checked_settings"]
 
@@ -50,10 +51,12 @@ _PLAIN = OciParams(image="")
 class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`Settings.engines["oci"]`.
 
-    `runtime`: "crun", "runc", an absolute path, or None for the first that works. `cgroup_parent`: the cgroup of all
-    jobs. `seccomp`: a profile in the form of containers-common; None: that package's own. `room`: an existing or
-    creatable folder outside the state folder, on which each shim mounts its private tmpfs. `userns`: whether each job
-    has a user namespace with a range of ids of its own: wherever it can, always or never (docs/decisions.md).
+    `runtime`: "crun", "runc", "runsc", an absolute path, or None for the first that is installed. `platform`: how
+    runsc reaches the processor (https://gvisor.dev/docs/architecture_guide/platforms/); None: its own choice.
+    `cgroup_parent`: the cgroup of all jobs. `seccomp`: a profile in the form of containers-common; None: that package's
+    own. `room`: an existing or creatable folder outside the state folder, on which each shim mounts its private tmpfs.
+    `userns`: whether each job has a user namespace with a range of ids of its own: wherever it can, always or never
+    (docs/decisions.md).
     """
 
     runtime: str | None = None
@@ -61,6 +64,7 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seccomp: str | None = None
     room: str = "/run/dms-executor"
     userns: Literal["auto", "required", "off"] = "auto"
+    platform: Platform | None = None
     umoci: str | None = None
     skopeo: str | None = None
 

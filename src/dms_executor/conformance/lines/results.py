@@ -129,7 +129,7 @@ async def test_out_of_memory_says_so_and_keeps_the_output(bench: Bench) -> None:
     assert result.exit_code == 137
 
 
-@line("5", needs={"oom_detection", "shell"})
+@line("5", needs={"oom_detection", "shell", "shared_kernel"})
 async def test_a_job_that_survives_an_oom_kill_of_its_child_is_a_success(bench: Bench) -> None:
     script = Shell("dd if=/dev/zero of=/dev/null bs=512M count=1; echo code $?")
     result = await bench.run(script, resources=Resources(memory=ByteSize("32MiB")))
