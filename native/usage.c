@@ -72,8 +72,11 @@ void usage_read(const struct usage_source *sources, size_t count, struct usage *
         uint64_t factor, value;
         if (!key_of(sources[i].key, &key, &factor) || usage->known[key])
             continue;
-        if (sys_read_file(AT_FDCWD, sources[i].path, text, sizeof text) < 0 ||
-            !usage_number(text, sources[i].field, &value))
+        if (sys_read_file(AT_FDCWD, sources[i].path, text, sizeof text) < 0)
+            continue;
+        /* io.stat has a line for each device that was used: none is zero. */
+        bool summed = key == USAGE_READ || key == USAGE_WRITE;
+        if (!usage_number(text, sources[i].field, &value) && !summed)
             continue;
         usage->known[key] = true;
         usage->value[key] = value > UINT64_MAX / factor ? UINT64_MAX : value * factor;

@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 
 __all__ = ["remove_tree"]
 
+_BUSY = 1000  # times that a folder may be full again, before it must be a living job's
+
 
 def remove_tree(folder: int, name: str) -> int:
     """Removes `name` in the opened `folder`; returns the number of files. Nothing there: nothing to do. Blocks.
 
     A job may nest folders deeper than a recursion or the limit of open files goes. So each folder that is found is
-    first renamed up to one level below `folder`, and none is ever deeper than that when it is emptied.
+    first renamed up to one level below `folder`, and none is ever deeper than that when it is emptied. Another process
+    may remove the same tree meanwhile: what one of them no longer finds, the other has.
     """
     waiting = [name]
     removed = 0
-    counter = 0
+    counter = busy = 0
     while waiting:
         current = waiting.pop()
-        try:
-            status = os.stat(current, dir_fd=folder, follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        if not stat.S_ISDIR(status.st_mode):
-            os.unlink(current, dir_fd=folder)
-            removed += 1
-            continue
-        if status.st_mode & 0o700 != 0o700:
-            os.chmod(current, 0o700, dir_fd=folder, follow_symlinks=True)
-        fd = os.open(current, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-        try:
-            for inner in _emptied(fd):
-                counter += 1
-                waiting.append(_lifted(folder, fd, inner, f"{name}.{counter}"))
+        with contextlib.suppress(FileNotFoundError):
+            fd = _opened(folder, current)
+            if fd is None:
+                os.unlink(current, dir_fd=folder)
                 removed += 1
-        finally:
-            os.close(fd)
-        _rmdir(folder, current)
+                continue
+            try:
+                for inner in _emptied(fd):
+                    counter += 1
+                    waiting.append(_lifted(folder, fd, inner, f"{name}.{counter}"))
+                    removed += 1
+            finally:
+                os.close(fd)
+        if not _rmdir(folder, current, may_stay=busy < _BUSY):
+            busy += 1
+            waiting.append(current)
     return removed
+
+
+def _opened(folder: int, name: str) -> int | None:
+    """None where it is no folder."""
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode):
+        return None
+    if status.st_mode & 0o700 != 0o700:
+        os.chmod(name, 0o700, dir_fd=folder, follow_symlinks=True)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
 
 
 def _emptied(fd: int) -> list[bytes]:
@@ -49,7 +60,8 @@ def _emptied(fd: int) -> list[bytes]:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
-            else:
+                continue
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(entry.name, dir_fd=fd)
     return folders
 
@@ -59,6 +71,8 @@ def _lifted(folder: int, fd: int, inner: bytes, free: str) -> str:
         try:
             os.rename(inner, os.fsencode(free), src_dir_fd=fd, dst_dir_fd=folder)
             return free
+        except FileNotFoundError:
+            return free
         except OSError as error:
             # A leftover of a removal that was cut off: it goes with the next one of its name; take another.
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR):
@@ -66,8 +80,14 @@ def _lifted(folder: int, fd: int, inner: bytes, free: str) -> str:
             free += "~"
 
 
-def _rmdir(folder: int, name: str) -> None:
+def _rmdir(folder: int, name: str, *, may_stay: bool) -> bool:
+    """False where another remover has just put a folder in its place."""
     try:
         os.rmdir(name, dir_fd=folder)
     except FileNotFoundError:
-        return
+        return True
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY or not may_stay:
+            raise
+        return False
+    return True

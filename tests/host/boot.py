@@ -45,6 +45,7 @@ def main() -> int:
     (out / "command").write_bytes(_joined(words))
     (out / "environment").write_bytes(_joined(_variables(accel)))
     (out / "user").write_text(arguments.user)
+    (out / "init").write_text("systemd" if arguments.systemd else "inside")
     (out / "exit").unlink(missing_ok=True)
     _write_metadata(out / "site")
     with tempfile.TemporaryDirectory(prefix="dms-executor-host.") as scratch:
@@ -70,6 +71,7 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--user", default="root", help="root, or guest: an ordinary user with a delegated cgroup")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds, for all of it")
     parser.add_argument("--out", help="where report and logs go; a new temporary folder")
+    parser.add_argument("--systemd", action="store_true", help="boot with systemd, D-Bus, logind and users' managers")
     parser.add_argument("--build", action="store_true", help="only build")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args(words)

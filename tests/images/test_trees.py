@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dms_executor.trees import remove_tree
@@ -43,3 +44,20 @@ def test_links_are_not_followed_and_odd_names_go(tmp_path: Path) -> None:
     os.close(folder)
     assert (victim / "kept").exists()
     assert sorted(os.listdir(tmp_path)) == ["tree.1", "victim"]
+
+
+def test_two_that_remove_the_same_tree_at_once(tmp_path: Path) -> None:
+    for number in range(30):
+        name = f"tree{number}"
+        for first in range(6):
+            for second in range(6):
+                (tmp_path / name / str(first) / str(second)).mkdir(parents=True)
+                (tmp_path / name / str(first) / str(second) / "file").touch()
+                (tmp_path / name / f"file{first}{second}").touch()
+        # Descriptors of their own, as two processes have.
+        folders = [os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY) for _ in range(3)]
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(remove_tree, folders, [name] * 3))
+        for folder in folders:
+            os.close(folder)
+        assert os.listdir(tmp_path) == []

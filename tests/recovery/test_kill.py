@@ -22,6 +22,7 @@ from .leftovers import gone
 pytestmark = [pytest.mark.timeout(900)]
 CALLER = Path(__file__).with_name("caller.py")
 KILLS = int(os.environ.get("DMS_EXECUTOR_KILLS", "24"))
+_WINDOW = 0.6 * float(os.environ.get("DMS_EXECUTOR_SLOW", "1"))  # seconds in which most of a caller's jobs end
 
 
 async def call(*arguments: object, fault: str = "") -> asyncio.subprocess.Process:
@@ -78,7 +79,7 @@ async def test_a_caller_killed_at_any_moment_loses_no_execution(tmp_path: Path, 
         callers += 1
         assert caller.stdout is not None
         await caller.stdout.readline()
-        await asyncio.sleep(chance.uniform(0.0, 0.6))  # the moment is the point of this test
+        await asyncio.sleep(chance.uniform(0.0, _WINDOW))  # the moment is the point of this test
         with contextlib.suppress(ProcessLookupError):  # it may have seen all its jobs through
             caller.send_signal(signal.SIGKILL)
         kills += await caller.wait() == -signal.SIGKILL

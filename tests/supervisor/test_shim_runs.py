@@ -209,6 +209,17 @@ async def test_usage_is_read_at_the_end(folder: Path, job: Job, tmp_path: Path) 
     assert (usage.peak_memory_bytes, usage.cpu_seconds) == (4096, 0.0015)
 
 
+async def test_no_device_used_is_nothing_read(folder: Path, job: Job, tmp_path: Path) -> None:
+    (tmp_path / "io.stat").write_text("")
+    sources = [
+        UsageSource(key="io_read", path=f"{tmp_path}/io.stat", field="rbytes"),
+        UsageSource(key="io_write", path=f"{tmp_path}/io.stat", field="wbytes"),
+        UsageSource(key="memory_peak", path=f"{tmp_path}/io.stat"),
+    ]
+    usage = (await run(folder, job("true", usage=sources))).usage
+    assert (usage.io_read_bytes, usage.io_write_bytes, usage.peak_memory_bytes) == (0, 0, None)
+
+
 async def test_folders_are_removed_at_the_end(folder: Path, job: Job, tmp_path: Path) -> None:
     doomed = tmp_path / "cgroup" / "job"
     doomed.mkdir(parents=True)

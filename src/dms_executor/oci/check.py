@@ -140,9 +140,9 @@ def _may_go_unenforced(limit: str, is_named: bool, host: Host, policy: Policy) -
         return
     field = f"$.resources.{limit}"
     what = "it is named" if is_named else "its default is set for every job"
-    why = (
-        "no loop device or no mke2fs" if limit == "disk" else f"cgroups here: {host.cgroups.mode}, no usable controller"
-    )
+    why = f"cgroups here: {host.cgroups.mode}, without a usable controller {limit}"
+    if limit == "disk":
+        why = "no loop device or no mke2fs"
     raise NotSupported(
         f"engine {ENGINE} cannot enforce {field} on this host ({why}), and {what}",
         engine=ENGINE,
