@@ -54,3 +54,12 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not name.startswith("[") and name != "busybox":
             (root / "bin" / name).symlink_to("busybox")
     return root
+
+
+@pytest.fixture(scope="session")
+def oci_runtime() -> str:
+    """crun or runc, if this machine can run containers as root."""
+    found = next((name for name in ("crun", "runc") if shutil.which(name)), None)
+    if os.geteuid() != 0 or found is None:
+        pytest.skip("needs root, and crun or runc")
+    return found

@@ -41,7 +41,7 @@ def main() -> int:
     out = Path(arguments.out or tempfile.mkdtemp(prefix="dms-executor-host."))
     out.mkdir(parents=True, exist_ok=True)
     accel = os.environ.get("DMS_EXECUTOR_HOST_ACCEL") or _accelerator(cache)
-    words = command_of(arguments.command, accel)
+    words = command_of(arguments.command, accel, arguments.processes)
     (out / "command").write_bytes(_joined(words))
     (out / "environment").write_bytes(_joined(_variables(accel)))
     (out / "user").write_text(arguments.user)
@@ -71,6 +71,7 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--user", default="root", help="root, or guest: an ordinary user with a delegated cgroup")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds, for all of it")
     parser.add_argument("--out", help="where report and logs go; a new temporary folder")
+    parser.add_argument("--processes", type=int, default=1, help="how many of pytest share the tests")
     parser.add_argument("--systemd", action="store_true", help="boot with systemd, D-Bus, logind and users' managers")
     parser.add_argument("--build", action="store_true", help="only build")
     parser.add_argument("command", nargs=argparse.REMAINDER)
@@ -80,13 +81,14 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def command_of(words: Sequence[str], accel: str) -> list[str]:
+def command_of(words: Sequence[str], accel: str, processes: int = 1) -> list[str]:
     """What is run in the host; pytest writes a report, and has its deadlines stretched where all is emulated."""
     if words[0] != "pytest":
         return list(words)
     report = ["--junitxml=/run/report/junit.xml", "-p", "no:cacheprovider"]
     slow = ["-p", "tests.host.slow"] if accel == "tcg" else []
-    return ["python", "-m", "pytest", *slow, *report, *words[1:]]
+    runner = ["pytest"] if processes == 1 else ["tests.host.shards", str(processes)]
+    return ["python", "-m", *runner, *slow, *report, *words[1:]]
 
 
 def _variables(accel: str) -> list[str]:
@@ -96,6 +98,8 @@ def _variables(accel: str) -> list[str]:
     if accel == "tcg":
         chosen["PYTEST_TIMEOUT"] = str(_TEST_SECONDS)
         chosen.setdefault("DMS_EXECUTOR_SLOW", "10")
+        # It doubles what each test takes here, and is on in every run outside.
+        chosen["PYTHONASYNCIODEBUG"] = ""
     return [f"{name}={value}" for name, value in chosen.items()] + ["COLUMNS=150", "NO_COLOR=1"]
 
 

@@ -47,7 +47,7 @@ def test_links_are_not_followed_and_odd_names_go(tmp_path: Path) -> None:
 
 
 def test_two_that_remove_the_same_tree_at_once(tmp_path: Path) -> None:
-    for number in range(30):
+    for number in range(15):
         name = f"tree{number}"
         for first in range(6):
             for second in range(6):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 
@@ -13,14 +14,22 @@ def processes(state: Path) -> list[str]:
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            shim = "dms-shim" in command and any(
-                os.readlink(f"/proc/{pid}/fd/{fd}").startswith(f"{state}/") for fd in os.listdir(f"/proc/{pid}/fd")
-            )
+            opened = os.listdir(f"/proc/{pid}/fd") if "dms-shim" in command else []
+            shim = any(_target(f"/proc/{pid}/fd/{fd}").startswith(f"{state}/") for fd in opened)
         except (FileNotFoundError, ProcessLookupError):
             continue
         if shim or (str(state) in command and "caller.py" not in command):
             found.append(f"{pid}: {command}")
     return found
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return ""  # other tests' shims have folders deeper than a path can be told
 
 
 def mounts(state: Path) -> list[str]:

@@ -264,8 +264,8 @@ class OciEngine(Engine):
         return await asyncio.to_thread(self._gauge.read, host.cgroups, group, x.token, own_kernel=own_kernel)
 
     async def _ready(self) -> Host:
-        if self._host is None:
-            host = await asyncio.to_thread(prepare_host, self._settings)
+        if self._host is None or self._host.has_lost_its_scope():
+            host = await prepare_host(self._settings)
             self._boot = await asyncio.to_thread(undo.boot_id)
             self._host = host
         return self._host

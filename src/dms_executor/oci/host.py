@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 
 from ..errors import EngineUnavailable
 from ..types import ByteSize, Capacity
+from . import delegated
 from .cgroups import Cgroups, detect, make_shims_group
 from .runtime import SEARCH_PATH, Runtime, choose
 from .spec import OciSettings
@@ -23,7 +25,7 @@ _POWERS = frozenset({"pause", "stats", "exact_signal", "oom_detection"})
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """`joins`: the files by which a shim leaves its caller's cgroups. `disk`: a loop device can be had.
 
-    `no_userns`: why no job can have a user namespace; empty where it can.
+    `no_userns`: why no job can have a user namespace; empty where it can. `scope`: the cgroup of our own below systemd.
     """
 
     runtime: Runtime
@@ -33,10 +35,19 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     joins: list[str] = []
     mke2fs: str | None = None
     no_userns: str = ""
+    scope: str = ""
 
     def job_group(self, parent: str, token: str) -> str:
         """The cgroup of one job, below each hierarchy's mount."""
-        return f"{parent}/{token}"
+        plain = f"{parent}/{token}"
+        # There it may be from before the scope was: an earlier release's job, or one that was started without it.
+        if self.scope and not os.access(f"{self.cgroups.hierarchies[0].mount}/{plain}", os.F_OK):
+            return f"{self.scope}/{token}"
+        return plain
+
+    def has_lost_its_scope(self) -> bool:
+        """Whether somebody has stopped it, and it has to be made again; a look that does not block."""
+        return bool(self.scope) and not delegated.is_there(self.cgroups.hierarchies[0].mount, self.scope)
 
 
 def look(settings: OciSettings) -> Host:
@@ -61,16 +72,23 @@ def look(settings: OciSettings) -> Host:
     )
 
 
-def prepare_host(settings: OciSettings) -> Host:
-    """`look`, and then makes what all executions share: the room's folder and the shims' cgroup. Blocks."""
-    host = look(settings)
+async def prepare_host(settings: OciSettings) -> Host:
+    """`look`, and then makes what all executions share: the room's folder and the cgroup of shims and jobs."""
+    host = await asyncio.to_thread(look, settings)
+    if host.cgroups.mode == "v2":
+        scope = await delegated.scope(settings.cgroup_parent, host.cgroups.hierarchies[0].mount)
+        host = msgspec.structs.replace(host, scope=scope)
+    return await asyncio.to_thread(_prepared, host, settings)
+
+
+def _prepared(host: Host, settings: OciSettings) -> Host:
     try:
         Path(settings.room).mkdir(mode=0o711, parents=True, exist_ok=True)
     except OSError as error:
         raise EngineUnavailable(
             f"{settings.room!r} cannot be made: {error.strerror}", mend="Choose another folder by the setting `room`"
         ) from error
-    joins = make_shims_group(host.cgroups, f"{settings.cgroup_parent}/shims")
+    joins = make_shims_group(host.cgroups, f"{host.scope or settings.cgroup_parent}/shims")
     return msgspec.structs.replace(host, joins=joins)
 
 
