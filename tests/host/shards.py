@@ -50,9 +50,7 @@ def main() -> int:
     return max(ran, key=abs) if ran else _NO_TESTS
 
 
-def _started(
-    number: int, count: int, words: list[str], folder: Path
-) -> tuple[subprocess.Popen[bytes], IO[str] | None]:
+def _started(number: int, count: int, words: list[str], folder: Path) -> tuple[subprocess.Popen[bytes], IO[str] | None]:
     output = None if number == 0 else open(folder / str(number), "w+", errors="replace")  # noqa: SIM115
     environment = {**os.environ, "DMS_EXECUTOR_SHARD": f"{number}/{count}"}
     process = subprocess.Popen(words_of(number, words), env=environment, stdout=output, stderr=output)

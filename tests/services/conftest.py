@@ -45,7 +45,7 @@ def documented(kind: str) -> str:
     text = (ROOT / "docs" / "operations.md").read_text()
     found = re.search(rf"```ini\n# ({kind}.*?)```", text, re.DOTALL)
     assert found, f"docs/operations.md shows no {kind} unit"
-    return found[1]
+    return f"# {found[1]}"
 
 
 class Service:
