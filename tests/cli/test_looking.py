@@ -152,3 +152,10 @@ def test_cancel_pause_and_kill_from_another_process(cli: Cli, root: str) -> None
     assert cli("kill", "-s", "KILL", "e2").code == 0
     assert again.wait(LIMIT) == 137
     assert cli("cancel", "e2").code == 1
+
+
+def test_cleanup_says_what_went(cli: Cli) -> None:
+    cli.memory("exit 0", options=("--id", "done"))
+    assert cli("cleanup").out == b"0 records and 0 leftovers removed, 0 bytes of logs freed\n"
+    assert json.loads(cli("--json", "cleanup", "--running").out)["executions"] == 0
+    assert cli("ps", "-aq").out == b"done\n"

@@ -1,10 +1,16 @@
-"""The words of `scripts/host`; the host itself is tried by whatever runs in it."""
+"""The words of `scripts/host`, and what is made of its reports; the host itself is tried by whatever runs in it."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from .boot import command_of, parsed
+
+HERE = Path(__file__).parent
 
 
 def test_options_before_the_command_are_the_scripts() -> None:
@@ -24,3 +30,33 @@ def test_pytest_writes_a_report_and_other_commands_stay_as_they_are() -> None:
     assert emulated[:5] == ["python", "-m", "pytest", "-p", "tests.host.slow"]
     assert emulated[-1] == "tests/oci"
     assert "tests.host.slow" not in command_of(["pytest"], "kvm")
+
+
+def test_several_processes_run_each_test_once(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text("".join(f"def test_{n}(): assert {n} != 3\n" for n in range(7)))
+    words = [sys.executable, "-m", "tests.host.shards", "3", f"--junitxml={tmp_path}/junit.xml", "-q", str(tmp_path)]
+    done = subprocess.run(words, cwd=HERE.parents[1], capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout
+    assert done.stdout.count("passed") == 3
+    reports = sorted(path.name for path in tmp_path.glob("*.xml"))
+    assert reports == ["junit-1.xml", "junit-2.xml", "junit.xml"]
+    ran = "".join(path.read_text() for path in tmp_path.glob("*.xml"))
+    assert [ran.count(f'name="test_{n}"') for n in range(7)] == [1] * 7
+
+
+def test_a_skip_fails_unless_its_reason_is_announced(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\ndef test_one(): pass\ndef test_two(): pytest.skip('no crun here')\n"
+    )
+    junit = f"--junitxml={tmp_path}/junit.xml"
+    subprocess.run([sys.executable, "-m", "pytest", "-q", junit, str(tmp_path)], capture_output=True, check=True)
+
+    def told(*patterns: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, str(HERE / "skips.py"), str(tmp_path), *patterns]
+        return subprocess.run(words, capture_output=True, text=True)
+
+    assert told().returncode == 1
+    assert "1 x no crun here" in told().stdout
+    assert told("no cr.n").returncode == 0
+    (tmp_path / "junit.xml").unlink()
+    assert told("no cr.n").returncode == 1, "no report is no success"

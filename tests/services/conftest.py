@@ -79,14 +79,16 @@ class Service:
         return Path("/sys/fs/cgroup/system.slice", self.name)
 
     def shims(self) -> set[int]:
-        """The shims of this state folder's jobs that are out of the service, by what they have open."""
+        """The shims of this state folder's jobs that are out of the service, by the folder that they have open."""
+        # What a path looks like from outside a service's own mounts is not the service's: only its end is the same.
+        folders = tuple(f"/executions/{token}" for token in os.listdir(self.state / "executions"))
         found = set()
         for pid in (SCOPE / "shims" / "cgroup.procs").read_text().split():
             try:
                 links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
             except OSError:
                 continue
-            if any(link.startswith(f"{self.state}/") for link in links):
+            if any(link.endswith(folders) for link in links):
                 found.add(int(pid))
         return found
 

@@ -13,7 +13,7 @@ import pytest
 from dms_executor import ExecutionStatus, Executor, Policy, Settings
 
 from .conftest import SCOPE, Service, run, until
-from .service import request
+from .service import SCRIPT, request
 
 ENDED = "5 exited b'begin\\nend\\n'"
 
@@ -91,15 +91,18 @@ async def test_a_scope_that_somebody_stopped_is_made_again(service: Service) -> 
         assert (await asyncio.wait_for(executor.wait("next"), 30)).exit_code == 5
 
 
-async def test_a_service_on_the_command_line(service: Service) -> None:
-    """`systemd-run` with a command that ends: its job goes on, another command sees it through."""
+async def test_commands_that_systemd_runs(service: Service) -> None:
+    """`systemd-run` with a command that ends: its job goes on, another command sees it through or ends it."""
     command = [sys.executable, "-m", "dms_executor.cli", "--state-dir", str(service.state)]
-    await run(
-        *("systemd-run", "--wait", "--quiet", "--collect", *command, "run", "-d", "--id", "job"),
-        *("-v", f"{service.gate}:/gate", f"rootfs:{service.rootfs}", "sh", "-c", "cat /gate/open 2>/dev/null; sleep 1"),
-    )
-    assert await run(*command, "ps", "-q") == "job"
-    assert await run(*command, "wait", "job") == "0"
+    for name, script in (("waited", SCRIPT), ("cleaned", "sleep 1000")):
+        job = ["-v", f"{service.gate}:/gate", f"rootfs:{service.rootfs}", "sh", "-c", script]
+        words = [*command, "run", "-d", "--id", name, *job]
+        await run("systemd-run", "--wait", "--quiet", "--collect", *words)
+    assert await run(*command, "ps", "-q") == "cleaned\nwaited"
+    (service.gate / "open").touch()
+    assert await run(*command, "wait", "waited") == "5"
+    await run(*command, "cleanup", "--running")
+    assert await run(*command, "ps", "-q") == ""
 
 
 async def test_the_sleeper_is_all_that_stays(service: Service) -> None:

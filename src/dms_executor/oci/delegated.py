@@ -7,6 +7,7 @@ is in it, so one sleeps there; it is made once a boot, and again should somebody
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -18,7 +19,8 @@ from .runtime import ENVIRONMENT, SEARCH_PATH
 __all__ = ["is_there", "scope"]
 
 _log = logging.getLogger("dms_executor.oci")
-_DEADLINE = 10.0
+_DEADLINE = 30.0  # a busy manager takes its time, and without the scope jobs would go beside its own cgroups
+_BOOTED = "/run/systemd/system"  # https://man7.org/linux/man-pages/man3/sd_booted.3.html
 # A process in a cgroup would keep its children from having controllers: the sleeper goes where the shims go. It has its
 # session before the script ends, as the tether kills what is left of the script's group.
 _SCRIPT = """
@@ -30,23 +32,23 @@ setsid sh -c 'sleep infinity &' </dev/null >/dev/null 2>&1
 
 async def scope(parent: str, mount: str) -> str:
     """The scope's cgroup below `mount`, the one of version 2; empty where there is no systemd, or it makes none."""
-    if not os.access("/run/systemd/system", os.F_OK):  # https://man7.org/linux/man-pages/man3/sd_booted.3.html
+    if not await asyncio.to_thread(os.access, _BOOTED, os.F_OK):
         return ""
     unit = f"{parent.replace('/', '-')}.scope"
     group = f"{_slice()}/{unit}"
-    if is_there(mount, group):
+    if await is_there(mount, group):
         return group
     why = await _made(unit, mount)
     # Another process may have made it at the same time.
-    if is_there(mount, group):
+    if await is_there(mount, group):
         return group
     _log.warning("systemd made no scope %s: %s; jobs get cgroups beside its own", unit, why or "it is not at its place")
     return ""
 
 
-def is_there(mount: str, group: str) -> bool:
-    """One look; does not block."""
-    return os.access(f"{mount}/{group}/shims/cgroup.procs", os.F_OK)
+async def is_there(mount: str, group: str) -> bool:
+    """Whether the scope lives: a cgroup ends with its unit."""
+    return await asyncio.to_thread(os.access, f"{mount}/{group}/shims/cgroup.procs", os.F_OK)
 
 
 def _slice() -> str:
@@ -56,7 +58,7 @@ def _slice() -> str:
 
 async def _made(unit: str, mount: str) -> str:
     """Why not; empty where it was made."""
-    path = shutil.which("systemd-run", path=SEARCH_PATH)
+    path = await asyncio.to_thread(shutil.which, "systemd-run", path=SEARCH_PATH)
     if path is None:
         return "there is no systemd-run"
     argv = [path, "--scope", "--quiet", "--collect", f"--unit={unit}", "--description=jobs of dms-executor"]

@@ -151,7 +151,7 @@ class OciEngine(Engine):
 
     async def create(self, x: Execution, p: Prepared) -> Handle:
         """The shim, with everything mounted, waiting for its go."""
-        host = await self._ready()
+        host = await self._ready(launching=True)
         plan = Plan.from_state(p.state)
         shim = await self._connection(x) if x.token in self._shims else None
         if shim is None:
@@ -263,8 +263,8 @@ class OciEngine(Engine):
         own_kernel = host.runtime.flavour.own_kernel
         return await asyncio.to_thread(self._gauge.read, host.cgroups, group, x.token, own_kernel=own_kernel)
 
-    async def _ready(self) -> Host:
-        if self._host is None or self._host.has_lost_its_scope():
+    async def _ready(self, *, launching: bool = False) -> Host:
+        if self._host is None or (launching and await self._host.has_lost_its_scope()):
             host = await prepare_host(self._settings)
             self._boot = await asyncio.to_thread(undo.boot_id)
             self._host = host

@@ -25,7 +25,8 @@ _POWERS = frozenset({"pause", "stats", "exact_signal", "oom_detection"})
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """`joins`: the files by which a shim leaves its caller's cgroups. `disk`: a loop device can be had.
 
-    `no_userns`: why no job can have a user namespace; empty where it can. `scope`: the cgroup of our own below systemd.
+    `no_userns`: why no job can have a user namespace; empty where it can. `scope`: the cgroup of our own below systemd;
+    `outside`: jobs that were started without it, by an earlier release.
     """
 
     runtime: Runtime
@@ -36,18 +37,15 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     mke2fs: str | None = None
     no_userns: str = ""
     scope: str = ""
+    outside: frozenset[str] = frozenset()
 
     def job_group(self, parent: str, token: str) -> str:
         """The cgroup of one job, below each hierarchy's mount."""
-        plain = f"{parent}/{token}"
-        # There it may be from before the scope was: an earlier release's job, or one that was started without it.
-        if self.scope and not os.access(f"{self.cgroups.hierarchies[0].mount}/{plain}", os.F_OK):
-            return f"{self.scope}/{token}"
-        return plain
+        return f"{self.scope}/{token}" if self.scope and token not in self.outside else f"{parent}/{token}"
 
-    def has_lost_its_scope(self) -> bool:
-        """Whether somebody has stopped it, and it has to be made again; a look that does not block."""
-        return bool(self.scope) and not delegated.is_there(self.cgroups.hierarchies[0].mount, self.scope)
+    async def has_lost_its_scope(self) -> bool:
+        """Whether somebody has stopped it, and it has to be made again."""
+        return bool(self.scope) and not await delegated.is_there(self.cgroups.hierarchies[0].mount, self.scope)
 
 
 def look(settings: OciSettings) -> Host:
@@ -89,7 +87,14 @@ def _prepared(host: Host, settings: OciSettings) -> Host:
             f"{settings.room!r} cannot be made: {error.strerror}", mend="Choose another folder by the setting `room`"
         ) from error
     joins = make_shims_group(host.cgroups, f"{host.scope or settings.cgroup_parent}/shims")
-    return msgspec.structs.replace(host, joins=joins)
+    return msgspec.structs.replace(host, joins=joins, outside=_jobs_outside(host, settings.cgroup_parent))
+
+
+def _jobs_outside(host: Host, parent: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(f"{host.cgroups.hierarchies[0].mount}/{parent}")) if host.scope else frozenset()
+    except FileNotFoundError:
+        return frozenset()
 
 
 def capabilities(host: Host) -> frozenset[str]:
