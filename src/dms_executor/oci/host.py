@@ -11,9 +11,9 @@ import msgspec
 
 from ..errors import EngineUnavailable
 from ..types import ByteSize, Capacity
-from . import delegated
 from .cgroups import Cgroups, detect, make_shims_group
 from .runtime import SEARCH_PATH, Runtime, choose
+from .scope import is_there, scope_of
 from .spec import OciSettings
 from .userns import problem_of_host
 
@@ -45,7 +45,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
     async def has_lost_its_scope(self) -> bool:
         """Whether somebody has stopped it, and it has to be made again."""
-        return bool(self.scope) and not await delegated.is_there(self.cgroups.hierarchies[0].mount, self.scope)
+        return bool(self.scope) and not await is_there(self.cgroups.hierarchies[0].mount, self.scope)
 
 
 def look(settings: OciSettings) -> Host:
@@ -74,7 +74,7 @@ async def prepare_host(settings: OciSettings) -> Host:
     """`look`, and then makes what all executions share: the room's folder and the cgroup of shims and jobs."""
     host = await asyncio.to_thread(look, settings)
     if host.cgroups.mode == "v2":
-        scope = await delegated.scope(settings.cgroup_parent, host.cgroups.hierarchies[0].mount)
+        scope = await scope_of(settings.cgroup_parent, host.cgroups.hierarchies[0].mount)
         host = msgspec.structs.replace(host, scope=scope)
     return await asyncio.to_thread(_prepared, host, settings)
 

@@ -16,10 +16,11 @@ from ..errors import ExecutorError
 from ..supervisor import tether
 from .runtime import ENVIRONMENT, SEARCH_PATH
 
-__all__ = ["is_there", "scope"]
+__all__ = ["is_there", "scope_of"]
 
 _log = logging.getLogger("dms_executor.oci")
 _DEADLINE = 30.0  # a busy manager takes its time, and without the scope jobs would go beside its own cgroups
+_SLICE = "system.slice"
 _BOOTED = "/run/systemd/system"  # https://man7.org/linux/man-pages/man3/sd_booted.3.html
 # A process in a cgroup would keep its children from having controllers: the sleeper goes where the shims go. It has its
 # session before the script ends, as the tether kills what is left of the script's group.
@@ -30,12 +31,12 @@ setsid sh -c 'sleep infinity &' </dev/null >/dev/null 2>&1
 """
 
 
-async def scope(parent: str, mount: str) -> str:
+async def scope_of(parent: str, mount: str) -> str:
     """The scope's cgroup below `mount`, the one of version 2; empty where there is no systemd, or it makes none."""
     if not await asyncio.to_thread(os.access, _BOOTED, os.F_OK):
         return ""
     unit = f"{parent.replace('/', '-')}.scope"
-    group = f"{_slice()}/{unit}"
+    group = f"{_SLICE}/{unit}"
     if await is_there(mount, group):
         return group
     why = await _made(unit, mount)
@@ -51,11 +52,6 @@ async def is_there(mount: str, group: str) -> bool:
     return await asyncio.to_thread(os.access, f"{mount}/{group}/shims/cgroup.procs", os.F_OK)
 
 
-def _slice() -> str:
-    uid = os.geteuid()
-    return "system.slice" if uid == 0 else f"user.slice/user-{uid}.slice/user@{uid}.service/app.slice"
-
-
 async def _made(unit: str, mount: str) -> str:
     """Why not; empty where it was made."""
     path = await asyncio.to_thread(shutil.which, "systemd-run", path=SEARCH_PATH)
@@ -63,12 +59,9 @@ async def _made(unit: str, mount: str) -> str:
         return "there is no systemd-run"
     argv = [path, "--scope", "--quiet", "--collect", f"--unit={unit}", "--description=jobs of dms-executor"]
     argv += ["--property=Delegate=yes", "--property=TimeoutStopSec=10s"]
-    argv += ["--slice=system.slice"] if os.geteuid() == 0 else ["--user", "--slice=app.slice"]
-    known = {name: os.environ[name] for name in ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS") if name in os.environ}
+    argv += [f"--slice={_SLICE}", "--", "/bin/sh", "-c", _SCRIPT, "sh", mount]
     try:
-        done = await tether.run(
-            [*argv, "--", "/bin/sh", "-c", _SCRIPT, "sh", mount], environment=ENVIRONMENT | known, deadline=_DEADLINE
-        )
+        done = await tether.run(argv, environment=ENVIRONMENT, deadline=_DEADLINE)
     except ExecutorError as error:
         return str(error)
     return "" if done.code == 0 else done.stderr.decode("utf-8", "replace").strip() or f"code {done.code}"
