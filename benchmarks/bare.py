@@ -18,8 +18,11 @@ class Bare:
     def __init__(self, runtime: str, rootfs: Path, config: dict, scratch: Path) -> None:
         self.runtime = shutil.which(runtime) or runtime
         self.detach = str(HYBRID) if runtime == "crun" and HYBRID.is_dir() else "-"
-        self.rootfs = rootfs
+        mappings = config["linux"].get("uidMappings", [])
+        self.first_id = mappings[0]["hostID"] if mappings else 0
+        self.rootfs = _given_to(rootfs, self.first_id, scratch)
         self.scratch = scratch
+        scratch.chmod(0o711)  # the root of a user namespace walks through it
         self.count = 0
         self.config = config
         self.helper = scratch / "overlay_run"
@@ -32,11 +35,13 @@ class Bare:
         name = f"bare-{os.getpid()}-{self.count}"
         bundle = self.scratch / name
         (bundle / "merged").mkdir(parents=True)
+        bundle.chmod(0o711)
         config = {**self.config, "root": {"path": str(bundle / "merged"), "readonly": False}}
         config["linux"] = {**config["linux"], "cgroupsPath": f"/dms-executor-bench/{name}"}
         (bundle / "config.json").write_text(json.dumps(config))
         layers = [str(self.rootfs), str(bundle / "upper"), str(bundle / "work"), str(bundle / "merged")]
-        command = [str(self.helper), *layers, self.detach, self.runtime, "run", "--bundle", str(bundle), name]
+        helper = [str(self.helper), *layers, str(self.first_id), self.detach]
+        command = [*helper, self.runtime, "run", "--bundle", str(bundle), name]
         began = time.perf_counter()
         output, code = _spawn(command)
         took = time.perf_counter() - began
@@ -44,6 +49,17 @@ class Bare:
             raise SystemExit(f"the bare side failed: {code} {output!r}")
         shutil.rmtree(bundle)
         return took
+
+
+def _given_to(rootfs: Path, first_id: int, scratch: Path) -> Path:
+    """The root as the bare runtime can use it in a user namespace: a copy that belongs to the namespace's root."""
+    if first_id == 0:
+        return rootfs
+    copy = scratch / f"root-{first_id}"
+    if not copy.exists():
+        subprocess.run(["cp", "-a", str(rootfs), str(copy)], check=True)
+        subprocess.run(["chown", "-hR", f"{first_id}:{first_id}", str(copy)], check=True)
+    return copy
 
 
 def bare_config(config: dict, bundle_files: Path) -> dict:

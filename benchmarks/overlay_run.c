@@ -1,8 +1,10 @@
 /* The bare side's overlay: a private mount namespace, one overlay, then the runtime in it.
- * usage: overlay_run LOWER UPPER WORK MERGED DETACH ARGV...   (DETACH: a path to unmount there, "-" for none) */
+ * usage: overlay_run LOWER UPPER WORK MERGED OWNER DETACH ARGV...
+ * OWNER: whose the upper layer is; DETACH: a path to unmount there, "-" for none */
 #define _GNU_SOURCE
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,15 +12,17 @@
 int main(int argc, char **argv)
 {
     char options[4096];
-    if (argc < 7)
+    if (argc < 8)
         return 2;
     mkdir(argv[2], 0755);
     mkdir(argv[3], 0700);
+    if (chown(argv[2], (uid_t)atol(argv[5]), (gid_t)atol(argv[5])))
+        return perror("overlay_run: chown"), 1;
     snprintf(options, sizeof options, "lowerdir=%s,upperdir=%s,workdir=%s", argv[1], argv[2], argv[3]);
     if (unshare(CLONE_NEWNS) || mount(0, "/", 0, MS_REC | MS_PRIVATE, 0) || mount("overlay", argv[4], "overlay", 0, options))
         return perror("overlay_run"), 1;
-    if (argv[5][0] == '/' && umount2(argv[5], MNT_DETACH))
+    if (argv[6][0] == '/' && umount2(argv[6], MNT_DETACH))
         return perror("overlay_run: umount"), 1;
-    execv(argv[6], argv + 6);
+    execv(argv[7], argv + 7);
     return perror("overlay_run: exec"), 1;
 }
