@@ -1,0 +1,62 @@
+"""The isolation audit: what a job sees of itself is exactly what `worlds.py` says it may see."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dms_executor.policy import Policy
+from dms_executor.supervisor import binary
+
+from .conftest import opened
+from .seen import SCRIPT, look
+from .worlds import WORLDS, World
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=str)
+async def test_a_job_sees_what_is_written_down(tmp_path: Path, busybox: Path, world: World) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    params = {"user": world.user} if world.user else {}
+    async with opened(tmp_path / "state", busybox, Policy(read_roots=[busybox]), **world.settings) as bench:
+        ran = await bench.run("sh", "-c", SCRIPT, params=params)
+        first = ran.handle.engine_ids["userns"].partition("+")[0]
+        seen = look(ran.stdout, "" if first == "host" else first, ran.x.token)
+        init = Path(binary.init_path(bench.state))
+        expected = await asyncio.to_thread(lambda: world.expected(token=ran.x.token, init=init))
+    assert differences(seen, expected) == {}
+    assert ran.handle.loosened == []
+
+
+@pytest.mark.parametrize("aspect", ["privileges", "mounts", "namespaces", "secrets", "writable kernel files"])
+def test_a_loosening_is_seen(aspect: str) -> None:
+    expected = WORLDS[0].expected(token="0" * 20, init=Path("/init"))
+    looser: dict[str, Any] = {
+        "privileges": {**expected["privileges"], "NoNewPrivs": "0"},
+        "mounts": expected["mounts"] | {("/host", "bind", "ro")},
+        "namespaces": {**expected["namespaces"], "net": "the host's"},
+        "secrets": {"/proc/kcore"},
+        "writable kernel files": {*expected["writable kernel files"], "/proc/sys/kernel/core_pattern"},
+    }
+    found = differences({**expected, aspect: looser[aspect]}, expected)
+    assert list(found) == [aspect]
+
+
+def differences(seen: dict[str, Any], expected: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By aspect, what is there beyond the expectation and what is missing."""
+    assert seen.keys() == expected.keys()
+    return {
+        aspect: {"seen": _without(seen[aspect], wanted), "expected": _without(wanted, seen[aspect])}
+        for aspect, wanted in expected.items()
+        if seen[aspect] != wanted
+    }
+
+
+def _without(these: Any, those: Any) -> Any:
+    if isinstance(these, set) and isinstance(those, set):
+        return these - those
+    if isinstance(these, dict) and isinstance(those, dict):
+        return {name: value for name, value in these.items() if those.get(name) != value}
+    return these
