@@ -154,13 +154,15 @@ async def test_an_image_whose_own_folders_are_symlinks(strict: Bench, links: dic
     assert ran.stdout == "Seccomp:\t2\n"
 
 
-@pytest.mark.parametrize("kind", ["folder", "device", "bytes"])
+@pytest.mark.parametrize("kind", ["folder", "device", "fifo", "bytes"])
 async def test_a_hostile_passwd(strict: Bench, kind: str) -> None:
     params = image(strict, "image", {})
     passwd = strict.state.parent / "given" / "image" / "etc" / "passwd"
     passwd.parent.mkdir()
     if kind == "folder":
         passwd.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(passwd)
     elif kind == "device":
         os.mknod(passwd, stat.S_IFCHR | 0o600, os.makedev(1, 7))
     else:
@@ -170,6 +172,11 @@ async def test_a_hostile_passwd(strict: Bench, kind: str) -> None:
     )  # from now on a shim is kept ready for the next job
     before = len(os.listdir("/proc/self/fd"))
     x = strict.execution("echo", "hi", params=params)
+    if kind == "fifo":
+        with pytest.raises(StartFailed, match="FIFO"):
+            await strict.created(x)
+        await strict.engine.destroy(x, None)
+        return
     _, handle = await strict.created(x)
     try:
         await strict.engine.start(x, handle)
@@ -178,6 +185,18 @@ async def test_a_hostile_passwd(strict: Bench, kind: str) -> None:
     else:
         assert (await strict.ended(x, handle)).stdout == "hi\n"
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("target", ["/etc", "/etc/passwd", "/etc/group"])
+async def test_a_volume_that_would_hold_the_runtime(strict: Bench, target: str) -> None:
+    etc = strict.state.parent / "given" / "etc"
+    etc.mkdir()
+    for name in ("passwd", "group"):
+        os.mkfifo(etc / name)
+    x = strict.execution("true", inputs=[bind(etc if target == "/etc" else etc / Path(target).name, target)])
+    with pytest.raises(StartFailed, match="FIFO"):
+        await asyncio.wait_for(strict.created(x), 30)
+    await strict.engine.destroy(x, None)
 
 
 async def test_a_device_node_of_the_image_is_out_of_reach(strict: Bench) -> None:

@@ -19,6 +19,7 @@ from ..policy import reopen
 from ..supervisor import binary, spec
 from ..supervisor.spawning import mapped
 from ..volumes import RESERVED_TARGETS
+from .accounts import check_accounts
 from .bundle import SYSFS, network_files, oci_config, volume_path
 from .host import Host
 from .idranges import COUNT, IdRange, allocate
@@ -81,6 +82,7 @@ def assemble(
             launch.keep(launch.ids.fd)
         lower = launch.keep(_open_root(plan, rootfs))
         plan = msgspec.structs.replace(plan, volumes=landed(lower, plan.volumes))
+        check_accounts(lower, plan.volumes)
         mounts = [
             *_system_mounts(launch, x),
             *_root_mounts(launch, x.folder, plan, lower),
