@@ -27,7 +27,7 @@ _MASKED_FILES = (
     *("/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug"),
     *("/proc/timer_list", "/proc/timer_stats"),
 )
-_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_READ_ONLY = ("/proc/bus", "/proc/dynamic_debug", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 _FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
 _SAFE = "nodev noexec nosuid"
 
@@ -139,7 +139,8 @@ class World:
         return {*nodes, ("/dev/pts/ptmx", "5:2", "666", "0:0")}
 
     def _links(self) -> set[str]:
-        return {"core"} if self.runtime == "crun" else set()  # to /proc/kcore, which is masked or missing
+        # To /proc/kcore, which is masked or missing.
+        return {"core"} if self.runtime == "crun" or Path("/proc/kcore").exists() else set()
 
 
 def _limits() -> dict[str, tuple[str, str]]:

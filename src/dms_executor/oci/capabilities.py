@@ -41,4 +41,12 @@ MASKED_PATHS: tuple[str, ...] = (
     "/sys/devices/virtual/powercap",
 )
 
-READONLY_PATHS: tuple[str, ...] = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# Docker's, and /proc/dynamic_debug: a job's root without a user namespace could switch on the kernel's debug messages.
+READONLY_PATHS: tuple[str, ...] = (
+    "/proc/bus",
+    "/proc/dynamic_debug",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+)
