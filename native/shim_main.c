@@ -6,7 +6,8 @@
 
 static int usage(void)
 {
-    static const char text[] = "usage: dms-shim run | tether ARGV... | keeper [-j CGROUP_PROCS]... SECONDS ARGV...\n";
+    static const char text[] = "usage: dms-shim run | tether ARGV... | keeper [-j CGROUP_PROCS]... SECONDS ARGV... |\n"
+                               "  look [-j] PATH | pack [-j] [-L] NAME PATH | unpack [-j] [-o] [-s] FOLDER\n";
     return sys_write_all(2, text, sizeof text - 1) == 0 ? 2 : 3;
 }
 
@@ -22,5 +23,11 @@ int main(int argc, char **argv)
     }
     if (argc >= 4 && strcmp(argv[1], "keeper") == 0)
         return mode_keeper(argv + 2);
+    if (argc >= 3 && strcmp(argv[1], "look") == 0)
+        return mode_look(argv + 2);
+    if (argc >= 4 && strcmp(argv[1], "pack") == 0)
+        return mode_pack(argv + 2);
+    if (argc >= 3 && strcmp(argv[1], "unpack") == 0)
+        return mode_unpack(argc - 1, argv + 1);
     return usage();
 }
