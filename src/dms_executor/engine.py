@@ -16,12 +16,14 @@ from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 
+from .copying import Found
 from .errors import NotSupported
 from .policy import Policy
 from .types import ExecutionRequest, Output, PortMapping, Probe, Progress, Stats, Stream, Usage
 
 __all__ = [
     "Chunk",
+    "Copies",
     "Engine",
     "EngineContext",
     "Execution",
@@ -208,6 +210,27 @@ class Measures(Protocol):
     """The power `stats`."""
 
     async def stats(self, x: Execution, h: Handle) -> Stats: ...
+
+
+@runtime_checkable
+class Copies(Protocol):
+    """The power `copy`: files of a running job as a tar stream (POSIX pax) through a descriptor.
+
+    Paths are absolute and resolved in the job's root as its root user would; the descriptor stays the caller's. Both
+    archives give what is to be told (left out, changed meanwhile) and raise `CopyFailed`.
+    """
+
+    async def look(self, x: Execution, h: Handle, path: bytes) -> Found: ...
+
+    async def archive_out(
+        self, x: Execution, h: Handle, path: bytes, name: bytes, sink: int, *, follow: bool
+    ) -> list[str]:
+        """`path` and all in it, as entries `name/...`; `follow`: a link in its place is followed."""
+        ...
+
+    async def archive_in(self, x: Execution, h: Handle, folder: bytes, source: int, *, keep_owner: bool) -> list[str]:
+        """Into a folder that is there, as the job's root's unless owners are kept."""
+        ...
 
 
 def merged_environment(

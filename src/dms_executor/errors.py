@@ -16,6 +16,7 @@ ExecutorError
 ├── ExecutionNotFinished
 ├── ExecutionCancelled
 ├── ResultExpired             retention has taken the result or its log
+├── CopyFailed                .errno; part of it may have been copied
 ├── ExecutorClosed
 ├── EngineUnreachable         the engine does not answer just now; asked again with backoff
 └── StateError                the state folder
@@ -29,6 +30,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 __all__ = [
+    "CopyFailed",
     "EngineUnavailable",
     "EngineUnreachable",
     "ExecutionAlreadyFinished",
@@ -169,6 +171,14 @@ class ExecutionCancelled(ExecutorError):
 
 class ResultExpired(ExecutorError):
     """Retention has taken the result or the log; the record is still there."""
+
+
+class CopyFailed(ExecutorError):
+    """A copy could not begin or stopped half-way. `errno` is the system's, 0 where there is none."""
+
+    def __init__(self, message: str, *, errno: int = 0, mend: str = "", execution_id: str | None = None) -> None:
+        super().__init__(message, mend=mend, execution_id=execution_id)
+        self.errno = errno
 
 
 class ExecutorClosed(ExecutorError):

@@ -23,7 +23,7 @@ from .errors import (
 from .journal import Row
 from .journal.clock import instant, moment
 from .journal.folder import state_folder_default
-from .lifecycle import Core, cancel, pause, resume, send_signal, start, stats, wait, wait_for_status
+from .lifecycle import Core, cancel, copy_in, copy_out, pause, resume, send_signal, start, stats, wait, wait_for_status
 from .lifecycle.finish import load_result
 from .lifecycle.follow import outcome
 from .lifecycle.stop import give_up
@@ -274,13 +274,42 @@ class Executor:
         """The job's own stdin and terminal."""
         raise await self._lacking(execution_id, "attach")
 
-    async def copy_in(self, execution_id: str, source: str, target: str) -> None:
-        """Copies from the host into a running job."""
-        raise await self._lacking(execution_id, "copy_in")
+    async def copy_in(
+        self,
+        execution_id: str,
+        source: str | os.PathLike[str] | int,
+        target: str,
+        *,
+        follow: bool = False,
+        keep_owner: bool = False,
+    ) -> None:
+        """Copies a file or a tree from the host into a running job, by the rules of `docker cp`.
 
-    async def copy_out(self, execution_id: str, source: str, target: str) -> None:
-        """Copies from a running job to the host."""
-        raise await self._lacking(execution_id, "copy_out")
+        `source` may be a descriptor from which a tar stream is read into the folder `target`. `follow`: a link in the
+        place of `source` is followed. What comes in is the job's root's, unless `keep_owner`. Paths are the caller's
+        own, no policy judges them. Raises `InvalidRequest`, `CopyFailed`, `ExecutionNotRunning`, `NotSupported`.
+        """
+        given = source if isinstance(source, int) else os.fsencode(source)
+        options = {"follow": follow, "keep_owner": keep_owner}
+        await copy_in(self._open_core(), execution_id, given, os.fsencode(target), **options)
+
+    async def copy_out(
+        self,
+        execution_id: str,
+        source: str,
+        target: str | os.PathLike[str] | int,
+        *,
+        follow: bool = False,
+        keep_owner: bool = False,
+    ) -> None:
+        """Copies a file or a tree from a running job to the host; `target` may be a descriptor for a tar stream.
+
+        What comes out is the caller's and has no set-user-id or set-group-id bit, unless `keep_owner`. The rest is as
+        with `copy_in`.
+        """
+        wanted = target if isinstance(target, int) else os.fsencode(target)
+        options = {"follow": follow, "keep_owner": keep_owner}
+        await copy_out(self._open_core(), execution_id, os.fsencode(source), wanted, **options)
 
     async def stats(self, execution_id: str) -> Stats:
         """What a running job uses now. Raises `ExecutionNotRunning`, `NotSupported`."""

@@ -7,19 +7,16 @@ does not wait for the job's grace. Any thread may call.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import os
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from .errors import ExecutorClosed
 from .executor import Executor as AsyncExecutor
 from .logs.entry import Gap, LogEntry
 from .logs.stream import LogStream as AsyncLogStream
+from .loop_thread import LoopThread
 from .policy import Policy
 from .types import (
     CleanupReport,
@@ -50,7 +47,7 @@ class Executor:
     Made by `Executor.open`, closed by `close` or at the end of its `with`. Every method raises `ExecutorClosed` then.
     """
 
-    def __init__(self, loop: _LoopThread) -> None:
+    def __init__(self, loop: LoopThread) -> None:
         self._loop = loop
         self._executor = loop.executor
         self._call = loop.call
@@ -64,7 +61,7 @@ class Executor:
         settings: Settings | None = None,
     ) -> Self:
         """Opens the state folder and recovers what an earlier caller left. Raises `StateError` and its kinds."""
-        return cls(_LoopThread(lambda: AsyncExecutor.open(state_dir, policy=policy, settings=settings)))
+        return cls(LoopThread(lambda: AsyncExecutor.open(state_dir, policy=policy, settings=settings)))
 
     def close(self) -> None:
         """Closes; running jobs go on, calls that wait elsewhere raise `ExecutorClosed`. Idempotent."""
@@ -176,13 +173,29 @@ class Executor:
         """The job's own stdin and terminal."""
         return self._call(self._executor.attach(execution_id))
 
-    def copy_in(self, execution_id: str, source: str, target: str) -> None:
+    def copy_in(
+        self,
+        execution_id: str,
+        source: str | os.PathLike[str] | int,
+        target: str,
+        *,
+        follow: bool = False,
+        keep_owner: bool = False,
+    ) -> None:
         """Copies from the host into a running job."""
-        self._call(self._executor.copy_in(execution_id, source, target))
+        self._call(self._executor.copy_in(execution_id, source, target, follow=follow, keep_owner=keep_owner))
 
-    def copy_out(self, execution_id: str, source: str, target: str) -> None:
+    def copy_out(
+        self,
+        execution_id: str,
+        source: str,
+        target: str | os.PathLike[str] | int,
+        *,
+        follow: bool = False,
+        keep_owner: bool = False,
+    ) -> None:
         """Copies from a running job to the host."""
-        self._call(self._executor.copy_out(execution_id, source, target))
+        self._call(self._executor.copy_out(execution_id, source, target, follow=follow, keep_owner=keep_owner))
 
     def stats(self, execution_id: str) -> Stats:
         """What a running job uses now."""
@@ -208,7 +221,7 @@ class Executor:
 class _Iteration(Generic[T]):
     """An asynchronous iterator of the loop as a blocking one."""
 
-    def __init__(self, loop: _LoopThread, source: AsyncIterator[T]) -> None:
+    def __init__(self, loop: LoopThread, source: AsyncIterator[T]) -> None:
         self._loop = loop
         self._source = source
 
@@ -235,7 +248,7 @@ class Events(_Iteration[Event]):
 class LogStream:
     """An execution's output as a blocking reader: bytes (`read`, iteration) or entries. One reader at a time."""
 
-    def __init__(self, loop: _LoopThread, stream: AsyncLogStream) -> None:
+    def __init__(self, loop: LoopThread, stream: AsyncLogStream) -> None:
         self._loop = loop
         self._stream = stream
         self._bytes = _Iteration(loop, stream)
@@ -274,121 +287,3 @@ async def _following(source: AsyncIterator[T]) -> tuple[T] | tuple[()]:
     async for item in source:
         return (item,)
     return ()
-
-
-class _LoopThread:
-    """An event loop in a thread of its own, with an open executor in it."""
-
-    def __init__(self, opening: Callable[[], Any]) -> None:
-        self._guard = threading.Lock()
-        self._calls: set[asyncio.Task[Any]] = set()
-        self._opened: Future[AsyncExecutor] = Future()
-        self._loop = asyncio.new_event_loop()
-        self._closing = asyncio.Event()
-        self._failure: BaseException | None = None
-        self.alive = True
-        # A daemon: who forgets to close keeps no process alive, and the jobs run on anyway.
-        self._thread = threading.Thread(target=self._run, args=(opening,), name="dms-executor", daemon=True)
-        self._thread.start()
-        try:
-            self.executor = self._opened.result()
-        except BaseException:
-            self.close()  # also when Ctrl-C comes meanwhile
-            raise
-
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs `work` as a task of the loop and waits for it; what interrupts the wait cancels the task first."""
-        if threading.current_thread() is self._thread:
-            work.close()
-            raise RuntimeError("a blocking method was called in the loop's own thread: it would wait for itself")
-        call: _Call[T] = _Call(work, self._calls)
-        with self._guard:
-            if not self.alive:
-                work.close()
-                raise ExecutorClosed("the executor is closed", mend="Open it again; running jobs go on")
-            self._loop.call_soon_threadsafe(call.begin)
-        try:
-            return call.outcome.result()
-        except KeyboardInterrupt:
-            self._give_up(call)
-            raise
-
-    def close(self) -> None:
-        """Closes the executor and ends the thread. Idempotent."""
-        with self._guard:
-            if self.alive:
-                self._loop.call_soon_threadsafe(self._closing.set)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
-
-    def _give_up(self, call: _Call[Any]) -> None:
-        try:
-            self._cancel(call)
-        except KeyboardInterrupt:
-            self._cancel(call)
-
-    def _cancel(self, call: _Call[Any]) -> None:
-        with self._guard:
-            if self.alive:
-                self._loop.call_soon_threadsafe(call.cancel)
-        call.ended.wait()
-
-    def _run(self, opening: Callable[[], Any]) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._live(opening))
-
-    async def _live(self, opening: Callable[[], Any]) -> None:
-        try:
-            async with opening() as executor:
-                self._opened.set_result(executor)
-                await self._closing.wait()
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001, raised in the thread that opens or closes
-            if self._opened.done():
-                self._failure = error
-            else:
-                self._opened.set_exception(error)
-        finally:
-            await self._end_calls()
-
-    async def _end_calls(self) -> None:
-        """No further call begins; those that the closed executor has not ended are cancelled."""
-        with self._guard:
-            self.alive = False
-        await asyncio.sleep(0)  # what was handed over before that begins, so that it can be ended
-        for task in self._calls:
-            task.cancel()
-        if self._calls:
-            await asyncio.wait(self._calls)
-
-
-class _Call(Generic[T]):
-    """One call from another thread: a task here, an outcome there."""
-
-    def __init__(self, work: Coroutine[Any, Any, T], calls: set[asyncio.Task[Any]]) -> None:
-        self._work = work
-        self._calls = calls
-        self._task: asyncio.Task[T] | None = None
-        self.outcome: Future[T] = Future()
-        self.ended = threading.Event()
-
-    def begin(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._work)
-        self._calls.add(self._task)
-        self._task.add_done_callback(self._done)
-
-    def cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    def _done(self, task: asyncio.Task[T]) -> None:
-        self._calls.discard(task)
-        if task.cancelled():
-            self.outcome.set_exception(ExecutorClosed("the executor was closed", mend="Running jobs go on"))
-        elif (error := task.exception()) is not None:
-            self.outcome.set_exception(error)
-        else:
-            self.outcome.set_result(task.result())
-        self.ended.set()

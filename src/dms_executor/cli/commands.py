@@ -24,6 +24,7 @@ _COMMANDS = {
     "resume": ("control", "Let frozen jobs go on."),
     "rm": ("control", "Remove executions with their logs and results."),
     "cleanup": ("cleanup", "Drop what is kept too long, and leftovers."),
+    "cp": ("copy", "Copy files into a running job, or out of it."),
     "inspect": ("listing", "Show all that is known of executions, as JSON."),
     "events": ("events", "Follow the transitions of all executions."),
     "engines": ("engines", "Show which engines are usable here, and how to mend the others."),

@@ -3,6 +3,7 @@
 `start` brings an execution up, `follow` sees it through to `finish`, `stop` ends it early. `Core` is what they share.
 """
 
+from .copying import copy_in, copy_out
 from .core import Core
 from .follow import adopt, wait, wait_for_status
 from .live import Live
@@ -14,6 +15,8 @@ __all__ = [
     "Live",
     "adopt",
     "cancel",
+    "copy_in",
+    "copy_out",
     "pause",
     "resume",
     "send_signal",

@@ -22,7 +22,7 @@ from .core import Core
 from .follow import adopt, settled
 from .live import Live
 
-__all__ = ["cancel", "give_up", "pause", "resume", "send_signal", "stats", "stop_running"]
+__all__ = ["cancel", "give_up", "pause", "resume", "running", "send_signal", "stats", "stop_running"]
 
 _log = logging.getLogger(__name__)
 
@@ -96,14 +96,14 @@ async def _concluded(live: Live) -> None:
 
 async def send_signal(core: Core, execution_id: str, signum: int) -> None:
     """Sends a signal to the job's main process."""
-    live = await _running(core, execution_id)
+    live = await running(core, execution_id)
     if live.handle is not None:
         await live.engine.signal(live.x, live.handle, signum)
 
 
 async def pause(core: Core, execution_id: str) -> None:
     """Freezes the job. Idempotent while it is alive."""
-    live = await _running(core, execution_id)
+    live = await running(core, execution_id)
     power = _pauses(live)
     if live.handle is not None:
         await power.pause(live.x, live.handle)
@@ -112,7 +112,7 @@ async def pause(core: Core, execution_id: str) -> None:
 
 async def resume(core: Core, execution_id: str) -> None:
     """Thaws the job. Idempotent while it is alive."""
-    live = await _running(core, execution_id)
+    live = await running(core, execution_id)
     power = _pauses(live)
     if live.handle is not None:
         await power.resume(live.x, live.handle)
@@ -121,7 +121,7 @@ async def resume(core: Core, execution_id: str) -> None:
 
 async def stats(core: Core, execution_id: str) -> Stats:
     """What the job uses now."""
-    live = await _running(core, execution_id)
+    live = await running(core, execution_id)
     if isinstance(live.engine, Measures) and live.handle is not None:
         return await live.engine.stats(live.x, live.handle)
     raise NotSupported(
@@ -129,7 +129,8 @@ async def stats(core: Core, execution_id: str) -> Stats:
     )
 
 
-async def _running(core: Core, execution_id: str) -> Live:
+async def running(core: Core, execution_id: str) -> Live:
+    """One that runs or is paused. Raises `ExecutionNotRunning`."""
     row = await core.row(execution_id)
     if row.phase != "running":
         raise ExecutionNotRunning(

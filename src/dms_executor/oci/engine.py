@@ -22,7 +22,6 @@ from ..errors import (
     EngineUnreachable,
     ExecutionNotRunning,
     ExecutorError,
-    InvalidRequest,
     StartFailed,
 )
 from ..images import ImageConfig, ImageStore, parse_reference
@@ -31,14 +30,16 @@ from ..supervisor import shim as shims
 from ..supervisor.record import decode_exit, read_exit
 from ..threads import finished
 from ..typed import known
-from ..types import ExecutionRequest, Output, Probe, Stats, signal_number
+from ..types import ExecutionRequest, Output, Probe, Stats
 from ..volumes import Volumes, collect, grant_volumes
 from . import check, disk, idranges, undo
+from .files import Files
 from .freezer import freeze, process_gone
 from .gauge import Gauge
 from .host import Host, capabilities, capacity, look, prepare_host
 from .launch import Launch, assemble
 from .plan import Plan, ShimAddress, address_of
+from .process import stop_signal
 from .runtime import complaint, last_words, start_failure, version_of
 from .spec import OciParams, OciSettings, checked_params, checked_settings
 from .survey import survey
@@ -57,7 +58,7 @@ _MEND_START = "Check params: cmd, entrypoint, working_directory and user, and th
 _LOG = logging.getLogger("dms_executor.oci")
 
 
-class OciEngine(Engine):
+class OciEngine(Files, Engine):
     """See the module. Opened by `OciEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "oci"
@@ -144,7 +145,7 @@ class OciEngine(Engine):
             await disk.make_disk(x.folder, limits.disk, host, plan, self._store)
         return Prepared(
             state=plan.to_state(),
-            stop_signal=_stop_signal(image),
+            stop_signal=stop_signal(image),
             loosened=check.loosened_by(request),
             unenforced=unenforced,
         )
@@ -391,10 +392,3 @@ class OciEngine(Engine):
             await freeze(host.cgroups, group, frozen)
         except FileNotFoundError as error:
             raise ExecutionNotRunning("it has ended", execution_id=x.id) from error
-
-
-def _stop_signal(image: ImageConfig) -> int:
-    try:
-        return signal_number(image.stop_signal or "TERM")
-    except InvalidRequest:
-        return signal_number("TERM")  # an image's own nonsense is no fault of the request

@@ -19,7 +19,7 @@ from .userns import problem_of_host
 
 __all__ = ["Host", "capabilities", "capacity", "look", "prepare_host"]
 
-_POWERS = frozenset({"pause", "stats", "exact_signal", "oom_detection"})
+_POWERS = frozenset({"pause", "stats", "copy", "exact_signal", "oom_detection"})
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 
 from ..engine import merged_environment
-from ..errors import StartFailed
+from ..errors import InvalidRequest, StartFailed
 from ..images import ImageConfig
-from ..types import ExecutionRequest
+from ..types import ExecutionRequest, signal_number
 from .capabilities import DEFAULT_CAPABILITIES
 from .spec import OciParams
 from .users import User
 
-__all__ = ["INIT", "Process", "process_of"]
+__all__ = ["INIT", "Process", "process_of", "stop_signal"]
 
 # In the job's own /dev, a tmpfs, so that the image is not touched; a file of its top, so that any user can reach it.
 INIT = "/dev/.dms-executor-init"
@@ -61,6 +61,14 @@ def process_of(params: OciParams, image: ImageConfig, request: ExecutionRequest,
         directory=params.working_directory or image.working_directory or "/",
         user=user,
     )
+
+
+def stop_signal(image: ImageConfig) -> int:
+    """What ends the job gently; an image's own nonsense is no fault of the request."""
+    try:
+        return signal_number(image.stop_signal or "TERM")
+    except InvalidRequest:
+        return signal_number("TERM")
 
 
 def _command(params: OciParams, image: ImageConfig) -> list[str]:

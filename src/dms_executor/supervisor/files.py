@@ -1,0 +1,131 @@
+"""Files and trees as tar streams through descriptors: the client of `dms-shim look`, `pack` and `unpack`.
+
+docs/protocol.md, section 8. Neither data nor names pass through this process: the programs at both ends of a pipe do
+all of it, in bounded memory, and end with their caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+from collections.abc import Sequence
+
+import msgspec
+
+from ..errors import CopyFailed
+from . import spawning
+
+__all__ = ["look", "pack", "unpack"]
+
+_JOB = 3  # the number under which a helper has its job's folder in /proc
+_REPORT_MAX = 65536
+_DEATH = 5.0
+_MENDS = {
+    errno.ENOSPC: "Free some space, or give the job a larger disk",
+    errno.EDQUOT: "Free some space, or raise the quota",
+    errno.EROFS: "It is read-only for the job, too: name a place that the job could write to",
+    errno.EISDIR: "A folder gives way to nothing but a folder: remove it first, or name another target",
+    errno.ENOTDIR: "A folder takes no file's place: remove the file first, or name another target",
+    errno.EBUSY: "Something is mounted there: name another target",
+    errno.EAGAIN: "It was moved while it was read: copy again",
+    errno.EBADMSG: "Give a plain tar archive (gunzip it first)",
+    errno.EACCES: "Give the executor's user the permission, or name another path",
+    errno.EFBIG: "The file system of the target cannot hold so large a file",
+}
+
+
+class _Record(msgspec.Struct, frozen=True):
+    kind: str
+    number: int
+    text: str
+
+
+async def look(path: bytes, *, job: int | None = None) -> str:
+    """Two letters: what `path` is, and what it leads to (d folder, f file, l link, o other, - nothing).
+
+    `job`: the opened folder in /proc of the job's init, in whose root `path` lies. Raises `CopyFailed`.
+    """
+    records = await _run(["look"], [path], {}, job)
+    return next((record.text for record in records if record.kind == "look"), "--")
+
+
+async def pack(path: bytes, name: bytes, sink: int, *, follow: bool = False, job: int | None = None) -> list[str]:
+    """Writes `path` and all in it as a tar stream to `sink`, its entries named `name/...`. Gives what is to be told.
+
+    `follow`: a link in the place of `path` itself is followed. Raises `CopyFailed`.
+    """
+    return _told(await _run(["pack"], [*([b"-L"] if follow else []), name, path], {1: sink}, job))
+
+
+async def unpack(
+    folder: bytes, source: int, *, keep_owner: bool = False, drop_special: bool = False, job: int | None = None
+) -> list[str]:
+    """Unpacks the tar stream `source` into a folder that is there. Gives what is to be told.
+
+    `drop_special`: without set-user-id and set-group-id bits. Raises `CopyFailed`.
+    """
+    options = [*([b"-o"] if keep_owner else []), *([b"-s"] if drop_special else [])]
+    return _told(await _run(["unpack"], [*options, folder], {0: source}, job))
+
+
+async def _run(mode: list[str], words: Sequence[bytes], streams: dict[int, int], job: int | None) -> list[_Record]:
+    path = await spawning.spawned_shim()
+    argv = [path, *mode, *(["-j"] if job is not None else []), *map(os.fsdecode, words)]
+    places = {**streams, **({_JOB: job} if job is not None else {})}
+    try:
+        report, theirs = os.pipe2(os.O_CLOEXEC)
+    except OSError as error:
+        raise spawning.mapped(error, "cannot copy") from error
+    try:
+        try:
+            pid = spawning.spawn(path, argv, {"LC_ALL": "C"}, {**places, 2: theirs})
+        finally:
+            os.close(theirs)
+        status = await _ended(pid)
+        os.set_blocking(report, False)
+        return _judged(mode[0], status, _records(report))
+    finally:
+        os.close(report)
+
+
+async def _ended(pid: int) -> int:
+    exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    spawning.on_exit(pid, exited.set_result)
+    try:
+        return await asyncio.shield(exited)
+    except asyncio.CancelledError:
+        if not exited.done():
+            os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+            await asyncio.wait([exited], timeout=_DEATH)
+        raise
+
+
+def _records(report: int) -> list[_Record]:
+    """All that a helper says fits into the pipe."""
+    try:
+        fields = os.read(report, _REPORT_MAX).split(b"\0")
+    except BlockingIOError:
+        return []
+    texts = [field.decode("utf-8", "backslashreplace") for field in fields]
+    return [_Record(kind, int(number), text) for kind, number, text in zip(*[iter(texts)] * 3, strict=False)]
+
+
+def _judged(mode: str, status: int, records: list[_Record]) -> list[_Record]:
+    for record in records:
+        if record.kind == "error":
+            code = record.number
+            what = "it is no good tar stream" if code == errno.EBADMSG else os.strerror(code)
+            raise CopyFailed(f"{record.text}: {what}", errno=code, mend=_MENDS.get(code, ""))
+    if status != 0:
+        raise CopyFailed(f"{mode} ended with status {os.waitstatus_to_exitcode(status)}", mend="Copy again")
+    return records
+
+
+def _told(records: list[_Record]) -> list[str]:
+    texts = {
+        "left-out": "{} devices, FIFOs and sockets were left out, the first is {}",
+        "shrunk": "{} files got shorter while they were read and end in zeros, the first is {}",
+    }
+    return [texts[record.kind].format(record.number, record.text) for record in records if record.kind in texts]
