@@ -36,6 +36,10 @@ enum tag {
     TAG_START = 29,
     TAG_IDMAP = 30,
     TAG_HOLD = 31,
+    TAG_NETWORK = 39,
+    TAG_NETWORK_SYSFS = 40,
+    TAG_NETWORK_READY = 41,
+    TAG_NETWORK_ARGV = 42,
 };
 
 #define ENTRY_HEADER 8u
@@ -165,6 +169,12 @@ static bool set_string(const struct entry *entry, const char **out)
     return *entry->bytes != 0 && is_string(entry, 0);
 }
 
+/* A name directly in the room: no path of it leads through what a job could write to. */
+static bool set_name(const struct entry *entry, const char **out)
+{
+    return set_string(entry, out) && strchr(*out, '/') == NULL && **out != '.';
+}
+
 static bool set_flag(const struct entry *entry, bool *out)
 {
     uint32_t value;
@@ -249,6 +259,14 @@ static bool apply(struct parser *parser, struct config *config, const struct ent
         return set_idmap(entry, &config->idmap);
     case TAG_HOLD:
         return config->hold_fd < 0 && add_descriptor(parser, entry, &config->hold_fd);
+    case TAG_NETWORK:
+        return set_name(entry, &config->network_pin);
+    case TAG_NETWORK_SYSFS:
+        return set_name(entry, &config->network_sysfs);
+    case TAG_NETWORK_READY:
+        return set_name(entry, &config->network_ready);
+    case TAG_NETWORK_ARGV:
+        return add_argument(entry, config->network_argv, &config->network_argc);
     case TAG_DRAIN:
         return number64(entry, WEEK_MS, &config->drain_ms);
     case TAG_THAW:
@@ -268,6 +286,10 @@ static const char *whole(const struct parser *parser, const struct config *confi
     for (size_t i = 0; i < config->mount_count; i++)
         if (config->mounts[i].flags & BIND_IDMAPPED && config->idmap.count == 0)
             return "CONFIG with an id-mapped mount and without IDMAP";
+    if (config->network_pin != NULL && config->room == NULL)
+        return "CONFIG with NETWORK and without ROOM";
+    if (config->network_argc > 0 && (config->network_pin == NULL || config->network_ready == NULL))
+        return "CONFIG with NETWORK_ARGV and without NETWORK or NETWORK_READY";
     if (config->mount_count > 0 && config->room == NULL)
         return "CONFIG with mounts and without ROOM";
     return NULL;

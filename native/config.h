@@ -35,6 +35,9 @@ struct config {
     const char *forgets[CONFIG_LIST];
     size_t cgroup_joins, cgroup_joins_first, umount_count, rmdir_count, forget_count;
     const char *room, *pidfile, *cgroup_touch;
+    const char *network_pin, *network_sysfs, *network_ready;
+    char *network_argv[CONFIG_ARGS + 1];
+    size_t network_argc;
     struct mount_entry mounts[CONFIG_MOUNTS];
     size_t mount_count;
     struct usage_source usage[CONFIG_LIST];

@@ -12,6 +12,7 @@
 #include "complain.h"
 #include "job.h"
 #include "log.h"
+#include "network.h"
 #include "shim.h"
 #include "streams.h"
 #include "sys.h"
@@ -34,6 +35,7 @@ void end_settle(void)
     pid_t left = job_pidfile(shim.folder, shim.config.pidfile);
     if (job_is_child(left))
         kill(left, SIGKILL);
+    network_down();
     job_kill_children();
     usage_read(shim.config.usage, shim.config.usage_count, &usage);
     timer_set(TIMER_DRAIN, shim.config.drain_ms);
@@ -133,6 +135,7 @@ void end_unborn(void)
     static const char *const made[] = {"log/0000000001", "log/reserve", "control"};
     clients_stop_listening(shim.folder);
     clients_close();
+    network_down();
     record_discard();
     for (size_t i = 0; i < sizeof made / sizeof *made; i++)
         unlinkat(shim.folder, made[i], 0);

@@ -97,10 +97,19 @@ bool job_is_child(pid_t pid)
     return pid > 1 && waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
 }
 
-bool job_has_children(void)
+bool job_has_others(pid_t but)
 {
     siginfo_t info;
-    return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+    char text[4096], *at = text, *end;
+    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0)
+        return false;
+    /* Kernels without CONFIG_PROC_CHILDREN lack this file. */
+    if (but == 0 || sys_read_file(AT_FDCWD, "/proc/thread-self/children", text, sizeof text) <= 0)
+        return true;
+    for (long pid; (pid = strtol(at, &end, 10)), end != at; at = end)
+        if (pid != but)
+            return true;
+    return false;
 }
 
 int job_handle(pid_t pid)

@@ -14,7 +14,8 @@ pid_t job_spawn(const struct config *config, const int out[2], int report);
 /* A process of that number is our child (a zombie, too), so that no stranger can bear its number. */
 bool job_is_child(pid_t pid);
 
-bool job_has_children(void);
+/* Whether there is a child beside that one (0: any child). */
+bool job_has_others(pid_t but);
 
 /* A pidfd, -1 if there is none to be had, and whether its process was not reaped yet. */
 int job_handle(pid_t pid);

@@ -14,6 +14,7 @@
 #include "events.h"
 #include "job.h"
 #include "log.h"
+#include "network.h"
 #include "shim.h"
 #include "streams.h"
 #include "sys.h"
@@ -284,7 +285,7 @@ static void find_init_by_pidfile(void)
             init_ended(strangers[i].status);
     if (!shim.init_gone && !job_is_child(pid)) {
         /* crun's detached mode leaves a second process, the job's parent, for a moment: its end brings us here again. */
-        if (!job_has_children())
+        if (!job_has_others(network_pid()))
             life_fail(0, "the runtime's pid file does not name a process of this job");
         return;
     }
@@ -344,6 +345,8 @@ void life_reap(void)
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
         /* What it said before it died comes first, and is all there now: not so before it was reaped. */
         report_ready();
+        if (network_reaped(pid, status, shim.job_reported || shim.init_gone || shim.failed))
+            continue;
         if (pid == shim.joiner) {
             joined(status);
             look_for_init();

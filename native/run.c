@@ -17,6 +17,7 @@
 #include "events.h"
 #include "log.h"
 #include "mounts.h"
+#include "network.h"
 #include "shim.h"
 #include "streams.h"
 #include "sys.h"
@@ -149,6 +150,14 @@ static void make_mounts(int caller)
         close(userns);
 }
 
+static void make_network(int caller)
+{
+    char text[FRAME_TEXT_MAX] = "";
+    complain_in(shim.folder);
+    if (network_up(&shim.config, shim.folder, text, sizeof text) != 0)
+        stillborn(caller, text);
+}
+
 static void answer_state(int client)
 {
     uint8_t state[28];
@@ -244,7 +253,6 @@ static void watch(int fd, uint64_t tag, int caller)
 static void prepare(int caller, int signals)
 {
     const struct config *config = &shim.config;
-    complain_in(shim.folder);
     if (record_reserve(shim.folder, config->reserve) != 0)
         stillborn(caller, "cannot reserve space for the exit record");
     if (log_open(shim.folder, config->log_cap, config->segment, config->sync) != 0)
@@ -337,6 +345,7 @@ int mode_run(void)
     }
     leave_cgroups(caller);
     make_mounts(caller);
+    make_network(caller);
     prepare(caller, signals);
     loop(signals);
 }

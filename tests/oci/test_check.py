@@ -18,7 +18,7 @@ from dms_executor.oci.plan import Limits
 from dms_executor.oci.runtime import Runtime
 from dms_executor.oci.spec import checked_settings
 from dms_executor.policy import Policy
-from dms_executor.types import GPU, ByteSize, ExecutionRequest, PortMapping, Resources, SpecConfig, StorageVolume
+from dms_executor.types import GPU, ByteSize, ExecutionRequest, Resources, SpecConfig, StorageVolume
 
 from .conftest import Bench, opened
 
@@ -80,11 +80,9 @@ def test_the_builder_leaves_out_what_is_not_said() -> None:
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"ports": [PortMapping(container_port=80)]}, "$.ports"),
         ({"resources": Resources(gpus=[GPU(vendor="nvidia")])}, "$.resources.gpus"),
         ({"tty": True}, "$.tty"),
         ({"provision_scripts": {"a": b"x"}}, "$.provision_scripts"),
-        ({"network": "user"}, "$.network"),
         ({"network": "bridge"}, "$.network"),
         ({"inputs": [StorageVolume(type="volume", source="v", target="/v")]}, "$.inputs[0].type"),
     ],

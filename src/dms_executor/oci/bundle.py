@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ..networks import ADDRESS, FORWARDER, hosts_file, resolv_conf
 from ..volumes import Volume, Volumes
 from .capabilities import MASKED_PATHS, READONLY_PATHS
 from .idranges import COUNT
+from .network import NAMESPACE, SYSFS
 from .plan import Limits
 from .process import INIT
 
-__all__ = ["CPU_PERIOD", "NETWORK_FILES", "SYSFS", "network_files", "oci_config", "volume_path"]
+__all__ = ["CPU_PERIOD", "NETWORK_FILES", "network_files", "oci_config", "volume_path"]
 
 CPU_PERIOD = 100_000  # microseconds; the kernel's default
 NETWORK_FILES = ("hosts", "hostname", "resolv.conf")
-SYSFS = "sys"  # the host's /sys in the room, for a job with a user namespace in the host's network
 _SHM = 64 << 20
 
 _SAFE = ["nosuid", "noexec", "nodev"]
@@ -42,7 +43,7 @@ def oci_config(
 ) -> dict[str, Any]:
     """The whole configuration, of JSON types. `first_id`: of the job's range of ids; None: it has the host's."""
     linux: dict[str, Any] = {
-        "namespaces": _namespaces(network),
+        "namespaces": _namespaces(network, room),
         "cgroupsPath": f"/{cgroup}",
         "resources": _resources(limits, swap),
         "maskedPaths": list(MASKED_PATHS),
@@ -60,7 +61,7 @@ def oci_config(
         "hostname": hostname,
         # Our init last: nothing that the request names may cover it.
         "mounts": [
-            *_system_mounts(f"{room}/{SYSFS}" if first_id is not None and network == "host" else None),
+            *_system_mounts(f"{room}/{SYSFS}" if first_id is not None and network != "none" else None),
             *_own_mounts(room, volumes, is_mapped=first_id is not None),
             *_init_mount(room, init),
         ],
@@ -75,17 +76,14 @@ def volume_path(index: int) -> str:
 
 def network_files(hostname: str, network: str) -> dict[str, bytes]:
     """`/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` as Docker writes them."""
-    hosts = (
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-        "fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
-    )
+    hosts = hosts_file(hostname, ADDRESS if network == "user" else "127.0.0.1")
     resolv = b""
     if network == "host":
         # The host's own, as Docker does; without a network there is nobody to ask.
         hosts = _host_file("/etc/hosts").decode("utf-8", "surrogateescape") or hosts
         resolv = _host_file("/etc/resolv.conf")
-    else:
-        hosts += f"127.0.0.1\t{hostname}\n"
+    elif network == "user":
+        resolv = resolv_conf(_host_file("/etc/resolv.conf").decode("utf-8", "replace"), FORWARDER).encode()
     return {
         "hosts": hosts.encode("utf-8", "surrogateescape"),
         "hostname": f"{hostname}\n".encode(),
@@ -101,13 +99,16 @@ def _host_file(path: str) -> bytes:
         return b""
 
 
-def _namespaces(network: str) -> list[dict[str, str]]:
+def _namespaces(network: str, room: str) -> list[dict[str, str]]:
     kinds = ["pid", "ipc", "uts", "mount"]
-    if network != "host":
+    if network == "none":
         kinds.append("network")
     if os.path.exists("/proc/self/ns/cgroup"):  # noqa: PTH110
         kinds.append("cgroup")
-    return [{"type": kind} for kind in kinds]
+    found = [{"type": kind} for kind in kinds]
+    if network == "user":
+        found.append({"type": "network", "path": f"{room}/{NAMESPACE}"})
+    return found
 
 
 def _resources(limits: Limits, swap: bool) -> dict[str, Any]:

@@ -40,7 +40,6 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams,
     params = checked_params(request.engine_spec.params)
     reference = parse_reference(params.image, ENGINE)
     for field, present, mend in (
-        ("$.ports", bool(request.ports), "Use network 'host', or wait for the network release"),
         ("$.resources.gpus", bool(request.resources.gpus), "Leave gpus out"),
         ("$.tty", request.tty, "Leave tty out"),
         ("$.provision_scripts", bool(request.provision_scripts), "Put the steps into params.cmd"),
@@ -48,7 +47,9 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams,
         if present:
             raise _lacking(field, mend)
     _check_platform(params)
-    _check_network(request.network, policy)
+    if request.network not in ("none", "user", "host"):
+        raise _lacking("$.network", "Use 'none', 'user' or 'host'")
+    policy.check_network(request.network)
     _check_least(request)
     check_volumes(request, ENGINE)
     return params, reference
@@ -155,12 +156,6 @@ def _check_platform(params: OciParams) -> None:
     host = f"linux/{host_architecture()}"
     if params.platform not in (None, host):
         raise _lacking("$.engine_spec.params.platform", f"This host is {host}: leave platform out")
-
-
-def _check_network(network: str, policy: Policy) -> None:
-    if network not in ("none", "host"):
-        raise _lacking("$.network", "Use 'none' or 'host'")
-    policy.check_network(network)
 
 
 def _check_least(request: ExecutionRequest) -> None:

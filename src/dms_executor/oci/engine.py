@@ -7,7 +7,6 @@ its exit record; `survey` is the execution folders. The runtime itself is only o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,7 +20,6 @@ from ..errors import (
     EngineUnavailable,
     EngineUnreachable,
     ExecutionNotRunning,
-    ExecutorError,
     StartFailed,
 )
 from ..images import ImageConfig, ImageStore, parse_reference
@@ -33,17 +31,18 @@ from ..typed import known
 from ..types import ExecutionRequest, Output, Probe, Stats
 from ..volumes import Volumes, collect, grant_volumes
 from . import check, disk, idranges, undo
+from .birth import Births, Born
 from .files import Files
 from .freezer import freeze, process_gone
 from .gauge import Gauge
 from .host import Host, capabilities, capacity, look, prepare_host
-from .launch import Launch, assemble
+from .network_check import check_network, network_powers
 from .plan import Plan, ShimAddress, address_of
 from .process import stop_signal
 from .runtime import complaint, last_words, start_failure, version_of
 from .spec import OciParams, OciSettings, checked_params, checked_settings
 from .survey import survey
-from .userns import Userns, check_host, refusal, unmapped
+from .userns import check_host
 from .vouched import Vouched
 
 if TYPE_CHECKING:
@@ -74,10 +73,9 @@ class OciEngine(Files, Engine):
         self._store = ImageStore(context.state_dir)
         self._refused = (context.state_dir,)
         self._shims: dict[str, shims.Shim] = {}
-        self._userns: dict[str, Userns] = {}
+        self._births = Births(context, self._settings, self._store)
         self._gauge = Gauge()
         self._vouched = Vouched()
-        self._spare: shims.Spare | None = None
         self._unpacker: Unpacker | None = None
         self._host: Host | None = None
         self._boot = ""
@@ -90,8 +88,7 @@ class OciEngine(Files, Engine):
         try:
             yield engine
         finally:
-            if engine._spare is not None:
-                engine._spare.close()
+            engine._births.close()
             for shim in engine._shims.values():
                 shim.close()
             engine._shims.clear()
@@ -109,7 +106,7 @@ class OciEngine(Files, Engine):
             engine=self.name,
             usable=True,
             version=f"{version} ({host.runtime.why}; cgroups {host.cgroups.mode})",
-            capabilities=capabilities(host),
+            capabilities=capabilities(host) | await network_powers(self._settings, host.runtime.flavour.networks),
             capacity=room,
         )
 
@@ -119,6 +116,7 @@ class OciEngine(Files, Engine):
         _, reference = check.check_request(request, policy)
         host = await self._ready()
         check.check_runtime(request, host.runtime.flavour)
+        await check_network(request, self._settings, host.runtime.flavour.networks)
         check.limits_of(request, host, policy)
         check_host(self._settings.userns, host.no_userns)
         grant = await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)
@@ -156,8 +154,9 @@ class OciEngine(Files, Engine):
         plan = Plan.from_state(p.state)
         shim = await self._connection(x) if x.token in self._shims else None
         if shim is None:
-            shim = await self._born(x, p, plan, host)
-        userns = self._userns.get(x.token, Userns())
+            shim = self._shims[x.token] = await self._births.born(x, p, plan, host)
+        born = self._births.known.get(x.token, Born())
+        userns = born.userns
         address = ShimAddress(boot=self._boot, pid=shim.pid, start_time=shim.start_time)
         return Handle(
             state={**msgspec.to_builtins(address), "volumes": p.state.get("volumes", {}), "ids": userns.first},
@@ -168,6 +167,7 @@ class OciEngine(Files, Engine):
                 "userns": userns.told,
             },
             loosened=[f"userns: {userns.why}"] if userns.why else [],
+            ports=born.ports,
         )
 
     async def start(self, x: Execution, h: Handle) -> datetime:
@@ -178,7 +178,7 @@ class OciEngine(Files, Engine):
         going = asyncio.ensure_future(shim.go())
         try:
             await asyncio.sleep(0)  # the go is on its way: while the runtime is at work there is time for the next shim
-            await self._restock()
+            await self._births.restock()
             started = await going
         except StartFailed as error:
             said = await asyncio.to_thread(complaint, x.folder)
@@ -245,7 +245,7 @@ class OciEngine(Files, Engine):
         host = await self._ready()
         await asyncio.to_thread(self._clear, x, host, address, h.state.get("ids") if h is not None else None)
         self._gauge.forget(x.token)
-        self._userns.pop(x.token, None)
+        self._births.known.pop(x.token, None)
 
     async def pause(self, x: Execution, h: Handle) -> None:
         """Freezes the job's cgroup; returns once all of it stands still."""
@@ -284,54 +284,6 @@ class OciEngine(Files, Engine):
         reference = parse_reference(checked_params(request.engine_spec.params).image, self.name)
         grant = check.grant_image(reference, policy, self._refused)
         return grant, grant_volumes(request, policy, self._refused)
-
-    async def _born(self, x: Execution, p: Prepared, plan: Plan, host: Host) -> shims.Shim:
-        """With a user namespace where it can have one."""
-        why = host.no_userns
-        if not why:
-            try:
-                return await self._launched(x, p, plan, host, with_userns=True)
-            except StartFailed as error:
-                if not unmapped(error):
-                    raise
-                if self._settings.userns == "required":
-                    raise refusal(error.message) from error
-                why = error.message
-        shim = await self._launched(x, p, plan, host, with_userns=False)
-        self._userns[x.token] = Userns(why=why if self._settings.userns != "off" else "")
-        return shim
-
-    async def _launched(self, x: Execution, p: Prepared, plan: Plan, host: Host, *, with_userns: bool) -> shims.Shim:
-        launch = await finished(
-            Launch.close,
-            assemble,
-            x,
-            plan,
-            checked_params(x.request.engine_spec.params),
-            host=host,
-            context=self._context,
-            settings=self._settings,
-            stop_signal=p.stop_signal,
-            rootfs=self._store.rootfs,
-            with_userns=with_userns,
-        )
-        ahead, self._spare = self._spare, None
-        try:
-            shim = await shims.create(x.folder, launch.spec, ahead)
-        finally:
-            launch.close()
-            if ahead is not None:
-                ahead.close()
-        self._shims[x.token] = shim
-        if launch.ids is not None:
-            self._userns[x.token] = Userns(first=launch.ids.first)
-        return shim
-
-    async def _restock(self) -> None:
-        """Spawns the next execution's shim ahead. Without one it is spawned when it is needed."""
-        if self._spare is None:
-            with contextlib.suppress(ExecutorError):
-                self._spare = await shims.spare()
 
     def _forget(self, x: Execution, shim: shims.Shim) -> None:
         if self._shims.get(x.token) is shim:
@@ -375,6 +327,7 @@ class OciEngine(Files, Engine):
             raise EngineUnreachable(f"cgroups cannot be removed: {busy}", execution_id=x.id)
         if first_id is not None or not host.no_userns:
             idranges.release(host.job_group(self._settings.cgroup_parent, x.token), first_id)
+        undo.kill_network(x.folder, self._boot)
         undo.clear_folder(x.folder)
         self._store.unpin(x.token)
 

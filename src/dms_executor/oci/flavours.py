@@ -45,7 +45,7 @@ class Flavour(msgspec.Struct, frozen=True, kw_only=True):
     platforms: tuple[Platform, ...] = ()
     lacks: frozenset[str] = frozenset()
     no_userns: str = ""
-    networks: frozenset[str] = frozenset({"none", "host"})
+    networks: frozenset[str] = frozenset({"none", "user", "host"})
     least_memory: int = _LEAST_MEMORY
     mend: str = ""
 

@@ -20,9 +20,10 @@ from ..supervisor import binary, spec
 from ..supervisor.spawning import mapped
 from ..volumes import RESERVED_TARGETS
 from .accounts import check_accounts
-from .bundle import SYSFS, network_files, oci_config, volume_path
+from .bundle import network_files, oci_config, volume_path
 from .host import Host
 from .idranges import COUNT, IdRange, allocate
+from .network import SYSFS
 from .plan import Plan
 from .process import process_of
 from .runtime import ENVIRONMENT, run_argv, state_folder
@@ -69,6 +70,7 @@ def assemble(
     stop_signal: int,
     rootfs: Callable[[str], Path],
     with_userns: bool,
+    network: spec.Network | None = None,
 ) -> Launch:
     """Makes folders and files in `x.folder` and opens everything. Blocks. Closes all again on an error.
 
@@ -100,7 +102,7 @@ def assemble(
         told = _shim_spec(x, home, host, context, settings, stop_signal, mounts, passed, _stdin(launch, x, plan))
         if launch.ids is not None:
             told = msgspec.structs.replace(told, ids=(launch.ids.first, COUNT), hold=launch.ids.fd)
-        launch.spec = told
+        launch.spec = msgspec.structs.replace(told, network=network)
     except OSError as error:
         launch.close()
         raise mapped(error, "the container cannot be prepared") from error

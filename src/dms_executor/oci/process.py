@@ -29,6 +29,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, str]
     directory: str
     user: User
+    capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
 
     def to_oci(self, *, filter_fd: int | None, init: bool, processes: int | None = None) -> dict[str, Any]:
         """`process` of the runtime's configuration. `filter_fd`: the seccomp program, for our init.
@@ -44,7 +45,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
             "args": [*wrapper, *self.argv],
             "env": [f"{name}={value}" for name, value in self.environment.items()],
             "cwd": self.directory,
-            "capabilities": _capabilities(self.user.uid),
+            "capabilities": _capabilities(self.user.uid, self.capabilities),
             "rlimits": _rlimits(processes),
             "noNewPrivileges": True,
         }
@@ -60,6 +61,8 @@ def process_of(params: OciParams, image: ImageConfig, request: ExecutionRequest,
         environment=environment,
         directory=params.working_directory or image.working_directory or "/",
         user=user,
+        # By raw frames it would walk around the routes that close link-local addresses to it.
+        capabilities=tuple(c for c in DEFAULT_CAPABILITIES if c != "CAP_NET_RAW" or request.network != "user"),
     )
 
 
@@ -81,8 +84,8 @@ def _command(params: OciParams, image: ImageConfig) -> list[str]:
     return argv
 
 
-def _capabilities(uid: int) -> dict[str, list[str]]:
-    bounding = list(DEFAULT_CAPABILITIES)
+def _capabilities(uid: int, most: tuple[str, ...]) -> dict[str, list[str]]:
+    bounding = list(most)
     if uid != 0:
         return {"bounding": bounding, "effective": [], "permitted": [], "inheritable": [], "ambient": []}
     return {"bounding": bounding, "effective": bounding, "permitted": bounding, "inheritable": [], "ambient": []}

@@ -55,14 +55,16 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     runsc reaches the processor (https://gvisor.dev/docs/architecture_guide/platforms/); None: its own choice.
     `cgroup_parent`: the cgroup of all jobs. `seccomp`: a profile in the form of containers-common; None: that package's
     own. `room`: an existing or creatable folder outside the state folder, on which each shim mounts its private tmpfs.
-    `userns`: whether each job has a user namespace with a range of ids of its own: wherever it can, always or never
-    (docs/decisions.md).
+    `network_program`: what gives the network `user`: "pasta", "slirp4netns", an absolute path, or None for the first
+    that is installed. `userns`: whether each job has a user namespace with a range of ids of its own: wherever it can,
+    always or never (docs/decisions.md).
     """
 
     runtime: str | None = None
     cgroup_parent: str = "dms-executor"
     seccomp: str | None = None
     room: str = "/run/dms-executor"
+    network_program: str | None = None
     userns: Literal["auto", "required", "off"] = "auto"
     platform: Platform | None = None
     umoci: str | None = None

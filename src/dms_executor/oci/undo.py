@@ -16,11 +16,35 @@ from ..trees import remove_tree
 from .cgroups import Cgroups
 from .plan import ShimAddress
 
-__all__ = ["boot_id", "clear_folder", "empty_group", "kill_shim", "open_shim", "start_time", "wait_gone"]
+__all__ = [
+    "boot_id",
+    "clear_folder",
+    "empty_group",
+    "kill_network",
+    "kill_shim",
+    "open_shim",
+    "start_time",
+    "wait_gone",
+]
 
-_LEFTOVERS = ("bundle", "layer", "disk.img", "runtime", "control", "going", "pid", ".pid", "exit.tmp")
+_LEFTOVERS = (
+    "network.log",
+    "network.pid",
+    "network.sock",
+    "bundle",
+    "layer",
+    "disk.img",
+    "runtime",
+    "control",
+    "going",
+    "pid",
+    ".pid",
+    "exit.tmp",
+)
+
 _ROUNDS = 50
 _PAUSE = 0.02
+_PROGRAM_GONE = 5.0  # seconds for a killed program
 
 
 def boot_id() -> str:
@@ -61,6 +85,16 @@ def kill_shim(address: ShimAddress, seconds: float) -> bool:
         return True
     finally:
         os.close(fd)
+
+
+def kill_network(folder: Path, boot: str) -> None:
+    """Ends the network program, which dies with its shim wherever the kernel's parent-death signal holds. Blocks."""
+    try:
+        words = (folder / "network.pid").read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError):
+        return
+    if len(words) == 3 and words[0] == boot and words[1].isdecimal() and words[2].isdecimal():
+        kill_shim(ShimAddress(boot=boot, pid=int(words[1]), start_time=int(words[2])), _PROGRAM_GONE)
 
 
 def empty_group(cgroups: Cgroups, group: str) -> list[str]:

@@ -11,7 +11,7 @@ import msgspec
 from ..errors import InvalidRequest
 from . import frames
 
-__all__ = ["Bind", "Loop", "Overlay", "ShimSpec", "UsageSource", "encode", "milliseconds"]
+__all__ = ["Bind", "Loop", "Network", "Overlay", "ShimSpec", "UsageSource", "encode", "milliseconds"]
 
 _LONGEST = 3.0e9  # seconds, as in native/keeper.c
 _MOST_DESCRIPTORS = 253  # SCM_MAX_FD of the kernel's net/scm.h
@@ -45,6 +45,19 @@ class Loop(msgspec.Struct, frozen=True, kw_only=True):
 
     fd: int
     target: str
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """A network namespace that the shim makes, and the program that connects it. All names are of the room.
+
+    `pin`: the file that is the namespace; `sysfs`: a folder with its `/sys`, for a job that may not mount one; `ready`:
+    the pipe on which the program (`argv`; descriptor 3 is the same pipe) says that it is ready.
+    """
+
+    pin: str = "network"
+    sysfs: str | None = None
+    ready: str = "network-ready"
+    argv: list[str] = []
 
 
 class UsageSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +111,7 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     forget: list[str] = []
     ids: tuple[int, int] | None = None
     hold: int | None = None
+    network: Network | None = None
 
 
 def milliseconds(seconds: float) -> int:
@@ -178,6 +192,16 @@ def _entries(spec: ShimSpec, descriptors: _Descriptors) -> Iterator[tuple[int, b
         yield 30, _u32(spec.ids[0]) + _u32(spec.ids[1])
     if spec.hold is not None:
         yield 31, descriptors.index(spec.hold)
+    if spec.network is not None:
+        yield from _network_entries(spec.network)
+
+
+def _network_entries(network: Network) -> Iterator[tuple[int, bytes]]:
+    yield 39, _text(network.pin)
+    if network.sysfs is not None:
+        yield 40, _text(network.sysfs)
+    yield 41, _text(network.ready)
+    yield from ((42, _text(argument)) for argument in network.argv)
 
 
 def encode(spec: ShimSpec) -> tuple[bytes, list[int]]:
