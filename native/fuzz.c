@@ -32,12 +32,43 @@ static uint8_t *exact(const uint8_t *bytes, size_t length, size_t spare)
     return copy;
 }
 
+static size_t entry(uint8_t *out, uint8_t tag, const void *bytes, size_t length)
+{
+    out[0] = tag;
+    memset(out + 1, 0, 3);
+    put_u32(out + 4, (uint32_t)length);
+    memcpy(out + 8, bytes, length);
+    return 8 + length;
+}
+
+/* What a CONFIG needs, and what it may say of ids and descriptors: else few would get as far as their checks. */
+static size_t plausible_entries(uint8_t *out)
+{
+    static const uint32_t some[] = {0, 1, 65535, 65536, 0x70000000, 0x7fffffff, 0xffff0000, 0xfffffffe, 0xffffffff};
+    uint8_t bytes[8];
+    put_u32(bytes, 1);
+    size_t at = entry(out, 1, bytes, 4);
+    at += entry(out + at, 3, "/a", 2);
+    for (uint32_t left = chance(4); left > 0; left--) {
+        put_u32(bytes, some[chance(9)]);
+        put_u32(bytes + 4, some[chance(9)]);
+        at += entry(out + at, 30, bytes, chance(16) ? 8 : chance(9));
+    }
+    for (uint32_t left = chance(3); left > 0; left--) {
+        put_u32(bytes, chance(5));
+        at += entry(out + at, chance(2) ? 31 : 10, bytes, chance(16) ? 4 : chance(9));
+    }
+    return at;
+}
+
 static size_t some_entries(uint8_t *out)
 {
-    size_t at = 0;
+    size_t at = chance(2) ? plausible_entries(out) : 0;
+    if (chance(3) == 0)
+        return at;
     for (uint32_t left = chance(12); left > 0; left--) {
         uint32_t length = chance(5) ? chance(40) : 4u << chance(2);
-        out[at] = (uint8_t)chance(28);
+        out[at] = (uint8_t)chance(60); /* past the last tag as well */
         memset(out + at + 1, 0, 3);
         put_u32(out + at + 4, length);
         for (uint32_t i = 0; i < length; i++)
@@ -104,6 +135,22 @@ static void parse_frames(const uint8_t *bytes, size_t length)
     }
 }
 
+static bool is_one_of(int fd, const int *fds, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (fds[i] == fd)
+            return true;
+    return false;
+}
+
+/* None of the job's ids is one of the host's own, and none is past the last. */
+static bool ids_hold(const struct idmap *idmap)
+{
+    return idmap->count == 0 || (idmap->first >= 65536 && (uint64_t)idmap->first + idmap->count <= UINT32_MAX);
+}
+
+static unsigned long accepted;
+
 static void parse_config(const uint8_t *bytes, size_t length)
 {
     static const int fds[3] = {10, 11, 12};
@@ -111,12 +158,13 @@ static void parse_config(const uint8_t *bytes, size_t length)
     memset(&config, 0, sizeof config);
     uint8_t *copy = exact(bytes, length, 1);
     if (config_parse(copy, length, fds, chance(4), &config) == NULL) {
+        accepted++;
         size_t total = strlen(config.argv[0]);
         for (size_t i = 0; i < config.mount_count; i++)
             total += strlen(config.mounts[i].target);
         for (size_t i = 0; i < config.usage_count; i++)
             total += strlen(config.usage[i].key) + strlen(config.usage[i].path) + strlen(config.usage[i].field);
-        if (total > length)
+        if (total > length || !ids_hold(&config.idmap) || (config.hold_fd != -1 && !is_one_of(config.hold_fd, fds, 3)))
             abort();
     }
     free(copy);
@@ -149,6 +197,6 @@ int main(int argc, char **argv)
         parse_config(bytes, length);
         parse_texts(bytes, length);
     }
-    printf("%lu rounds\n", rounds);
+    printf("%lu rounds, %lu valid\n", rounds, accepted);
     return 0;
 }
