@@ -64,7 +64,7 @@ def look(stdout: str, user_first: str, token: str) -> dict[str, Any]:
         "shown paths": {_source(line, token) for line in parts["mounts"]} - {""},
         "device nodes": {tuple(line.split()) for line in parts["nodes"]},
         "limits": read_limits(parts["limits"]),
-        "cgroup": {line.split(":", 2)[2] for line in parts["cgroup"]},
+        "cgroup": {line.split(":", 2)[2].replace(token, "its token") for line in parts["cgroup"]},
         "bounds": parts["bounds"],
         "network": [name.strip() for name in parts["network"]],
         "addresses": parts["addresses"],
