@@ -70,12 +70,14 @@ async def test_system_calls_and_files_of_the_kernels(hostile: Bench, tmp_path: P
     )
     answers = dict(line.rsplit(" ", 1) for line in ran.stdout.splitlines())
     assert answers.pop("set-user-id") == "1000", ran.stderr
+    assert answers.pop("file capabilities") == "done"
     assert len(answers) > 60
     allowed = {name for name, answer in answers.items() if answer not in _REFUSED}
     assert allowed == set()
     assert await asyncio.to_thread(_host) == before
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["id"]
     assert stat.S_IMODE((tmp_path / "taken" / "id").stat().st_mode) == 0o755
+    assert os.listxattr(tmp_path / "taken" / "id") == []
 
 
 async def test_what_is_left_in_an_output_stays_what_it_is(hostile: Bench, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 import sys
 from pathlib import Path
 
@@ -140,6 +141,8 @@ def setid() -> None:
     with open("/bin/busybox", "rb") as source, open(program, "wb") as target:
         target.write(source.read())
     Path(program).chmod(0o6755)
+    net_admin = struct.pack("<5I", 0x02000001, 1 << 12, 0, 0, 0)  # vfs_cap_data of linux/capability.h
+    tell("file capabilities", attempt(os.setxattr, program, "security.capability", net_admin))
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
