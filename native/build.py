@@ -23,10 +23,10 @@ PROGRAMS: dict[str, list[str]] = {
         *SHARED,
         *("shim_main.c", "run.c", "life.c", "end.c", "report.c", "config.c", "clients.c", "streams.c", "job.c"),
         *("log.c", "record.c", "json.c", "usage.c", "timers.c", "complain.c", "mounts.c", "idmap.c", "loopdev.c"),
-        *("detach.c", "network.c", "netspace.c", "tether.c", "keeper.c"),
+        *("provision.c", "detach.c", "network.c", "netspace.c", "tether.c", "keeper.c"),
         *("files.c", "look.c", "pack.c", "links.c", "unpack.c", "extents.c", "tar_read.c", "tar_write.c"),
     ],
-    "dms-init": [*SHARED, "init.c", "search.c", "seccomp.c"],
+    "dms-init": [*SHARED, "init.c", "scripts.c", "search.c", "seccomp.c"],
 }
 FUZZ: dict[str, list[str]] = {"dms-fuzz": [*SHARED, "fuzz.c", "config.c", "usage.c", "json.c"]}
 

@@ -49,7 +49,7 @@ static void how_it_ended(struct record *record)
     int status = shim.job_reported || (shim.init_gone && !shim.config.report) ? shim.job_status : -1;
     if (!shim.config.report)
         status = shim.init_status;
-    if (shim.failed)
+    if (shim.failed || shim.unreached)
         return;
     if (status >= 0 && WIFEXITED(status)) {
         record->code = WEXITSTATUS(status);

@@ -27,6 +27,8 @@ enum frame_type {
     FRAME_INIT_FAILED = 97,
     FRAME_INIT_EXITED = 98,
     FRAME_INIT_BORN = 99,
+    FRAME_INIT_SCRIPT = 100,
+    FRAME_INIT_HALT = 101,
     FRAME_INIT_SIGNAL = 112,
 };
 

@@ -1,4 +1,4 @@
-/* `dms-init [-s FD] -- ARGV...`: pid 1 of a job. docs/protocol.md, section 3. */
+/* `dms-init [-s FD] [-p FD FOLDER] -- ARGV...`: pid 1 of a job. docs/protocol.md, section 3. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "frame.h"
+#include "scripts.h"
 #include "search.h"
 #include "seccomp.h"
 #include "sys.h"
@@ -21,7 +22,9 @@
 enum { REPORT = 3, NOT_EXECUTABLE = 126, NOT_FOUND = 127, HUNG_UP = 137 };
 
 static int report = REPORT;
-static pid_t job;
+static pid_t job;         /* or the provision script that runs now */
+static bool in_script, halted, running;
+static char **job_argv;
 
 static void say(uint8_t type, const uint8_t *payload, size_t length)
 {
@@ -61,7 +64,7 @@ static void separate(void)
     }
 }
 
-static void run_job(char **argv, int result)
+static void run_job(int result)
 {
     struct sigaction defaults = {.sa_handler = SIG_DFL};
     sigset_t none;
@@ -70,19 +73,28 @@ static void run_job(char **argv, int result)
         sigaction(signum, &defaults, NULL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    int error = search_and_execute(argv);
+    int error = in_script ? scripts_execute() : search_and_execute(job_argv);
     sys_write_all(result, &error, sizeof error);
     _exit(NOT_FOUND);
 }
 
-static void start_job(char **argv)
+static _Noreturn void cannot_execute(int error)
+{
+    char what[160];
+    if (!in_script)
+        fail(error, job_argv[0]);
+    snprintf(what, sizeof what, "provision script %s", scripts_name());
+    fail(error, what);
+}
+
+static void start_job(void)
 {
     int result[2], error = 0;
     if (pipe2(result, O_CLOEXEC) != 0)
         fail(errno, "cannot make a pipe");
     job = fork();
     if (job == 0)
-        run_job(argv, result[1]);
+        run_job(result[1]);
     if (job < 0)
         fail(errno, "cannot fork");
     close(result[1]);
@@ -91,10 +103,38 @@ static void start_job(char **argv)
         ;
     close(result[0]);
     if (got == sizeof error)
-        fail(error, argv[0]);
+        cannot_execute(error);
+    if (running)
+        return;
+    running = true; /* with the first script, if there are any */
     uint8_t stamp[8];
     put_u64(stamp, sys_realtime());
     say(FRAME_INIT_STARTED, stamp, sizeof stamp);
+}
+
+/* The next script, or the job itself once there is none. */
+static void start_next(void)
+{
+    if (in_script && scripts_next() == NULL) {
+        scripts_forget();
+        in_script = false;
+    }
+    start_job();
+}
+
+/* The job itself does not run after a script that failed, nor after one that was stopped. */
+static void script_ended(int status)
+{
+    uint8_t payload[4 + FRAME_TEXT_MAX];
+    size_t length = strlen(scripts_name());
+    if (status == 0 && !halted) {
+        start_next();
+        return;
+    }
+    put_u32(payload, (uint32_t)status);
+    memcpy(payload + 4, scripts_name(), length);
+    say(FRAME_INIT_SCRIPT, payload, 4 + length);
+    _exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
 }
 
 static _Noreturn void hung_up(void)
@@ -120,7 +160,8 @@ static void hear(void)
         hung_up();
     have += (size_t)got;
     while ((size = frame_parse(bytes, have, TO_INIT, &frame)) > 0) {
-        uint32_t signum = get_u32(frame.payload);
+        halted |= frame.type == FRAME_INIT_HALT;
+        uint32_t signum = frame.type == FRAME_INIT_SIGNAL ? get_u32(frame.payload) : 0;
         if (signum >= 1 && signum <= 64)
             kill(job, (int)signum);
         have -= (size_t)size;
@@ -137,6 +178,10 @@ static void reap(void)
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
         if (pid != job)
             continue;
+        if (in_script) {
+            script_ended(status);
+            continue;
+        }
         uint8_t raw[4];
         put_u32(raw, (uint32_t)status);
         say(FRAME_INIT_EXITED, raw, sizeof raw);
@@ -165,7 +210,8 @@ static int open_report(void)
 
 int main(int argc, char **argv)
 {
-    int filter = -1, next = 1;
+    int filter = -1, scripts = -1, next = 1;
+    const char *folder = NULL, *problem;
     sigset_t all;
     report = open_report();
     /* Before any of the job's code runs, so that the first sender the shim sees is us. */
@@ -174,8 +220,13 @@ int main(int argc, char **argv)
         filter = atoi(argv[next + 1]);
         next += 2;
     }
+    if (next + 2 < argc && strcmp(argv[next], "-p") == 0) {
+        scripts = atoi(argv[next + 1]);
+        folder = argv[next + 2];
+        next += 3;
+    }
     if (next >= argc || strcmp(argv[next], "--") != 0 || next + 1 >= argc)
-        fail(EINVAL, "usage: dms-init [-s FD] -- ARGV...");
+        fail(EINVAL, "usage: dms-init [-s FD] [-p FD FOLDER] -- ARGV...");
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     int signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -192,7 +243,11 @@ int main(int argc, char **argv)
     }
     if (filter >= 0 && seccomp_install(filter) != 0)
         fail(errno, "cannot install the seccomp filter");
-    start_job(argv + next + 1);
+    job_argv = argv + next + 1;
+    in_script = scripts >= 0;
+    if (in_script && (problem = scripts_write(scripts, folder)) != NULL)
+        fail(errno, problem);
+    start_next();
     struct pollfd waited[2] = {{.fd = signals, .events = POLLIN}, {.fd = report, .events = POLLIN}};
     for (;;) {
         if (poll(waited, 2, -1) < 0)

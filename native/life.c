@@ -208,6 +208,7 @@ void life_stop(enum stop_cause cause, uint32_t signum, uint64_t grace_ms)
     }
     shim.cause = cause;
     timer_clear(TIMER_TIMEOUT);
+    provision_halt();
     if (signum == SIGKILL) {
         escalate();
         return;

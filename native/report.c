@@ -36,8 +36,15 @@ static void said(const struct frame *frame)
     case FRAME_INIT_FAILED:
         memcpy(text, frame->payload + 4, frame->length - 4);
         text[frame->length - 4] = 0;
-        if (!shim.started)
+        if (shim.started || shim.held_start != 0)
+            provision_unreached((int)(get_u32(frame->payload) & 0xfff), text);
+        else
             life_fail((int)(get_u32(frame->payload) & 0xfff), "%s", text);
+        break;
+    case FRAME_INIT_SCRIPT:
+        memcpy(text, frame->payload + 4, frame->length - 4);
+        text[frame->length - 4] = 0;
+        provision_script((int)(get_u32(frame->payload) & 0xffff), text);
         break;
     case FRAME_INIT_EXITED:
         if (shim.job_reported)

@@ -33,6 +33,7 @@ struct shim {
     enum stop_cause cause;
     uint32_t stop_signal; /* to be sent as soon as there is an init; 0: was sent */
     bool killed, our_kill;
+    bool unreached; /* a provision script ran, and the job itself never will */
 
     int error_number;
     char error[FRAME_TEXT_MAX + 1];
@@ -55,6 +56,11 @@ void life_init_known(pid_t pid);
 /* report.c */
 void report_ready(void);
 bool report_signal(uint32_t signum);
+
+/* provision.c: scripts that run before the job */
+void provision_script(int status, const char *name);  /* it failed, or was stopped */
+void provision_unreached(int error, const char *what); /* what comes after a script cannot be executed */
+void provision_halt(void);                             /* nothing further is started: a stop is in hand */
 
 /* end.c */
 void end_settle(void); /* nothing of the job is left: usage, then the streams' rest */

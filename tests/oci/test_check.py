@@ -82,7 +82,6 @@ def test_the_builder_leaves_out_what_is_not_said() -> None:
     [
         ({"resources": Resources(gpus=[GPU(vendor="nvidia")])}, "$.resources.gpus"),
         ({"tty": True}, "$.tty"),
-        ({"provision_scripts": {"a": b"x"}}, "$.provision_scripts"),
         ({"network": "bridge"}, "$.network"),
         ({"inputs": [StorageVolume(type="volume", source="v", target="/v")]}, "$.inputs[0].type"),
     ],

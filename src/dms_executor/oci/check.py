@@ -15,6 +15,7 @@ from ..volumes import check_volumes, verify_volumes
 from .flavours import Flavour
 from .host import Host
 from .plan import Limits
+from .provision import check_scripts
 from .spec import OciParams, checked_params
 
 __all__ = [
@@ -42,7 +43,6 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams,
     for field, present, mend in (
         ("$.resources.gpus", bool(request.resources.gpus), "Leave gpus out"),
         ("$.tty", request.tty, "Leave tty out"),
-        ("$.provision_scripts", bool(request.provision_scripts), "Put the steps into params.cmd"),
     ):
         if present:
             raise _lacking(field, mend)
@@ -50,6 +50,7 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams,
     if request.network not in ("none", "user", "host"):
         raise _lacking("$.network", "Use 'none', 'user' or 'host'")
     policy.check_network(request.network)
+    check_scripts(request)
     _check_least(request)
     check_volumes(request, ENGINE)
     return params, reference

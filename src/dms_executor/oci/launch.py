@@ -26,6 +26,7 @@ from .idranges import COUNT, IdRange, allocate
 from .network import SYSFS
 from .plan import Plan
 from .process import process_of
+from .provision import script_mount, scripts_memory
 from .runtime import ENVIRONMENT, run_argv, state_folder
 from .seccomp import compiled, load_profile, oci_form
 from .spec import OciParams, OciSettings
@@ -98,6 +99,8 @@ def assemble(
             init = os.open(binary.init_path(context.state_dir), os.O_PATH | os.O_CLOEXEC)
             mounts.append(spec.Bind(fd=launch.keep(init), target="init", recursive=False))
             passed.append(launch.keep(_filter(context, settings)))
+        if x.request.provision_scripts:
+            passed.append(launch.keep(scripts_memory(x.request.provision_scripts)))
         home = launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
         told = _shim_spec(x, home, host, context, settings, stop_signal, mounts, passed, _stdin(launch, x, plan))
         if launch.ids is not None:
@@ -186,7 +189,10 @@ def _write_bundle(
     config = oci_config(
         room=settings.room,
         process=process.to_oci(
-            filter_fd=_FIRST_PASSED if request.init else None, init=request.init, processes=processes
+            filter_fd=_FIRST_PASSED if request.init else None,
+            scripts_fd=_FIRST_PASSED + 1 if request.provision_scripts else None,
+            init=request.init,
+            processes=processes,
         ),
         hostname=hostname,
         network=request.network,
@@ -199,6 +205,8 @@ def _write_bundle(
         swap=host.cgroups.swap,
         first_id=ids.first if ids is not None else None,
     )
+    if request.provision_scripts:
+        config["mounts"].append(script_mount(user))
     bundle = x.folder / "bundle"
     bundle.mkdir(mode=0o711, exist_ok=True)
     for name, data in network_files(hostname, request.network).items():

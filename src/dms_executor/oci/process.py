@@ -11,6 +11,7 @@ from ..errors import InvalidRequest, StartFailed
 from ..images import ImageConfig
 from ..types import ExecutionRequest, signal_number
 from .capabilities import DEFAULT_CAPABILITIES
+from .provision import FOLDER
 from .spec import OciParams
 from .users import User
 
@@ -31,14 +32,18 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     user: User
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
 
-    def to_oci(self, *, filter_fd: int | None, init: bool, processes: int | None = None) -> dict[str, Any]:
-        """`process` of the runtime's configuration. `filter_fd`: the seccomp program, for our init.
+    def to_oci(
+        self, *, filter_fd: int | None, init: bool, scripts_fd: int | None = None, processes: int | None = None
+    ) -> dict[str, Any]:
+        """`process` of the runtime's configuration. `filter_fd`: the seccomp program, `scripts_fd`: for our init, too.
 
         `processes`: how many each user of the job may have, where no cgroup counts them.
         """
         wrapper: list[str] = []
         if init:
-            wrapper = [INIT, *(["-s", str(filter_fd)] if filter_fd is not None else []), "--"]
+            options = ["-s", str(filter_fd)] if filter_fd is not None else []
+            options += ["-p", str(scripts_fd), FOLDER] if scripts_fd is not None else []
+            wrapper = [INIT, *options, "--"]
         return {
             "terminal": False,
             "user": {"uid": self.user.uid, "gid": self.user.gid, "additionalGids": self.user.groups, "umask": 0o22},

@@ -12,6 +12,7 @@ from .outputs import *  # noqa: F403
 from .paths import *  # noqa: F403
 from .powers import *  # noqa: F403
 from .processes import *  # noqa: F403
+from .provision import *  # noqa: F403
 from .recovery import *  # noqa: F403
 from .requests import *  # noqa: F403
 from .results import *  # noqa: F403
