@@ -15,8 +15,8 @@ HYBRID = Path("/sys/fs/cgroup/unified")
 class Bare:
     """`RUNTIME run` of a bundle: same mounts, limits and namespaces, no shim, no init, overlay by a small C helper."""
 
-    def __init__(self, runtime: str, rootfs: Path, config: dict, scratch: Path) -> None:
-        self.runtime = shutil.which(runtime) or runtime
+    def __init__(self, runtime: str, rootfs: Path, config: dict, scratch: Path, options: tuple[str, ...] = ()) -> None:
+        self.command = [shutil.which(runtime) or runtime, *options]
         self.detach = str(HYBRID) if runtime == "crun" and HYBRID.is_dir() else "-"
         mappings = config["linux"].get("uidMappings", [])
         self.first_id = mappings[0]["hostID"] if mappings else 0
@@ -41,7 +41,7 @@ class Bare:
         (bundle / "config.json").write_text(json.dumps(config))
         layers = [str(self.rootfs), str(bundle / "upper"), str(bundle / "work"), str(bundle / "merged")]
         helper = [str(self.helper), *layers, str(self.first_id), self.detach]
-        command = [*helper, self.runtime, "run", "--bundle", str(bundle), name]
+        command = [*helper, *self.command, "run", "--bundle", str(bundle), name]
         began = time.perf_counter()
         output, code = _spawn(command)
         took = time.perf_counter() - began

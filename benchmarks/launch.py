@@ -2,7 +2,7 @@
 
 With a user namespace on both sides where this host has them: the bare one's over a root that belongs to it beforehand.
 
-usage: python benchmarks/launch.py [ROUNDS]
+usage: python benchmarks/launch.py [ROUNDS [RUNTIME...]]
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import json
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +23,9 @@ from dms_executor.oci import OciSpec
 from roots import busybox_root
 
 FILTERED = "bare, its own filter"
-BOUNDS = {"crun": {"bare": 1.6, FILTERED: 0.8}, "runc": {"bare": 1.25, FILTERED: 1.0}}
+BOUNDS = {"crun": {"bare": 1.6, FILTERED: 0.8}, "runc": {"bare": 1.25, FILTERED: 1.0}, "runsc": {"bare": 1.25}}
+# As the engine calls it, which runs it without a network of its own.
+OPTIONS = {"runsc": ("--overlay2", "none", "--network", "none")}
 WARM = 5
 SETTLE = 0.04
 ROW = 10
@@ -51,15 +54,24 @@ async def ours(executor: Executor, rootfs: Path, number: int) -> float:
     return took
 
 
-async def measure(runtime: str, rounds: int, durability: str, scratch: Path) -> None:
+def program_of(runtime: str) -> str | None:
+    """gVisor's may be where `scripts/runsc` has put it."""
+    if runtime != "runsc":
+        return shutil.which(runtime)
+    script = Path(__file__).parents[1] / "scripts" / "runsc"
+    return subprocess.run([script, "--where"], capture_output=True, text=True).stdout.strip() or None
+
+
+async def measure(runtime: str, program: str, rounds: int, durability: str, scratch: Path) -> None:
     rootfs = busybox_root(scratch)
     state = scratch / f"state-{runtime}-{durability}"
-    settings = Settings(engines={"oci": {"runtime": runtime}}, durability=durability)
+    settings = Settings(engines={"oci": {"runtime": program}}, durability=durability)
     async with Executor.open(state, policy=Policy.trusted(), settings=settings) as executor:
         plain = await bundle_of(executor, state, rootfs, scratch / f"{runtime}-{durability}-plain", init=True)
-        filtered = await bundle_of(executor, state, rootfs, scratch / f"{runtime}-{durability}-seccomp", init=False)
-        bare, bare_filtered = (Bare(runtime, rootfs, config, scratch) for config in (plain, filtered))
-        peers = {"bare": bare, FILTERED: bare_filtered}
+        peers = {"bare": Bare(program, rootfs, plain, scratch, OPTIONS.get(runtime, ()))}
+        if runtime != "runsc":  # which takes no job without our init
+            filtered = await bundle_of(executor, state, rootfs, scratch / f"{runtime}-{durability}-seccomp", init=False)
+            peers[FILTERED] = Bare(program, rootfs, filtered, scratch)
         report(f"{runtime} {durability} in turn", await in_turn(executor, rootfs, rounds, peers), BOUNDS[runtime])
         report(f"{runtime} {durability} in rows", await in_rows(executor, rootfs, rounds, peers), BOUNDS[runtime])
 
@@ -104,11 +116,14 @@ def report(title: str, times: dict[str, list[float]], bounds: dict[str, float]) 
 
 async def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    runtimes = sys.argv[2:] or list(BOUNDS)
     with tempfile.TemporaryDirectory(prefix="dms-bench-") as scratch:
-        for runtime in ("crun", "runc"):
-            if shutil.which(runtime):
+        for runtime in runtimes:
+            if program := program_of(runtime):
                 for durability in ("process", "power"):
-                    await measure(runtime, rounds, durability, Path(scratch))
+                    await measure(runtime, program, rounds, durability, Path(scratch))
+            else:
+                print(f"{runtime} is not here")
 
 
 if __name__ == "__main__":

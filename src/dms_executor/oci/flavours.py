@@ -78,7 +78,7 @@ RUNSC = Flavour(
     platforms=("systrap", "ptrace", "kvm"),
     lacks=frozenset({"pause", "copy"}),
     no_userns="runsc has a kernel of its own for the job instead",
-    networks=frozenset({"none"}),
+    networks=frozenset({"none", "host"}),
     least_memory=32 << 20,
     mend="See https://gvisor.dev/docs/user_guide/install/",
 )
