@@ -1,7 +1,8 @@
 """Boots the host that `build` made, runs one command in it, brings back its output, report and exit code.
 
-The checkout goes in as a tar on a disk (what git would commit of it, and the two compiled programs), the root image is
-written to a throwaway layer, the folder `out` is shared by 9p. The host has no network. See docs/host.md.
+The checkout goes in as a tar on a disk (what git would commit of it, the two compiled programs, runsc where there is
+one), the root image is written to a throwaway layer, the folder `out` is shared by 9p.
+The host has no network. See docs/host.md.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ QEMU = "qemu-system-x86_64"
 OUT_OF_TIME = 124  # like timeout(1)
 NO_ANSWER = 125
 _PROBE_SECONDS = 15.0
+_RUNSC = "runsc"  # in the host's checkout
 _TEST_SECONDS = 1800  # pytest's limit of one test where all is emulated
 # Each word for a reason: https://docs.kernel.org/admin-guide/kernel-parameters.html. `panic=-1` ends a failed boot.
 _KERNEL = "console=ttyS0 quiet panic=-1 cryptomgr.notests mitigations=off"
@@ -95,6 +97,8 @@ def _variables(accel: str) -> list[str]:
     """Ours go along, but those that are meant for this script; a test's limit of time fits an emulated machine."""
     chosen = {name: value for name, value in os.environ.items() if name.startswith("DMS_EXECUTOR_")}
     chosen = {name: value for name, value in chosen.items() if not name.startswith("DMS_EXECUTOR_HOST")}
+    if _runsc():
+        chosen["DMS_EXECUTOR_RUNSC"] = f"/checkout/{_RUNSC}"
     if accel == "tcg":
         chosen["PYTEST_TIMEOUT"] = str(_TEST_SECONDS)
         chosen.setdefault("DMS_EXECUTOR_SLOW", "10")
@@ -134,6 +138,14 @@ def _pack(target: Path) -> None:
         for name in sorted(set(names)):
             if os.path.lexists(ROOT / name):
                 archive.add(ROOT / name, arcname=name, filter=_as_root)
+        if runsc := _runsc():
+            archive.add(runsc, arcname=_RUNSC, filter=_as_root)
+
+
+def _runsc() -> str:
+    """Where `scripts/runsc` finds one; empty where it does not."""
+    found = subprocess.run([ROOT / "scripts" / "runsc", "--where"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
 
 
 def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:

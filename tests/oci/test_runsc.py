@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dms_executor.errors import EngineUnavailable, InvalidRequest, NotSupported
+from dms_executor.oci import runtime
 from dms_executor.policy import Policy
 from dms_executor.types import ByteSize, Resources, StorageVolume
 from tests.runsc import needed, program
@@ -229,7 +230,7 @@ async def test_a_user_namespace_is_refused_where_it_is_required(tmp_path: Path, 
     ran = await bench.run("true")  # userns is "auto"
     assert ran.handle.loosened == ["userns: runsc has a kernel of its own for the job instead"]
     async with opened(bench.state, busybox, Policy.trusted(), runtime=program("runsc"), userns="required") as strict:
-        with pytest.raises(EngineUnavailable, match="kernel of its own"):
+        with pytest.raises(EngineUnavailable, match="runsc has a kernel of its own"):
             await strict.engine.validate(strict.execution("true").request)
         assert not (await strict.engine.probe()).usable
 
@@ -246,6 +247,23 @@ async def test_a_platform_can_be_chosen(tmp_path: Path, busybox: Path) -> None:
     async with opened(tmp_path / "state", busybox, Policy.trusted(), runtime="crun", platform="ptrace") as other:
         with pytest.raises(EngineUnavailable, match="crun has no platforms"):
             await other.engine.validate(other.execution("true").request)
+
+
+async def test_a_kvm_that_runs_no_sandbox_is_told(
+    tmp_path: Path, busybox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_TRIAL_DEADLINE", 4.0 * float(os.environ.get("DMS_EXECUTOR_SLOW", "1")))
+    (tmp_path / "state").mkdir(mode=0o700)
+    settings = {"runtime": program("runsc"), "platform": "kvm"}
+    async with opened(tmp_path / "state", busybox, Policy.trusted(), **settings) as bench:
+        probe = await bench.engine.probe()
+        if probe.usable:
+            assert (await bench.run("echo", "hi")).stdout == "hi\n"
+        else:
+            assert "platform kvm here" in probe.problem
+            assert "setting platform" in probe.mend
+            with pytest.raises(EngineUnavailable, match="platform kvm"):
+                await bench.engine.validate(bench.execution("true").request)
 
 
 # Deaths.

@@ -27,6 +27,7 @@ class Flavour(msgspec.Struct, frozen=True, kw_only=True):
     `keeps_state`: its state lies in the shim's room, since the sockets in it have names of at most 108 bytes.
     `hides_unified`: version 2 of the control groups must be out of its sight where it stands beside version 1.
     `own_kernel`: a job calls a kernel of the runtime's own: the host counts its tasks, and nobody enters the job.
+    `platforms`: what the setting of that name may say; `doubtful`: those of them that are tried before they are used.
     `needs_init`: without our init nobody tells a signal from an exit code, nor keeps a seccomp profile's errors.
     `lacks`: capabilities of the engine that it does not have. `no_userns`: why no job can have a user namespace; empty
     where one can. `networks`: those of a request that it gives. `least_memory`: bytes with which a job gets anywhere.
@@ -43,6 +44,7 @@ class Flavour(msgspec.Struct, frozen=True, kw_only=True):
     own_kernel: bool = False
     needs_init: bool = False
     platforms: tuple[Platform, ...] = ()
+    doubtful: tuple[Platform, ...] = ()
     lacks: frozenset[str] = frozenset()
     no_userns: str = ""
     networks: frozenset[str] = frozenset({"none", "user", "host"})
@@ -76,6 +78,7 @@ RUNSC = Flavour(
     own_kernel=True,
     needs_init=True,
     platforms=("systrap", "ptrace", "kvm"),
+    doubtful=("kvm",),
     lacks=frozenset({"pause", "copy"}),
     no_userns="runsc has a kernel of its own for the job instead",
     networks=frozenset({"none", "host"}),

@@ -12,7 +12,7 @@ import msgspec
 from ..errors import EngineUnavailable
 from ..types import ByteSize, Capacity
 from .cgroups import Cgroups, detect, make_shims_group
-from .runtime import SEARCH_PATH, Runtime, choose
+from .runtime import SEARCH_PATH, Runtime, choose, tried
 from .scope import is_there, scope_of
 from .spec import OciSettings
 from .userns import problem_of_host
@@ -73,6 +73,7 @@ def look(settings: OciSettings) -> Host:
 async def prepare_host(settings: OciSettings) -> Host:
     """`look`, and then makes what all executions share: the room's folder and the cgroup of shims and jobs."""
     host = await asyncio.to_thread(look, settings)
+    await tried(host.runtime)
     if host.cgroups.mode == "v2":
         scope = await scope_of(settings.cgroup_parent, host.cgroups.hierarchies[0].mount)
         host = msgspec.structs.replace(host, scope=scope)

@@ -6,24 +6,37 @@ reparented to the shim, a subreaper. `delete` is not needed: the shim removes th
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import msgspec
 
-from ..errors import EngineUnavailable
+from ..errors import EngineUnavailable, StartFailed
 from ..supervisor import tether
 from ..typed import known
 from .cgroups import Cgroups
 from .flavours import CRUN, FLAVOURS, Flavour, flavour_of
 from .spec import OciSettings
 
-__all__ = ["Runtime", "choose", "complaint", "last_words", "run_argv", "start_failure", "state_folder", "version_of"]
+__all__ = [
+    "Runtime",
+    "choose",
+    "complaint",
+    "last_words",
+    "run_argv",
+    "start_failure",
+    "state_folder",
+    "tried",
+    "version_of",
+]
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C"}
 _VERSION_DEADLINE = 5.0
+_TRIAL_DEADLINE = 20.0
 _COMPLAINT = 4096
 _FIRST_PRESERVED = 3
 _MERE = ("debug", "info", "warning")
@@ -103,7 +116,36 @@ async def version_of(runtime: Runtime) -> str:
     first = done.stdout.decode("utf-8", "replace").partition("\n")[0]
     if done.code != 0 or " version " not in first:
         raise EngineUnavailable(f"{runtime.path} --version fails", mend=f"Reinstall it: {done.stderr[:200]!r}")
+    await tried(runtime)
     return first.replace(" version ", " ").strip()
+
+
+async def tried(runtime: Runtime) -> None:
+    """Runs something, where it is in doubt that anything runs. Raises `EngineUnavailable`.
+
+    A KVM that opens may still run no guest: the sandbox then spins for ever.
+    """
+    if runtime.platform not in runtime.flavour.doubtful:
+        return
+    # One that is killed leaves what it made there.
+    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="dms-executor-")
+    argv = [runtime.path, "--root", folder, "--platform", str(runtime.platform), "--network", "none"]
+    try:
+        done = await tether.run(
+            [*argv, "--ignore-cgroups", "do", "true"],
+            environment={**ENVIRONMENT, "TMPDIR": folder},
+            deadline=_TRIAL_DEADLINE,
+        )
+        said = "" if done.code == 0 else done.complaint or f"code {done.code}"
+    except StartFailed:
+        said = f"no answer in {_TRIAL_DEADLINE:g} s"
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder)
+    if said:
+        raise EngineUnavailable(
+            f"{runtime.flavour.name} cannot run anything on the platform {runtime.platform} here: {said}",
+            mend="Leave the setting platform out, or run on a host whose KVM works",
+        )
 
 
 def complaint(folder: Path) -> str:
