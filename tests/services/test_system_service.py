@@ -63,7 +63,7 @@ async def test_jobs_live_in_a_delegated_scope_and_nowhere_else(service: Service)
     assert set(shown.split()) == {"Delegate=yes", "ActiveState=active", "Slice=system.slice"}
     assert not Path("/sys/fs/cgroup/dms-executor").exists()
     async with Executor.open(service.state, policy=Policy.trusted(), settings=settings(service)) as executor:
-        token = (await executor.inspect("job")).engine_ids["token"]
+        token = (await executor.inspect("job")).engine_ids["container"]
         group = SCOPE / token
         assert (group / "memory.max").read_text().strip() == str(64 << 20)
         # What systemd does of itself now and then takes nothing of the job's away.
