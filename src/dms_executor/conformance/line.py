@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -11,10 +12,15 @@ import pytest
 
 from .bench import Bench
 
-__all__ = ["LINE_DEADLINE", "line"]
+__all__ = ["LINE_DEADLINE", "SLOW", "line"]
 
 LINE_DEADLINE = 60.0
 """Seconds after which a line has failed."""
+
+SLOW = float(os.environ.get("DMS_EXECUTOR_SLOW", "1"))
+"""How many times slower this machine is than one of one's own: what must not come too soon is told in it."""
+
+_DEBUG = os.environ.get("PYTHONASYNCIODEBUG", "1") != ""  # off where somebody says so: an emulated machine
 
 Line = Callable[..., Awaitable[None]]
 
@@ -26,7 +32,7 @@ def line(
 
     def decorated(work: Line) -> Callable[..., None]:
         def test(bench: Bench, **arguments: Any) -> None:
-            with asyncio.Runner(debug=True) as runner:
+            with asyncio.Runner(debug=_DEBUG) as runner:
                 runner.run(_whole(work, bench, arguments))
 
         for name in ("__name__", "__qualname__", "__doc__", "__module__"):

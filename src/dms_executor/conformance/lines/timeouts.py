@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from ..bench import Bench
-from ..line import line
+from ..line import SLOW, line
 from ..steps import Exit, Forever, Ignore, Say, Trap
 
 
@@ -62,7 +62,7 @@ async def test_a_cancel_before_the_timeout_is_the_cause(bench: Bench) -> None:
 
 @line("5", needs={"pause"})
 async def test_a_timeout_counts_paused_time(bench: Bench) -> None:
-    execution_id = await bench.start(Say("ready"), Forever(), until="ready", timeout=1)
+    execution_id = await bench.start(Say("ready"), Forever(), until="ready", timeout=SLOW)
     await bench.executor.pause(execution_id)
     result = await bench.executor.wait(execution_id)
     assert (result.status, result.reason) == ("failed", "timed_out"), result
