@@ -102,7 +102,7 @@ static void last_words(int folder, char *out, size_t size)
             text[i] = ' ';
     size_t most = size - 1;
     const char *from = length > (ssize_t)most ? text + length - most : text;
-    snprintf(out, size, "%s", length > 0 ? from : "it said nothing");
+    snprintf(out, size, "%.*s", (int)most, length > 0 ? from : "it said nothing");
 }
 
 static int failed(int folder, const char *why, int error, char *what, size_t size)
