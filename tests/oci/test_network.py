@@ -296,6 +296,25 @@ async def test_a_job_outlives_its_network_program(bench: Bench) -> None:
         assert (await bench.engine.watch(x, handle)).signal == 9
 
 
+async def test_stats_count_what_went_through(bench: Bench) -> None:
+    script = (
+        TALK
+        + f"""
+udp("{lan.OUTSIDE}", {lan.PORT}, b"x" * 1000)
+print("sent", flush=True)
+import time
+time.sleep(1000)
+"""
+    )
+    cmd, more = python(script)
+    x, handle = await bench.started(*cmd, **more)
+    await bench.said(x, b"sent")
+    stats = await bench.engine.stats(x, handle)
+    assert 1000 < (stats.network_sent_bytes or 0) < 10_000
+    assert 1000 < (stats.network_received_bytes or 0) < 10_000
+    await bench.engine.destroy(x, handle)
+
+
 async def test_without_our_init(bench: Bench) -> None:
     script = TALK + f'print(tcp("{lan.OUTSIDE}", {lan.PORT}))'
     assert (await run(bench, script, init=False)).stdout == f"hello {lan.HOST}\n"

@@ -26,6 +26,7 @@ _COMMANDS = {
     "cleanup": ("cleanup", "Drop what is kept too long, and leftovers."),
     "cp": ("copy", "Copy files into a running job, or out of it."),
     "inspect": ("listing", "Show all that is known of executions, as JSON."),
+    "port": ("ports", "Show where the ports of an execution are on this host."),
     "events": ("events", "Follow the transitions of all executions."),
     "engines": ("engines", "Show which engines are usable here, and how to mend the others."),
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .durations import ago
+from .ports import shown_ports
 from .session import Command, each, session_of
 from .terminal import emit, emit_json, table
 
@@ -120,8 +121,12 @@ def _print_table(found: list[ExecutionInfo], *, width: int | None) -> None:
         params = info.request.engine_spec.params
         created = f"{ago((now - info.created_at).total_seconds())} ago"
         texts = [_cut(str(params.get("image", "-")), width, end=True), _cut(_command(params), width)]
-        rows.append([info.request.execution_id, info.engine, *texts, created, _status(info, now)])
-    table(["ID", "ENGINE", "IMAGE", "COMMAND", "CREATED", "STATUS"], rows)
+        ports = shown_ports(info.ports) if info.finished_at is None else ""
+        rows.append([info.request.execution_id, info.engine, *texts, created, _status(info, now), ports])
+    # Without any there is no column for them.
+    columns = 7 if any(row[6] for row in rows) else 6
+    header = ["ID", "ENGINE", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS"]
+    table(header[:columns], [row[:columns] for row in rows])
 
 
 def _command(params: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .ports import published
+
 if TYPE_CHECKING:
     from ..types import ExecutionRequest
 
@@ -72,6 +74,9 @@ def _lay_over(fields: Fields, options: Mapping[str, Any]) -> None:
     if options["results_dir"] is not None:
         fields["results_dir"] = str(Path(options["results_dir"]).absolute())
     named = {"cpu": options["cpus"], "memory": options["memory"], "disk": options["disk"], "pids": options["pids"]}
+    if options["publish"]:
+        fields["ports"] = [*(fields.get("ports") or []), *map(published, options["publish"])]
+        fields.setdefault("network", "user")
     _merge(fields, "resources", {name: value for name, value in named.items() if value is not None})
     _merge(fields, "environment", _environment(options["env_file"], options["env"]))
     _merge(fields, "labels", dict(_pair(text, "--label") for text in options["label"]))

@@ -34,6 +34,13 @@ _JOB_OPTIONS = [
     click.option("-e", "--env", **_REPEATED, metavar="K=V", help="A variable; K alone is taken from here."),
     click.option("--env-file", **_REPEATED, metavar="FILE", help="Variables, one K=V a line."),
     click.option("--network", metavar="NAME", help="none (the default), user, host, or one of the engine's."),
+    click.option(
+        "-p",
+        "--publish",
+        **_REPEATED,
+        metavar="[IP:][PORT:]PORT[/udp]",
+        help="Publish a port; network user if unsaid.",
+    ),
     click.option("-w", "--workdir", metavar="DIR", help="Working directory inside."),
     click.option("-u", "--user", metavar="USER[:GROUP]", help="User inside, by name or number."),
     click.option("--hostname", metavar="NAME", help="Hostname inside."),

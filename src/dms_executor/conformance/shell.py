@@ -36,8 +36,8 @@ _ENDING = 2.0
 
 @dataclass(frozen=True)
 class ShellSubject(Subject):
-    """An engine with the params `image` and `cmd`. `image` has sh, sleep, cat, printf, awk, dd and setsid, and setpriv
-    where the kernel's `/proc/self/status` does not tell `NoNewPrivs`.
+    """An engine with the params `image` and `cmd`. `image` has sh, sleep, cat, printf, awk, dd and setsid, setpriv
+    where the kernel's `/proc/self/status` does not tell `NoNewPrivs`, and nc and ip where the engine declares `ports`.
 
     `engine_settings` are the engine's own; `traits` may be narrowed, or widened by `slow_preparation` where
     `slow_image` is an image whose preparation takes an hour.

@@ -262,7 +262,10 @@ class OciEngine(Files, Engine):
         if not await asyncio.to_thread(host.cgroups.processes, group):
             raise ExecutionNotRunning("it has ended", execution_id=x.id)
         own_kernel = host.runtime.flavour.own_kernel
-        return await asyncio.to_thread(self._gauge.read, host.cgroups, group, x.token, own_kernel=own_kernel)
+        network = x.request.network
+        return await asyncio.to_thread(
+            self._gauge.read, host.cgroups, group, x.token, own_kernel=own_kernel, network=network
+        )
 
     async def _ready(self, *, launching: bool = False) -> Host:
         if self._host is None or (launching and await self._host.has_lost_its_scope()):

@@ -22,10 +22,13 @@ class Gauge:
     def forget(self, token: str) -> None:
         self._last.pop(token, None)
 
-    def read(self, cgroups: Cgroups, group: str, token: str, *, own_kernel: bool = False) -> Stats:
-        """`own_kernel`: the tasks that the host counts are not the job's. Blocks."""
+    def read(
+        self, cgroups: Cgroups, group: str, token: str, *, own_kernel: bool = False, network: str = "none"
+    ) -> Stats:
+        """`own_kernel`: the tasks that the host counts are not the job's. `network`: of the request. Blocks."""
         numbers = {source.key: _number(source.path, source.field) for source in cgroups.usage(group)}
         cpu = _seconds(numbers)
+        received, sent = _network(cgroups.processes(group)) if network == "user" else (None, None)
         return Stats(
             time=datetime.now(UTC),
             cpu_seconds=cpu,
@@ -36,6 +39,8 @@ class Gauge:
             pids=None if own_kernel else _first(cgroups, group, "pids.current"),
             io_read_bytes=numbers.get("io_read"),
             io_write_bytes=numbers.get("io_write"),
+            network_received_bytes=received,
+            network_sent_bytes=sent,
         )
 
     def _percent(self, token: str, cpu: float | None) -> float | None:
@@ -54,6 +59,20 @@ def _seconds(numbers: dict[str, int | None]) -> float | None:
     if nanoseconds is not None:
         return nanoseconds / 1e9
     return microseconds / 1e6 if microseconds is not None else None
+
+
+def _network(pids: set[int]) -> tuple[int | None, int | None]:
+    """Of all interfaces but loopback, as a process of the job has them: proc(5), `/proc/pid/net/dev`."""
+    for pid in sorted(pids):
+        try:
+            lines = Path(f"/proc/{pid}/net/dev").read_text(encoding="ascii").splitlines()[2:]
+        except OSError:
+            continue  # it has ended
+        counted = [
+            fields.split() for name, _, fields in (line.partition(":") for line in lines) if name.strip() != "lo"
+        ]
+        return sum(int(fields[0]) for fields in counted), sum(int(fields[8]) for fields in counted)
+    return None, None
 
 
 def _limit(value: int | None) -> int | None:

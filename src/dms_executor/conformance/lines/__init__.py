@@ -8,6 +8,7 @@ from .copies import *  # noqa: F403
 from .identity import *  # noqa: F403
 from .listing import *  # noqa: F403
 from .logs import *  # noqa: F403
+from .networks import *  # noqa: F403
 from .outputs import *  # noqa: F403
 from .paths import *  # noqa: F403
 from .powers import *  # noqa: F403
