@@ -23,12 +23,12 @@ PROGRAMS: dict[str, list[str]] = {
         *SHARED,
         *("shim_main.c", "run.c", "life.c", "end.c", "report.c", "config.c", "clients.c", "streams.c", "job.c"),
         *("log.c", "record.c", "json.c", "usage.c", "timers.c", "complain.c", "mounts.c", "idmap.c", "loopdev.c"),
-        *("provision.c", "detach.c", "network.c", "netspace.c", "tether.c", "keeper.c"),
+        *("provision.c", "detach.c", "network.c", "netspace.c", "tether.c", "keeper.c", "session.c", "open.c"),
         *("files.c", "look.c", "pack.c", "links.c", "unpack.c", "extents.c", "tar_read.c", "tar_write.c"),
     ],
-    "dms-init": [*SHARED, "init.c", "scripts.c", "search.c", "seccomp.c"],
+    "dms-init": [*SHARED, "init.c", "scripts.c", "search.c", "seccomp.c", "terminal.c"],
 }
-FUZZ: dict[str, list[str]] = {"dms-fuzz": [*SHARED, "fuzz.c", "config.c", "usage.c", "json.c"]}
+FUZZ: dict[str, list[str]] = {"dms-fuzz": [*SHARED, "fuzz.c", "config.c", "usage.c", "json.c", "open.c"]}
 
 WARNINGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Werror"]
 # musl's CMSG_NXTHDR compares a size with a difference.

@@ -12,21 +12,24 @@
 
 #include "complain.h"
 #include "events.h"
+#include "open.h"
 #include "sys.h"
 
-#define CLIENT_BUFFER 64u /* the longest frame a client may send has 24 bytes */
+#define CLIENT_BUFFER (FRAME_HEADER + OPEN_MOST) /* the longest frame that a client may send */
 
 struct client {
     int fd;
     uint32_t have;
-    uint8_t bytes[CLIENT_BUFFER];
+    int fds[OPEN_FDS], fd_count; /* came with a frame that is not served yet */
 };
 
 static struct client clients[CLIENT_SLOTS];
+/* Apart, and so in memory only as far as somebody sent something. */
+static uint8_t buffers[CLIENT_SLOTS][CLIENT_BUFFER];
 static int listener = -1, epoll_fd = -1;
 static bool listening;
 static client_request *serve;
-static caller_gone *on_caller_gone;
+static client_gone *on_gone;
 
 static int watch(int fd, uint64_t tag)
 {
@@ -49,13 +52,13 @@ static int listen_in(int folder)
     return result == 0 && listen(fd, 128) == 0 ? fd : -1;
 }
 
-int clients_open(int folder, int caller, int epoll, client_request *request, caller_gone *gone)
+int clients_open(int folder, int caller, int epoll, client_request *request, client_gone *gone)
 {
     for (int i = 0; i < CLIENT_SLOTS; i++)
         clients[i].fd = -1;
     epoll_fd = epoll;
     serve = request;
-    on_caller_gone = gone;
+    on_gone = gone;
     clients[CLIENT_CALLER].fd = caller;
     listener = listen_in(folder);
     if (listener < 0)
@@ -64,17 +67,23 @@ int clients_open(int folder, int caller, int epoll, client_request *request, cal
     return watch(listener, EVENT_LISTENER) == 0 && watch(caller, EVENT_CLIENT + CLIENT_CALLER) == 0 ? 0 : -1;
 }
 
+static void close_descriptors(struct client *it)
+{
+    while (it->fd_count > 0)
+        close(it->fds[--it->fd_count]);
+}
+
 static void drop(int client)
 {
     if (clients[client].fd < 0)
         return;
+    close_descriptors(&clients[client]);
     close(clients[client].fd);
     clients[client].fd = -1;
     clients[client].have = 0;
     if (!listening && listener >= 0)
         listening = watch(listener, EVENT_LISTENER) == 0;
-    if (client == CLIENT_CALLER)
-        on_caller_gone();
+    on_gone(client);
 }
 
 static int free_slot(void)
@@ -112,29 +121,53 @@ static bool serve_buffered(int client)
 {
     struct client *it = &clients[client];
     enum frame_side side = client == CLIENT_CALLER ? FROM_CALLER : FROM_CLIENT;
+    uint8_t payload[CLIENT_BUFFER];
+    uint8_t *bytes = buffers[client];
     struct frame frame;
     long size;
-    while ((size = frame_parse(it->bytes, it->have, side, &frame)) > 0) {
-        uint8_t payload[CLIENT_BUFFER];
+    while ((size = frame_parse(bytes, it->have, side, &frame)) > 0) {
         memcpy(payload, frame.payload, frame.length);
         frame.payload = payload;
         it->have -= (uint32_t)size;
-        memmove(it->bytes, it->bytes + size, it->have);
+        memmove(bytes, bytes + size, it->have);
         int fd = it->fd;
         serve(client, &frame);
         if (it->fd != fd)
             return false;
+        close_descriptors(it);
     }
     if (size < 0)
         drop(client);
     return size == 0;
 }
 
+static ssize_t receive(struct client *it, uint8_t *at, size_t room)
+{
+    union {
+        struct cmsghdr header;
+        uint8_t space[CMSG_SPACE(sizeof(int) * OPEN_FDS)];
+    } control;
+    struct iovec part = {at, room};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    ssize_t got = recvmsg(it->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (got < 0)
+        return got;
+    for (struct cmsghdr *each = CMSG_FIRSTHDR(&message); each != NULL; each = CMSG_NXTHDR(&message, each)) {
+        if (each->cmsg_level != SOL_SOCKET || each->cmsg_type != SCM_RIGHTS)
+            continue;
+        close_descriptors(it);
+        it->fd_count = (int)((each->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(it->fds, CMSG_DATA(each), (size_t)it->fd_count * sizeof(int));
+    }
+    return got;
+}
+
 void client_ready(int client)
 {
     struct client *it = &clients[client];
     while (it->fd >= 0) {
-        ssize_t got = recv(it->fd, it->bytes + it->have, CLIENT_BUFFER - it->have, MSG_DONTWAIT);
+        ssize_t got = receive(it, buffers[client] + it->have, CLIENT_BUFFER - it->have);
         if (got < 0 && (errno == EAGAIN || errno == EINTR))
             return;
         if (got <= 0) {
@@ -145,6 +178,12 @@ void client_ready(int client)
         if (!serve_buffered(client))
             return;
     }
+}
+
+int client_descriptors(int client, const int **fds)
+{
+    *fds = clients[client].fds;
+    return clients[client].fd_count;
 }
 
 void client_send(int client, uint8_t type, const uint8_t *payload, size_t length)

@@ -12,12 +12,15 @@ enum { CLIENT_SLOTS = 65, CLIENT_CALLER = 0 };
 
 /* What clients ask for; answers go back by client_send(). */
 typedef void client_request(int client, const struct frame *frame);
-/* The caller's connection ended. */
-typedef void caller_gone(void);
+/* A connection ended. */
+typedef void client_gone(int client);
 
-int clients_open(int folder, int caller, int epoll, client_request *request, caller_gone *gone);
+int clients_open(int folder, int caller, int epoll, client_request *request, client_gone *gone);
 bool clients_accept(void); /* one; false: nobody waits */
 void client_ready(int client); /* reads and serves all that is there */
+
+/* The descriptors that came with a client's frame, from `fds` on; they are closed once it is served. */
+int client_descriptors(int client, const int **fds);
 
 void client_send(int client, uint8_t type, const uint8_t *payload, size_t length);
 void clients_broadcast(uint8_t type, const uint8_t *payload, size_t length);

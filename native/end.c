@@ -13,6 +13,7 @@
 #include "job.h"
 #include "log.h"
 #include "network.h"
+#include "session.h"
 #include "shim.h"
 #include "streams.h"
 #include "sys.h"
@@ -32,6 +33,7 @@ void end_settle(void)
     timer_clear(TIMER_GRACE);
     timer_clear(TIMER_KILL);
     timer_clear(TIMER_RUNTIME);
+    timer_clear(TIMER_SESSIONS);
     pid_t left = job_pidfile(shim.folder, shim.config.pidfile);
     if (job_is_child(left))
         kill(left, SIGKILL);
@@ -125,6 +127,7 @@ void end_streams(void)
     const char *record = record_text(&length);
     clients_broadcast(FRAME_ENDED, (const uint8_t *)record, length);
     clients_close();
+    sessions_sweep();
     keep_cgroups_warm();
     remove_folders();
     _exit(0);

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "open.h"
+
 /* Byte by byte, so that neither the host's order nor alignment matters; compilers make one load of it. */
 uint32_t get_u32(const uint8_t *at)
 {
@@ -38,12 +40,17 @@ static const struct rule rules[] = {
     {FRAME_STOP, BIT(FROM_CALLER) | BIT(FROM_CLIENT), 16, 16},
     {FRAME_SIGNAL, BIT(FROM_CALLER) | BIT(FROM_CLIENT), 4, 4},
     {FRAME_HELLO, BIT(FROM_CALLER) | BIT(FROM_CLIENT), 4, 4},
+    {FRAME_OPEN, BIT(FROM_CLIENT), 4, OPEN_MOST},
+    {FRAME_ENTER, BIT(FROM_CLIENT), 4, 4},
+    {FRAME_CLOSE, BIT(FROM_CLIENT), 4, 4},
     {FRAME_INIT_BORN, BIT(FROM_INIT), 0, 0},
     {FRAME_INIT_STARTED, BIT(FROM_INIT), 8, 8},
     {FRAME_INIT_FAILED, BIT(FROM_INIT), 4, 4 + FRAME_TEXT_MAX},
     {FRAME_INIT_SCRIPT, BIT(FROM_INIT), 5, 4 + 128},
     {FRAME_INIT_HALT, BIT(TO_INIT), 0, 0},
     {FRAME_INIT_EXITED, BIT(FROM_INIT), 4, 4},
+    {FRAME_INIT_TERMINAL, BIT(FROM_INIT), 0, 0},
+    {FRAME_INIT_GO, BIT(TO_INIT), 0, 0},
     {FRAME_INIT_SIGNAL, BIT(TO_INIT), 4, 4},
 };
 

@@ -7,6 +7,7 @@
 #include "config.h"
 #include "frame.h"
 #include "json.h"
+#include "open.h"
 #include "usage.h"
 
 #define LARGEST 2048u
@@ -80,7 +81,7 @@ static size_t some_entries(uint8_t *out)
 
 static size_t some_frame(uint8_t *out)
 {
-    static const uint8_t types[] = {1, 2, 3, 4, 5, 64, 70, 96, 97, 98, 99, 112, 200};
+    static const uint8_t types[] = {1, 2, 3, 4, 5, 6, 7, 8, 64, 70, 96, 97, 98, 99, 104, 105, 112, 200};
     uint32_t length = chance(30);
     frame_header(out, types[chance(sizeof types)], length);
     for (uint32_t i = 0; i < length; i++)
@@ -100,10 +101,21 @@ static size_t some_text(uint8_t *out)
     return at;
 }
 
+static size_t some_command(uint8_t *out)
+{
+    size_t at = 0;
+    for (uint32_t left = chance(80); left > 0; left--) {
+        for (uint32_t letters = chance(5); letters > 0; letters--)
+            out[at++] = (uint8_t)"/abc"[chance(4)];
+        out[at++] = 0;
+    }
+    return at;
+}
+
 static size_t input(uint8_t *out)
 {
     size_t length;
-    switch (chance(4)) {
+    switch (chance(5)) {
     case 0:
         length = some_entries(out);
         break;
@@ -112,6 +124,9 @@ static size_t input(uint8_t *out)
         break;
     case 2:
         length = some_text(out);
+        break;
+    case 3:
+        length = some_command(out);
         break;
     default:
         length = chance(200);
@@ -170,6 +185,20 @@ static void parse_config(const uint8_t *bytes, size_t length)
     free(copy);
 }
 
+static void parse_open(const uint8_t *bytes, size_t length)
+{
+    uint8_t *copy = exact(bytes, length, 0);
+    struct open_request request;
+    if (open_parse(copy, length, &request)) {
+        size_t total = strlen(request.group) + 1;
+        for (size_t i = 0; i < request.argc; i++)
+            total += strlen(request.argv[i]) + 1;
+        if (total != length || request.argc == 0 || request.argv[request.argc] != NULL)
+            abort();
+    }
+    free(copy);
+}
+
 static void parse_texts(const uint8_t *bytes, size_t length)
 {
     char *text = (char *)exact(bytes, length, 1);
@@ -195,6 +224,7 @@ int main(int argc, char **argv)
         size_t length = input(bytes);
         parse_frames(bytes, length);
         parse_config(bytes, length);
+        parse_open(bytes, length);
         parse_texts(bytes, length);
     }
     printf("%lu rounds, %lu valid\n", rounds, accepted);

@@ -1,4 +1,5 @@
-/* `dms-init [-s FD] [-p FD FOLDER] -- ARGV...`: pid 1 of a job. docs/protocol.md, section 3. */
+/* `dms-init [-w] [-t SIZE] [-s FD] [-p FD FOLDER] -- ARGV...`: pid 1 of a job, or the first process of a session in it.
+ * docs/protocol.md, section 3. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -18,10 +19,11 @@
 #include "search.h"
 #include "seccomp.h"
 #include "sys.h"
+#include "terminal.h"
 
 enum { REPORT = 3, NOT_EXECUTABLE = 126, NOT_FOUND = 127, HUNG_UP = 137 };
 
-static int report = REPORT;
+static int report = REPORT, terminal = -1;
 static pid_t job;         /* or the provision script that runs now */
 static bool in_script, halted, running;
 static char **job_argv;
@@ -52,11 +54,13 @@ static _Noreturn void fail(int error, const char *what)
     _exit(error == ENOENT ? NOT_FOUND : NOT_EXECUTABLE);
 }
 
-/* With a terminal the job becomes its foreground group; else it gets a session, so that a signal meant for it reaches
- * nobody else. */
+/* A session of its own, so that a signal meant for it reaches nobody else; with a terminal it becomes the foreground
+ * group of that. */
 static void separate(void)
 {
-    if (isatty(0)) {
+    if (terminal >= 0) {
+        terminal_take(terminal);
+    } else if (isatty(0)) {
         setpgid(0, 0);
         tcsetpgrp(0, getpid());
     } else {
@@ -98,6 +102,8 @@ static void start_job(void)
     if (job < 0)
         fail(errno, "cannot fork");
     close(result[1]);
+    if (terminal >= 0 && !in_script)
+        close(terminal); /* or it would never hang up */
     ssize_t got;
     while ((got = read(result[0], &error, sizeof error)) < 0 && errno == EINTR)
         ;
@@ -142,9 +148,42 @@ static _Noreturn void hung_up(void)
     /* Only in a pid namespace of our own does -1 mean the job and nothing else. */
     if (getpid() == 1)
         kill(-1, SIGKILL);
-    kill(-job, SIGKILL);
-    kill(job, SIGKILL);
+    if (job > 0) {
+        kill(-job, SIGKILL);
+        kill(job, SIGKILL);
+    }
     _exit(HUNG_UP);
+}
+
+/* Nothing of a session runs before it is in the control group by which it can be killed. */
+static void await_go(void)
+{
+    uint8_t bytes[FRAME_HEADER];
+    struct frame frame;
+    size_t have = 0;
+    while (have < sizeof bytes) {
+        ssize_t got = recv(report, bytes + have, sizeof bytes - have, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            hung_up();
+        have += (size_t)got;
+    }
+    if (frame_parse(bytes, have, TO_INIT, &frame) != FRAME_HEADER || frame.type != FRAME_INIT_GO)
+        hung_up();
+}
+
+/* The terminal is one of the job's own, so that its name means something inside; who asked for it gets its master. */
+static void open_terminal(const char *size)
+{
+    uint8_t frame[FRAME_HEADER];
+    int master = terminal_open(size, &terminal);
+    if (master < 0)
+        fail(errno, "cannot make a terminal");
+    frame_header(frame, FRAME_INIT_TERMINAL, 0);
+    if (terminal_hand_over(report, frame, sizeof frame, master) != 0)
+        fail(errno, "cannot hand over the terminal");
+    close(master);
 }
 
 static void hear(void)
@@ -212,10 +251,20 @@ int main(int argc, char **argv)
 {
     int filter = -1, scripts = -1, next = 1;
     const char *folder = NULL, *problem;
+    bool waits = false;
+    const char *size = NULL;
     sigset_t all;
     report = open_report();
     /* Before any of the job's code runs, so that the first sender the shim sees is us. */
     say(FRAME_INIT_BORN, NULL, 0);
+    if (next < argc && strcmp(argv[next], "-w") == 0) {
+        waits = true;
+        next++;
+    }
+    if (next + 1 < argc && strcmp(argv[next], "-t") == 0) {
+        size = argv[next + 1];
+        next += 2;
+    }
     if (next + 1 < argc && strcmp(argv[next], "-s") == 0) {
         filter = atoi(argv[next + 1]);
         next += 2;
@@ -226,7 +275,7 @@ int main(int argc, char **argv)
         next += 3;
     }
     if (next >= argc || strcmp(argv[next], "--") != 0 || next + 1 >= argc)
-        fail(EINVAL, "usage: dms-init [-s FD] [-p FD FOLDER] -- ARGV...");
+        fail(EINVAL, "usage: dms-init [-w] [-t COLUMNSxROWS] [-s FD] [-p FD FOLDER] -- ARGV...");
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     int signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -241,6 +290,10 @@ int main(int argc, char **argv)
         if (report >= 0)
             prctl(PR_SET_PDEATHSIG, 0);
     }
+    if (waits)
+        await_go();
+    if (size != NULL)
+        open_terminal(size);
     if (filter >= 0 && seccomp_install(filter) != 0)
         fail(errno, "cannot install the seccomp filter");
     job_argv = argv + next + 1;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -15,6 +16,7 @@
 
 #define KILL_ROUNDS 100
 #define FIRST_PASSED 4
+#define MOST_PLACED (FIRST_PASSED + CONFIG_PASS) /* and more than a session's */
 #define SOURCES_FROM 200 /* above every number that the child's own descriptors get */
 
 void job_reset_signals(void)
@@ -39,17 +41,9 @@ static int place(int source[], int count)
     return 0;
 }
 
-static void child(const struct config *config, const int out[2], int report, pid_t parent)
+static void child(char **argv, char **env, int source[], int count, pid_t parent)
 {
-    int source[FIRST_PASSED + CONFIG_PASS];
-    int count = FIRST_PASSED + (int)config->pass_count;
-    source[0] = config->stdin_fd >= 0 ? config->stdin_fd : open("/dev/null", O_RDONLY | O_CLOEXEC);
-    source[1] = out[0];
-    source[2] = out[1];
-    source[3] = report;
-    for (size_t i = 0; i < config->pass_count; i++)
-        source[FIRST_PASSED + i] = config->pass[i];
-    if (source[0] < 0 || place(source, count) != 0)
+    if (place(source, count) != 0)
         return;
     /* The runtime dies with us, so that no container starts without a shim; asked for after the fork, hence the look
      * at the parent (prctl(2), PR_SET_PDEATHSIG). */
@@ -59,20 +53,21 @@ static void child(const struct config *config, const int out[2], int report, pid
         _exit(127);
     job_reset_signals();
     umask(0022); /* ours is stricter, and the caller's is no business of the job's */
-    execve(config->argv[0], config->argv, config->env);
+    execve(argv[0], argv, env);
 }
 
-pid_t job_spawn(const struct config *config, const int out[2], int report)
+pid_t job_spawn_plain(char **argv, char **env, const int *fds, int count)
 {
-    int result[2], error = 0;
+    int result[2], error = 0, source[MOST_PLACED];
     if (pipe2(result, O_CLOEXEC) != 0)
         return -1;
     /* Out of the way of the numbers that the child places. */
     result[1] = sys_move_fd(result[1], SOURCES_FROM);
+    memcpy(source, fds, (size_t)count * sizeof *fds);
     pid_t self = getpid();
     pid_t pid = result[1] < 0 ? -1 : fork();
     if (pid == 0) {
-        child(config, out, report, self);
+        child(argv, env, source, count, self);
         error = errno;
         sys_write_all(result[1], &error, sizeof error);
         _exit(127);
@@ -87,6 +82,26 @@ pid_t job_spawn(const struct config *config, const int out[2], int report)
         pid = -1;
     }
     close(result[0]);
+    errno = error;
+    return pid;
+}
+
+pid_t job_spawn(const struct config *config, const int out[2], int report)
+{
+    int source[MOST_PLACED], nothing = -1;
+    if (config->stdin_fd < 0 && (nothing = open("/dev/null", O_RDONLY | O_CLOEXEC)) < 0)
+        return -1;
+    source[0] = config->stdin_fd >= 0 ? config->stdin_fd : nothing;
+    source[1] = out[0];
+    source[2] = out[1];
+    source[3] = report;
+    for (size_t i = 0; i < config->pass_count; i++)
+        source[FIRST_PASSED + i] = config->pass[i];
+    pid_t pid =
+        job_spawn_plain((char **)config->argv, (char **)config->env, source, FIRST_PASSED + (int)config->pass_count);
+    int error = errno;
+    if (nothing >= 0)
+        close(nothing);
     errno = error;
     return pid;
 }

@@ -11,6 +11,9 @@
  * included. */
 pid_t job_spawn(const struct config *config, const int out[2], int report);
 
+/* The same for a command of its own, with `fds` as its descriptors from 0 on. */
+pid_t job_spawn_plain(char **argv, char **env, const int *fds, int count);
+
 /* A process of that number is our child (a zombie, too), so that no stranger can bear its number. */
 bool job_is_child(pid_t pid);
 

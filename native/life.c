@@ -15,6 +15,7 @@
 #include "job.h"
 #include "log.h"
 #include "network.h"
+#include "session.h"
 #include "shim.h"
 #include "streams.h"
 #include "sys.h"
@@ -261,6 +262,9 @@ void life_timer(enum timer timer)
     case TIMER_DRAIN:
         end_streams();
         break;
+    case TIMER_SESSIONS:
+        sessions_tick();
+        break;
     case TIMERS:
         break;
     }
@@ -353,6 +357,7 @@ void life_reap(void)
             look_for_init();
             continue;
         }
+        session_reaped(pid, status);
         if (pid == shim.init)
             init_ended(status);
         if (pid == shim.runtime) {

@@ -18,6 +18,7 @@
 #include "log.h"
 #include "mounts.h"
 #include "network.h"
+#include "session.h"
 #include "shim.h"
 #include "streams.h"
 #include "sys.h"
@@ -208,6 +209,8 @@ static void answer_stop(int client, const uint8_t *asked)
 static void serve(int client, const struct frame *frame)
 {
     uint32_t number = frame->length >= 4 ? get_u32(frame->payload) : 0;
+    const int *descriptors;
+    int count;
     switch (frame->type) {
     case FRAME_GO:
         answer_go();
@@ -232,14 +235,26 @@ static void serve(int client, const struct frame *frame)
         else
             answer_state(client);
         break;
+    case FRAME_OPEN:
+        count = client_descriptors(client, &descriptors);
+        session_open(client, frame, descriptors, count);
+        break;
+    case FRAME_ENTER:
+        session_enter(client, (pid_t)number);
+        break;
+    case FRAME_CLOSE:
+        session_close(client, number != 0);
+        break;
     default:
         break;
     }
 }
 
-static void caller_left(void)
+static void client_left(int client)
 {
-    if (shim.phase == PHASE_CREATED)
+    if (client != CLIENT_CALLER)
+        session_client_left(client);
+    else if (shim.phase == PHASE_CREATED)
         end_unborn();
 }
 
@@ -260,7 +275,7 @@ static void prepare(int caller, int signals)
     shim.epoll = epoll_create1(EPOLL_CLOEXEC);
     watch(signals, EVENT_SIGNAL, caller);
     watch(timers_open(), EVENT_TIMER, caller);
-    if (clients_open(shim.folder, caller, shim.epoll, serve, caller_left) != 0)
+    if (clients_open(shim.folder, caller, shim.epoll, serve, client_left) != 0)
         stillborn(caller, "cannot listen on the control socket");
     shim.phase = PHASE_CREATED;
     uint8_t ready[16];

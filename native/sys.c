@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -95,6 +97,16 @@ uint64_t sys_start_time(void)
     for (at++; *at >= '0' && *at <= '9'; at++)
         ticks = ticks * 10 + (uint64_t)(*at - '0');
     return ticks;
+}
+
+pid_t sys_parent(pid_t pid)
+{
+    char stat[1024], path[32];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    if (sys_read_file(AT_FDCWD, path, stat, sizeof stat) <= 0)
+        return 0;
+    char *at = strrchr(stat, ')'); /* state and parent follow */
+    return at != NULL && strlen(at) > 4 ? (pid_t)strtol(at + 4, NULL, 10) : 0;
 }
 
 ssize_t sys_read_file(int dirfd, const char *path, char *buffer, size_t size)

@@ -31,6 +31,7 @@ void sys_close_from(int first);
 uint64_t sys_realtime(void);      /* ns since the epoch */
 uint64_t sys_boottime(void);      /* ns, counts while the host sleeps */
 uint64_t sys_start_time(void);    /* field 22 of /proc/self/stat, 0 if unknown */
+pid_t sys_parent(pid_t pid);      /* 0 if unknown */
 
 /* At most `size` - 1 bytes of a file, NUL-terminated. Bytes read, or -1. */
 ssize_t sys_read_file(int dirfd, const char *path, char *buffer, size_t size);

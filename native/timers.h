@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum timer { TIMER_TIMEOUT, TIMER_GRACE, TIMER_KILL, TIMER_RUNTIME, TIMER_DRAIN, TIMERS };
+enum timer { TIMER_TIMEOUT, TIMER_GRACE, TIMER_KILL, TIMER_RUNTIME, TIMER_DRAIN, TIMER_SESSIONS, TIMERS };
 
 int timers_open(void); /* the descriptor to wait for, or -1 */
 void timer_set(enum timer timer, uint64_t ms);

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import ExecutorError
     from .executor import Executor
+    from .lifecycle import ExecSession
     from .policy import Policy
     from .types import (
         GPU,
@@ -47,6 +48,7 @@ __all__ = [
     "CleanupReport",
     "Event",
     "ExecResult",
+    "ExecSession",
     "ExecutionInfo",
     "ExecutionRequest",
     "ExecutionResult",
@@ -69,7 +71,7 @@ __all__ = [
     "Usage",
 ]
 
-_PLACES = {"Executor": "executor", "ExecutorError": "errors", "Policy": "policy"}
+_PLACES = {"ExecSession": "lifecycle", "Executor": "executor", "ExecutorError": "errors", "Policy": "policy"}
 
 # https://docs.python.org/3/howto/logging.html#configuring-logging-for-a-library
 logging.getLogger("dms_executor").addHandler(logging.NullHandler())

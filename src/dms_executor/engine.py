@@ -22,10 +22,13 @@ from .policy import Policy
 from .types import ExecutionRequest, Output, PortMapping, Probe, Progress, Stats, Stream, Usage
 
 __all__ = [
+    "Channel",
     "Chunk",
+    "Command",
     "Copies",
     "Engine",
     "EngineContext",
+    "Execs",
     "Execution",
     "Exit",
     "Handle",
@@ -231,6 +234,62 @@ class Copies(Protocol):
     async def archive_in(self, x: Execution, h: Handle, folder: bytes, source: int, *, keep_owner: bool) -> list[str]:
         """Into a folder that is there, as the job's root's unless owners are kept."""
         ...
+
+
+class Command(_Data, frozen=True, kw_only=True):
+    """A further command in a running job.
+
+    `environment` is added to the job's own; `working_directory` and `user` None: the job's. `terminal`: columns and
+    rows; None: three separate streams.
+    """
+
+    argv: list[str]
+    environment: dict[str, str] = {}
+    working_directory: str | None = None
+    user: str | None = None
+    terminal: tuple[int, int] | None = None
+
+
+class Channel(Protocol):
+    """What an engine hands over of a command that runs in a job. Bounded both ways: who does not read stops it."""
+
+    async def read(self) -> tuple[Stream, bytes] | None:
+        """What came next, None at the end: all streams are closed, or the command ended and only a child holds them.
+
+        With a terminal all is stdout. One reader at a time; harmless to cancel.
+        """
+
+    async def write(self, data: bytes) -> None:
+        """All of it to the command's stdin. Raises `ExecutionNotRunning` where nobody reads that any more."""
+
+    def close_stdin(self) -> None:
+        """The command reads the end of its input; on a terminal what its user types for that. Idempotent."""
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Of the terminal; does nothing without one."""
+
+    def signal(self, signum: int) -> None:
+        """To the command's main process. Raises `ExecutionNotRunning`."""
+
+    async def wait(self) -> int | None:
+        """The exit code once the main process has ended (128 + n for a signal); None: nobody can know it."""
+
+    async def kill(self) -> None:
+        """The command and all that came of it; returns once none of it is left. No error where it has ended."""
+
+    async def aclose(self) -> None:
+        """Kills what has not ended, and gives everything back. Idempotent."""
+
+
+@runtime_checkable
+class Execs(Protocol):
+    """The power `exec`."""
+
+    async def exec(self, x: Execution, h: Handle, command: Command) -> Channel:
+        """Returns once the command runs. Raises `StartFailed`, `ExecutionNotRunning`.
+
+        The channel's owner that dies in any way takes the command along, and leaves the job.
+        """
 
 
 def merged_environment(

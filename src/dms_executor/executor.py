@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,30 @@ from typing import Any
 import msgspec
 
 from . import recovery
+from .described import described, named_statuses
 from .errors import (
-    EngineUnavailable,
-    EngineUnreachable,
     ExecutorClosed,
     InvalidRequest,
     NotSupported,
 )
-from .journal import Row
-from .journal.clock import instant, moment
 from .journal.folder import state_folder_default
-from .lifecycle import Core, cancel, copy_in, copy_out, pause, resume, send_signal, start, stats, wait, wait_for_status
+from .lifecycle import (
+    Core,
+    ExecSession,
+    cancel,
+    checked_command,
+    copy_in,
+    copy_out,
+    open_session,
+    pause,
+    resume,
+    run_command,
+    send_signal,
+    start,
+    stats,
+    wait,
+    wait_for_status,
+)
 from .lifecycle.finish import load_result
 from .lifecycle.follow import outcome
 from .lifecycle.stop import give_up
@@ -34,6 +47,7 @@ from .opening import close, enter
 from .policy import Policy
 from .registry import engine_names
 from .removal import remove
+from .transitions import transitions
 from .types import (
     CleanupReport,
     Event,
@@ -133,7 +147,7 @@ class Executor:
 
         Raises `ExecutionAlreadyFinished` where it ends in another one.
         """
-        wanted = _statuses(statuses) or {*ExecutionStatus}
+        wanted = named_statuses(statuses) or {*ExecutionStatus}
         return await wait_for_status(self._open_core(), execution_id, wanted)
 
     async def cancel(self, execution_id: str, *, signal: int | str | None = None, grace: float | None = None) -> None:
@@ -166,6 +180,53 @@ class Executor:
         core = self._open_core()
         await core.tasks.complete(remove(core, execution_id, force=force), f"remove {execution_id}")
 
+    # -- what runs in it beside it -------------------------------------------------------------------------------
+
+    async def exec(
+        self,
+        execution_id: str,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+        working_directory: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        max_output: int = 1 << 20,
+    ) -> ExecResult:
+        """Runs a further command in a running job, with the job's own restrictions, and waits for its end.
+
+        `environment` is added to the job's own (without its secrets). After `timeout` the command and all that came of
+        it are gone, the job goes on, and the result says `timed_out`. What the command left in the background when it
+        ended lives on. Raises `ExecutionNotRunning` (paused as well), `NotSupported`, and `StartFailed` where the
+        command cannot be executed. Cancelling it kills the command.
+        """
+        command = checked_command(argv, environment=environment, working_directory=working_directory, user=user)
+        core = self._open_core()
+        return await run_command(core, execution_id, command, stdin=stdin, timeout=timeout, max_output=max_output)
+
+    async def exec_session(
+        self,
+        execution_id: str,
+        argv: Sequence[str],
+        *,
+        tty: bool = False,
+        size: tuple[int, int] | None = None,
+        environment: Mapping[str, str] | None = None,
+        working_directory: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+    ) -> ExecSession:
+        """As `exec`, with live input and output; `tty`: on a terminal of `size` (columns, rows), else (80, 24).
+
+        The command ends with the session, and the session with this executor or its process, however that ends.
+        """
+        terminal = (size or (80, 24)) if tty else None
+        command = checked_command(
+            argv, environment=environment, working_directory=working_directory, user=user, terminal=terminal
+        )
+        return await open_session(self._open_core(), execution_id, command, timeout)
+
     # -- what is known -------------------------------------------------------------------------------------------
 
     async def list(
@@ -183,7 +244,7 @@ class Executor:
         """
         core = self._open_core()
         await self._refresh()
-        chosen = None if statuses is None else [status.value for status in _statuses(statuses)]
+        chosen = None if statuses is None else [status.value for status in named_statuses(statuses)]
         if limit is not None and limit < 0:
             raise InvalidRequest(f"{limit} is no number of executions", path="$.limit", mend="Use 0 or more")
         place = 0 if after is None else (await core.row(after)).seq
@@ -192,7 +253,7 @@ class Executor:
         while limit is None or len(found) < limit:
             page = await core.journal.rows(statuses=chosen, job_id=job_id, after=place, limit=_PAGE)
             matching = [row for row in page if wanted.items() <= row.request.labels.items()]
-            found += [self._info(row) for row in matching]
+            found += [described(core, row) for row in matching]
             if len(page) < _PAGE:
                 break
             place = page[-1].seq
@@ -206,7 +267,7 @@ class Executor:
     async def inspect(self, execution_id: str) -> ExecutionInfo:
         """All that is known: request (secrets out), status, times, ports, the engine's ids, what was loosened."""
         await self._refresh()
-        return self._info(await self._open_core().row(execution_id))
+        return described(self._core, await self._open_core().row(execution_id))
 
     async def get_log_stream(self, request: LogStreamRequest, execution_id: str | None = None) -> LogStream:
         """The output of an execution that is pending, running or finished (section 6 of the specification).
@@ -226,31 +287,14 @@ class Executor:
         """Every transition, numbered, the same in each process. None: from now on; 0: from the first that is kept."""
         core = self._open_core()
         newest = core.tasks.spawn(core.journal.last_event(), "newest event") if after is None else None
-        return self._events(core, newest, after or 0)
-
-    async def _events(self, core: Core, newest: asyncio.Task[int] | None, position: int) -> AsyncIterator[Event]:
-        core.changes.listen()
-        if newest is not None:
-            position = await newest
-        while True:
-            changed = core.changes.next()
-            batch = await core.journal.events(position)
-            for event, _token in batch:
-                position = event.sequence
-                yield event
-            if batch:
-                continue
-            for owner in await core.journal.open_owners():
-                if owner is not None and owner != core.owner:
-                    await core.mind_owner(owner)
-            await core.unless_closed(changed)
+        return transitions(core, newest, after or 0)
 
     async def probe(self, engine: str | None = None) -> builtins.list[Probe]:
         """Whether each engine is usable here: version, capabilities, capacity; if not, how to mend it."""
         core = self._open_core()
         if engine is not None:
             return [await (await core.engine(engine)).probe()]
-        return [await _probe(core, name) for name in await core.in_thread(engine_names)]
+        return [await core.probe(name) for name in await core.in_thread(engine_names)]
 
     async def recover(self) -> RecoveryReport:
         """Settles what an earlier caller left; automatic on open."""
@@ -261,14 +305,6 @@ class Executor:
         return await cleanup(self._open_core(), running=running)
 
     # -- powers that come with later issues ----------------------------------------------------------------------
-
-    async def exec(self, execution_id: str, argv: Sequence[str], **_options: Any) -> ExecResult:
-        """Runs a further command in a running job."""
-        raise await self._lacking(execution_id, "exec")
-
-    async def exec_session(self, execution_id: str, argv: Sequence[str], **_options: Any) -> Any:
-        """Runs a further command with live input and output."""
-        raise await self._lacking(execution_id, "exec_session")
 
     async def attach(self, execution_id: str) -> Any:
         """The job's own stdin and terminal."""
@@ -357,36 +393,3 @@ class Executor:
     async def _recover_quietly(self) -> None:
         if not self._core.closing.is_set():
             await recovery.recover(self._core)
-
-    def _info(self, row: Row) -> ExecutionInfo:
-        live = self._core.live.get(row.token)
-        return ExecutionInfo(
-            request=row.request,
-            status=row.status,
-            engine=row.engine,
-            created_at=instant(row.created_at),
-            reason=row.reason,
-            started_at=moment(row.started_at),
-            finished_at=moment(row.finished_at),
-            exit_code=row.exit_code,
-            ports=row.handle.ports if row.handle else [],
-            engine_ids=row.handle.engine_ids if row.handle else {},
-            loosened=(row.prepared.loosened if row.prepared else []) + (row.handle.loosened if row.handle else []),
-            unenforced=row.prepared.unenforced if row.prepared else [],
-            stale=live.stale if live else False,
-        )
-
-
-async def _probe(core: Core, name: str) -> Probe:
-    try:
-        return await (await core.engine(name)).probe()
-    except (EngineUnavailable, EngineUnreachable, InvalidRequest) as error:
-        return Probe(engine=name, usable=False, problem=error.message, mend=error.mend)
-
-
-def _statuses(named: Iterable[ExecutionStatus | str]) -> set[ExecutionStatus]:
-    try:
-        return {ExecutionStatus(status) for status in named}
-    except ValueError as error:
-        known = ", ".join(ExecutionStatus)
-        raise InvalidRequest(str(error), path="$.statuses", mend=f"Statuses are: {known}") from error

@@ -73,6 +73,7 @@ async def close(core: Core) -> None:
     if core.closing.is_set():
         return
     core.closing.set()
+    await _end_sessions(core)
     pending = [live for live in core.live.values() if live.status is ExecutionStatus.PENDING and not live.ended]
     for live in pending:
         live.abort(Intent(cause="cancelled", signal=live.prepared.stop_signal, grace=0.0, time=time.time_ns()))
@@ -90,6 +91,13 @@ async def close(core: Core) -> None:
         ending_all.push_async_callback(core.changes.aclose)
         ending_all.push_async_callback(core.close_engines)
         await core.tasks.aclose(CLOSE_WITHIN / 2)
+
+
+async def _end_sessions(core: Core) -> None:
+    """Commands of this process in jobs end with it, as they would if it were killed."""
+    sessions = [asyncio.ensure_future(session.aclose()) for session in list(core.sessions)]
+    if sessions:
+        await asyncio.wait(sessions, timeout=CLOSE_WITHIN / 2)
 
 
 async def _release(core: Core, running: list[str]) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
+from .blocking import Events, ExecSession, LogStream
 from .executor import Executor as AsyncExecutor
-from .logs.entry import Gap, LogEntry
-from .logs.stream import LogStream as AsyncLogStream
 from .loop_thread import LoopThread
 from .policy import Policy
 from .types import (
@@ -33,12 +32,9 @@ from .types import (
     RecoveryReport,
     Settings,
     Stats,
-    Stream,
 )
 
-__all__ = ["Events", "Executor", "LogStream"]
-
-T = TypeVar("T")
+__all__ = ["Events", "ExecSession", "Executor", "LogStream"]
 
 
 class Executor:
@@ -159,15 +155,60 @@ class Executor:
         """Applies retention and removes leftovers."""
         return self._call(self._executor.cleanup(running=running))
 
+    # -- what runs in it beside it -------------------------------------------------------------------------------
+
+    def exec(
+        self,
+        execution_id: str,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+        working_directory: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+        max_output: int = 1 << 20,
+    ) -> ExecResult:
+        """Runs a further command in a running job and waits for its end. Ctrl-C kills the command."""
+        return self._call(
+            self._executor.exec(
+                execution_id,
+                argv,
+                stdin=stdin,
+                environment=environment,
+                working_directory=working_directory,
+                user=user,
+                timeout=timeout,
+                max_output=max_output,
+            )
+        )
+
+    def exec_session(
+        self,
+        execution_id: str,
+        argv: Sequence[str],
+        *,
+        tty: bool = False,
+        size: tuple[int, int] | None = None,
+        environment: Mapping[str, str] | None = None,
+        working_directory: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+    ) -> ExecSession:
+        """The same with live input and output."""
+        opening = self._executor.exec_session(
+            execution_id,
+            argv,
+            tty=tty,
+            size=size,
+            environment=environment,
+            working_directory=working_directory,
+            user=user,
+            timeout=timeout,
+        )
+        return ExecSession(self._loop, self._call(opening))
+
     # -- powers that come with later issues ----------------------------------------------------------------------
-
-    def exec(self, execution_id: str, argv: Sequence[str], **options: Any) -> ExecResult:
-        """Runs a further command in a running job."""
-        return self._call(self._executor.exec(execution_id, argv, **options))
-
-    def exec_session(self, execution_id: str, argv: Sequence[str], **options: Any) -> Any:
-        """Runs a further command with live input and output."""
-        return self._call(self._executor.exec_session(execution_id, argv, **options))
 
     def attach(self, execution_id: str) -> Any:
         """The job's own stdin and terminal."""
@@ -216,74 +257,3 @@ class Executor:
     def remove_image(self, digest: str) -> None:
         """Takes an image out of the cache."""
         self._call(self._executor.remove_image(digest))
-
-
-class _Iteration(Generic[T]):
-    """An asynchronous iterator of the loop as a blocking one."""
-
-    def __init__(self, loop: LoopThread, source: AsyncIterator[T]) -> None:
-        self._loop = loop
-        self._source = source
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> T:
-        found = self._loop.call(_following(self._source))
-        if not found:
-            raise StopIteration
-        return found[0]
-
-
-class Events(_Iteration[Event]):
-    """Transitions, one by one; it ends only by `close`, by `ExecutorClosed`, or by leaving the loop over it."""
-
-    def close(self) -> None:
-        """Ends it. Not while another thread waits for the next event. Idempotent."""
-        closing = getattr(self._source, "aclose", None)
-        if closing is not None and self._loop.alive:
-            self._loop.call(closing())
-
-
-class LogStream:
-    """An execution's output as a blocking reader: bytes (`read`, iteration) or entries. One reader at a time."""
-
-    def __init__(self, loop: LoopThread, stream: AsyncLogStream) -> None:
-        self._loop = loop
-        self._stream = stream
-        self._bytes = _Iteration(loop, stream)
-
-    @property
-    def gaps(self) -> dict[Stream, int]:
-        """Bytes that the log lost, by stream, as far as it was read."""
-        return dict(self._stream.gaps)
-
-    def read(self, n: int = -1) -> bytes:
-        """Up to `n` bytes, at least one; b"" at the end. A negative `n`: all until the end, however long."""
-        return self._loop.call(self._stream.read(n))
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._bytes
-
-    def entries(self) -> Iterator[LogEntry | Gap]:
-        """The log's entries in order."""
-        return _Iteration(self._loop, self._stream.entries())
-
-    def close(self) -> None:
-        """Ends the stream; a call that waits in another thread ends, too. Idempotent."""
-        if self._loop.alive:
-            self._loop.call(self._stream.aclose())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-async def _following(source: AsyncIterator[T]) -> tuple[T] | tuple[()]:
-    async for item in source:
-        return (item,)
-    return ()

@@ -7,18 +7,23 @@ from .copying import copy_in, copy_out
 from .core import Core
 from .follow import adopt, wait, wait_for_status
 from .live import Live
+from .sessions import ExecSession, checked_command, open_session, run_command
 from .start import start
 from .stop import cancel, pause, resume, send_signal, stats
 
 __all__ = [
     "Core",
+    "ExecSession",
     "Live",
     "adopt",
     "cancel",
+    "checked_command",
     "copy_in",
     "copy_out",
+    "open_session",
     "pause",
     "resume",
+    "run_command",
     "send_signal",
     "start",
     "stats",

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -21,8 +21,11 @@ from ..policy import Policy
 from ..registry import engine_class, engine_names
 from ..tasks import Tasks
 from ..typed import known
-from ..types import Capacity, ExecutionRequest, Settings, SpecConfig, check_id
+from ..types import Capacity, ExecutionRequest, Probe, Settings, SpecConfig, check_id
 from .live import Live
+
+if TYPE_CHECKING:
+    from .sessions import ExecSession
 
 __all__ = ["Core"]
 
@@ -54,6 +57,7 @@ class Core:
         self.live: dict[str, Live] = {}
         self.files = ThreadPoolExecutor(min(32, 4 + 2 * (os.cpu_count() or 1)), thread_name_prefix="dms-files")
         self.creations = asyncio.Semaphore(2 * (os.cpu_count() or 1))
+        self.sessions: set[ExecSession] = set()
         self.closing = asyncio.Event()
         self.recovering = asyncio.Lock()
         self.settle_soon: Callable[[], None] = lambda: None
@@ -77,6 +81,13 @@ class Core:
     async def close_engines(self) -> None:
         """Ends every engine's session; nothing calls an engine any more. Idempotent."""
         await self._sessions.aclose()
+
+    async def probe(self, name: str) -> Probe:
+        """What an engine says of itself, or why it cannot be opened."""
+        try:
+            return await (await self.engine(name)).probe()
+        except (EngineUnavailable, EngineUnreachable, InvalidRequest) as error:
+            return Probe(engine=name, usable=False, problem=error.message, mend=error.mend)
 
     def opened(self) -> list[str]:
         """The names of the engines that are open."""

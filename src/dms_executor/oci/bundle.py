@@ -36,7 +36,6 @@ def oci_config(
     limits: Limits,
     volumes: Volumes,
     read_only_root: bool,
-    init: bool,
     seccomp: dict[str, Any] | None,
     swap: bool,
     first_id: int | None = None,
@@ -63,7 +62,7 @@ def oci_config(
         "mounts": [
             *_system_mounts(f"{room}/{SYSFS}" if first_id is not None and network != "none" else None),
             *_own_mounts(room, volumes, is_mapped=first_id is not None),
-            *_init_mount(room, init),
+            _mount(INIT, "bind", f"{room}/init", ["bind", "ro", "nosuid", "nodev"]),
         ],
         "linux": linux,
     }
@@ -140,12 +139,6 @@ def _system_mounts(sysfs: str | None) -> list[dict[str, Any]]:
         sys or _mount("/sys", "sysfs", "sysfs", [*_SAFE, "ro"]),
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*_SAFE, "relatime", "ro"]),
     ]
-
-
-def _init_mount(room: str, init: bool) -> list[dict[str, Any]]:
-    if not init:
-        return []
-    return [_mount(INIT, "bind", f"{room}/init", ["bind", "ro", "nosuid", "nodev"])]
 
 
 def _own_mounts(room: str, volumes: Volumes, *, is_mapped: bool) -> list[dict[str, Any]]:

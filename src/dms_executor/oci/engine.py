@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import msgspec
 
-from ..engine import Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
+from ..engine import Channel, Command, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
 from ..errors import (
     EngineUnavailable,
     EngineUnreachable,
@@ -32,6 +32,7 @@ from ..types import ExecutionRequest, Output, Probe, Stats
 from ..volumes import Volumes, collect, grant_volumes
 from . import check, disk, idranges, undo
 from .birth import Births, Born
+from .execs import open_exec
 from .files import Files
 from .freezer import freeze, process_gone
 from .gauge import Gauge
@@ -266,6 +267,10 @@ class OciEngine(Files, Engine):
         return await asyncio.to_thread(
             self._gauge.read, host.cgroups, group, x.token, own_kernel=own_kernel, network=network
         )
+
+    async def exec(self, x: Execution, h: Handle, command: Command) -> Channel:
+        """Raises `StartFailed`, `ExecutionNotRunning`."""
+        return await open_exec(x, command, await self._ready(), self._context, self._settings, h.state.get("ids"))
 
     async def _ready(self, *, launching: bool = False) -> Host:
         if self._host is None or (launching and await self._host.has_lost_its_scope()):

@@ -19,7 +19,7 @@ from .userns import problem_of_host
 
 __all__ = ["Host", "capabilities", "capacity", "look", "prepare_host"]
 
-_POWERS = frozenset({"pause", "stats", "copy", "exact_signal", "oom_detection"})
+_POWERS = frozenset({"pause", "stats", "copy", "exec", "exec_kill", "exact_signal", "oom_detection"})
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +102,7 @@ def capabilities(host: Host) -> frozenset[str]:
     """What a job here can be asked, and which limits are enforced."""
     found = _POWERS | host.limits
     if not host.cgroups.freezer(""):
-        found -= {"pause"}
+        found -= {"pause", "exec_kill"}
     if not host.no_userns:
         found |= {"userns"}
     return found - host.runtime.flavour.lacks

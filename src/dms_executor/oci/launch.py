@@ -25,7 +25,7 @@ from .host import Host
 from .idranges import COUNT, IdRange, allocate
 from .network import SYSFS
 from .plan import Plan
-from .process import process_of
+from .process import PUBLIC, process_of
 from .provision import script_mount, scripts_memory
 from .runtime import ENVIRONMENT, run_argv, state_folder
 from .seccomp import compiled, load_profile, oci_form
@@ -95,9 +95,9 @@ def assemble(
         bundle = launch.keep(_folder(x.folder / "bundle"))
         mounts.append(spec.Bind(fd=bundle, target="bundle", recursive=False, idmapped=with_userns))
         passed: list[int] = []
+        init = os.open(binary.init_path(context.state_dir), os.O_PATH | os.O_CLOEXEC)
+        mounts.append(spec.Bind(fd=launch.keep(init), target="init", recursive=False))
         if x.request.init:
-            init = os.open(binary.init_path(context.state_dir), os.O_PATH | os.O_CLOEXEC)
-            mounts.append(spec.Bind(fd=launch.keep(init), target="init", recursive=False))
             passed.append(launch.keep(_filter(context, settings)))
         if x.request.provision_scripts:
             passed.append(launch.keep(scripts_memory(x.request.provision_scripts)))
@@ -200,7 +200,6 @@ def _write_bundle(
         limits=flavour.on_host(plan.limits),
         volumes=plan.volumes,
         read_only_root=params.read_only_root,
-        init=request.init,
         seccomp=None if request.init else oci_form(load_profile(settings.seccomp)),
         swap=host.cgroups.swap,
         first_id=ids.first if ids is not None else None,
@@ -212,6 +211,11 @@ def _write_bundle(
     for name, data in network_files(hostname, request.network).items():
         _write(bundle / name, data, 0o644)
     _write(bundle / "config.json", msgspec.json.encode(config), 0o600)
+    if request.secret_environment:
+        # What a further command is made from once the other file is gone.
+        public = msgspec.structs.replace(request, secret_environment={})
+        config["process"] = process_of(params, plan.image, public, user, hostname).to_oci(filter_fd=None, init=False)
+        _write(bundle / PUBLIC, msgspec.json.encode(config), 0o600)
 
 
 def _open_root(plan: Plan, rootfs: Callable[[str], Path]) -> int:

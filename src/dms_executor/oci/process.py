@@ -15,10 +15,11 @@ from .provision import FOLDER
 from .spec import OciParams
 from .users import User
 
-__all__ = ["INIT", "Process", "process_of", "stop_signal"]
+__all__ = ["INIT", "PUBLIC", "Process", "capabilities_of", "process_of", "stop_signal"]
 
 # In the job's own /dev, a tmpfs, so that the image is not touched; a file of its top, so that any user can reach it.
 INIT = "/dev/.dms-executor-init"
+PUBLIC = "public.json"  # in the bundle: the configuration without the secrets, where it has some
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Docker's default
 _OPEN_FILES = (1024, 524288)  # soft and hard, as systemd has them
 
@@ -50,7 +51,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
             "args": [*wrapper, *self.argv],
             "env": [f"{name}={value}" for name, value in self.environment.items()],
             "cwd": self.directory,
-            "capabilities": _capabilities(self.user.uid, self.capabilities),
+            "capabilities": capabilities_of(self.user.uid, self.capabilities),
             "rlimits": _rlimits(processes),
             "noNewPrivileges": True,
         }
@@ -89,7 +90,8 @@ def _command(params: OciParams, image: ImageConfig) -> list[str]:
     return argv
 
 
-def _capabilities(uid: int, most: tuple[str, ...]) -> dict[str, list[str]]:
+def capabilities_of(uid: int, most: tuple[str, ...]) -> dict[str, list[str]]:
+    """All of `most` are root's, as Docker has it, and none is anybody else's."""
     bounding = list(most)
     if uid != 0:
         return {"bounding": bounding, "effective": [], "permitted": [], "inheritable": [], "ambient": []}

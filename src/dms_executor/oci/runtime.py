@@ -25,6 +25,7 @@ __all__ = [
     "Runtime",
     "choose",
     "complaint",
+    "exec_argv",
     "last_words",
     "run_argv",
     "start_failure",
@@ -107,6 +108,16 @@ def run_argv(runtime: Runtime, folder: Path, token: str, preserved: int, *, room
             argv += ["--pass-fd", f"{fd}:{fd}"]
     elif preserved:
         argv += ["--preserve-fds", str(preserved)]
+    return [*argv, token]
+
+
+def exec_argv(runtime: Runtime, folder: Path, token: str, preserved: int, *, room: str) -> list[str]:
+    """The command by which the shim starts a process of a session; its description is the descriptor after those.
+
+    Detached, so that the runtime ends and the init of the session becomes the shim's child.
+    """
+    argv = [runtime.path, "--root", state_folder(runtime, folder, room), "exec", "--detach"]
+    argv += ["--preserve-fds", str(preserved), "--process", f"/proc/self/fd/{_FIRST_PRESERVED + preserved}"]
     return [*argv, token]
 
 

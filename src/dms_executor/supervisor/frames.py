@@ -6,14 +6,26 @@ import struct
 from collections.abc import Iterator
 
 __all__ = [
+    "CLOSE",
+    "CLOSED",
     "CONFIG",
     "CONFIG_MAX",
     "ENDED",
+    "ENTER",
     "ERROR",
     "FAILED",
     "GO",
     "HELLO",
+    "INIT_BORN",
+    "INIT_EXITED",
+    "INIT_FAILED",
+    "INIT_GO",
+    "INIT_SIGNAL",
+    "INIT_STARTED",
+    "INIT_TERMINAL",
     "OK",
+    "OPEN",
+    "OPEN_MAX",
     "READY",
     "SIGNAL",
     "STARTED",
@@ -30,8 +42,11 @@ VERSION = 1
 CONFIG_MAX = 1024 * 1024
 _PAYLOAD_MAX = 65536
 
-CONFIG, GO, STOP, SIGNAL, HELLO = 1, 2, 3, 4, 5
-READY, STARTED, FAILED, STATE, ENDED, OK, ERROR = 64, 65, 66, 67, 68, 69, 70
+OPEN_MAX = 4000
+
+CONFIG, GO, STOP, SIGNAL, HELLO, OPEN, ENTER, CLOSE = 1, 2, 3, 4, 5, 6, 7, 8
+READY, STARTED, FAILED, STATE, ENDED, OK, ERROR, CLOSED = 64, 65, 66, 67, 68, 69, 70, 71
+INIT_STARTED, INIT_FAILED, INIT_EXITED, INIT_BORN, INIT_TERMINAL, INIT_GO, INIT_SIGNAL = 96, 97, 98, 99, 104, 105, 112
 
 _HEADER = struct.Struct("<IBBH")
 _SIZES: dict[int, tuple[int, int]] = {
@@ -42,6 +57,12 @@ _SIZES: dict[int, tuple[int, int]] = {
     ENDED: (0, _PAYLOAD_MAX),
     OK: (0, 0),
     ERROR: (4, _PAYLOAD_MAX),
+    CLOSED: (8, 8),
+    INIT_STARTED: (8, 8),
+    INIT_FAILED: (4, 4 + 1024),
+    INIT_EXITED: (4, 4),
+    INIT_BORN: (0, 0),
+    INIT_TERMINAL: (0, 0),
 }
 
 

@@ -21,7 +21,7 @@ from ..errors import EngineUnreachable, ExecutionNotRunning, StartFailed
 from . import frames, spawning
 from .spec import ShimSpec, encode, milliseconds
 
-__all__ = ["Shim", "Spare", "connect", "create", "spare"]
+__all__ = ["Shim", "Spare", "connect", "create", "dial", "sentence", "spare"]
 
 Phase = Literal["created", "going", "running", "ending"]
 
@@ -177,18 +177,18 @@ class Shim:
             self.phase, self.started_at = "running", _stamp(struct.unpack("<Q", payload)[0])
             self._resolve_go()
         elif kind == frames.FAILED:
-            self.phase, self._failure = "ending", _sentence(payload)
+            self.phase, self._failure = "ending", sentence(payload)
             self._resolve_hello()
             self._resolve_go()
         elif kind == frames.ENDED:
             self.phase, self._ended, self.record = "ending", True, payload
         elif kind == frames.ERROR and not self._hello.done():
-            self._failure = _sentence(payload)
+            self._failure = sentence(payload)
             self._resolve_hello()
         elif self._answers:
             answer = self._answers.popleft()
             if not answer.done():
-                answer.set_result(_sentence(payload) if kind == frames.ERROR else None)
+                answer.set_result(sentence(payload) if kind == frames.ERROR else None)
 
     def _resolve_hello(self) -> None:
         if not self._hello.done():
@@ -237,7 +237,8 @@ class Shim:
         return self.pid != 0 and self._failure is None
 
 
-def _sentence(payload: bytes) -> str:
+def sentence(payload: bytes) -> str:
+    """A FAILED or ERROR frame's payload, as one says it."""
     number, text = frames.error(payload)
     return f"{text}: {os.strerror(number)}" if number else text
 
@@ -325,7 +326,7 @@ async def connect(folder: Path) -> Shim | None:
     Raises `EngineUnreachable` if a shim is there and does not answer.
     """
     loop = asyncio.get_running_loop()
-    dialling = loop.run_in_executor(None, _dial, folder)
+    dialling = loop.run_in_executor(None, dial, folder)
     try:
         connection = await asyncio.shield(dialling)
     except asyncio.CancelledError:
@@ -346,8 +347,11 @@ async def connect(folder: Path) -> Shim | None:
     return None
 
 
-def _dial(folder: Path) -> socket.socket | None:
-    """Blocking. By descriptor, since a socket's path may have 107 bytes only."""
+def dial(folder: Path) -> socket.socket | None:
+    """A connection to the shim of the execution in `folder`, None where nobody listens. Blocks.
+
+    By descriptor, since a socket's path may have 107 bytes only.
+    """
     try:
         at = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):

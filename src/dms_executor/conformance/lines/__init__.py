@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .capacity import *  # noqa: F403
 from .close import *  # noqa: F403
+from .commands import *  # noqa: F403
 from .copies import *  # noqa: F403
 from .identity import *  # noqa: F403
 from .listing import *  # noqa: F403

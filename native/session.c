@@ -1,0 +1,321 @@
+#include "session.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "clients.h"
+#include "complain.h"
+#include "job.h"
+#include "open.h"
+#include "shim.h"
+#include "sys.h"
+#include "timers.h"
+
+#define SESSIONS (CLIENT_SLOTS - 1)
+#define TICK_MS 5
+#define PATIENCE 400      /* ticks; what a frozen job holds back dies when it goes on */
+#define FREEZE_LOOKS 40   /* of 50 us, until version 1 has frozen all */
+#define ALONE 100         /* ticks that an init without a group of its own has for killing its children itself */
+#define DEPTH 16          /* of processes between the shim and a session's first one */
+#define PREFIX "exec-"
+
+struct session {
+    bool used, ending;
+    int client; /* -1: it has left */
+    pid_t runtime, init;
+    int runtime_status, init_status; /* as of wait(2), -1 unknown */
+    unsigned number, ticks;          /* of its control group, 0: none; spent in ending it */
+};
+
+static struct session sessions[SESSIONS];
+static unsigned last_number;
+static char parent[PATH_MAX]; /* the job's control group, in which each session has its own */
+
+static struct session *of_client(int client)
+{
+    for (int i = 0; i < SESSIONS; i++)
+        if (sessions[i].used && sessions[i].client == client)
+            return &sessions[i];
+    return NULL;
+}
+
+static void refuse(int client, int error, const char *text)
+{
+    uint8_t bytes[4 + FRAME_TEXT_MAX];
+    client_send(client, FRAME_ERROR, bytes, error_payload(bytes, error, text));
+}
+
+/* A file of the session's control group; empty: the folder itself. */
+static void path_of(const struct session *it, const char *file, char *out)
+{
+    snprintf(out, PATH_MAX, "%s/" PREFIX "%u%s%s", parent, it->number, *file ? "/" : "", file);
+}
+
+static bool write_in(const struct session *it, const char *file, const char *text)
+{
+    char path[PATH_MAX];
+    path_of(it, file, path);
+    return sys_write_file(path, text, strlen(text)) == 0;
+}
+
+static int make_group(struct session *it, const char *group)
+{
+    char path[PATH_MAX];
+    if (*group == 0)
+        return 0;
+    if (strlen(group) + 32 > sizeof parent) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    strcpy(parent, group);
+    sessions_sweep();
+    it->number = ++last_number;
+    path_of(it, "", path);
+    if (mkdir(path, 0755) == 0)
+        return 0;
+    it->number = 0;
+    return -1;
+}
+
+static bool job_runs(void)
+{
+    return shim.phase == PHASE_RUNNING && !shim.job_reported && !shim.init_gone;
+}
+
+void session_open(int client, const struct frame *frame, const int *fds, int count)
+{
+    static uint8_t payload[OPEN_MOST];
+    struct open_request request;
+    struct session *it = NULL;
+    memcpy(payload, frame->payload, frame->length);
+    if (count < 3 || !open_parse(payload, frame->length, &request)) {
+        refuse(client, EINVAL, "OPEN is not valid");
+        return;
+    }
+    if (!job_runs()) {
+        refuse(client, ESRCH, "the job does not run");
+        return;
+    }
+    for (int i = 0; i < SESSIONS && it == NULL; i++)
+        if (!sessions[i].used)
+            it = &sessions[i];
+    if (it == NULL || of_client(client) != NULL) {
+        refuse(client, EBUSY, "too many sessions");
+        return;
+    }
+    *it = (struct session){.client = client, .runtime_status = -1, .init_status = -1};
+    if (make_group(it, request.group) != 0) {
+        refuse(client, errno, "cannot make a control group for the command");
+        return;
+    }
+    pid_t pid = job_spawn_plain(request.argv, shim.config.env, fds, count);
+    if (pid < 0) {
+        refuse(client, errno, "cannot execute the runtime");
+        sessions_sweep();
+        return;
+    }
+    it->used = true;
+    it->runtime = pid;
+    client_send(client, FRAME_OK, NULL, 0);
+}
+
+/* Whoever it is, it is a process of this job, so that no stranger can be moved and killed. */
+static bool is_descendant(pid_t pid)
+{
+    for (int level = 0; level < DEPTH && pid > 1; level++) {
+        if (job_is_child(pid))
+            return true;
+        pid = sys_parent(pid);
+    }
+    return false;
+}
+
+void session_enter(int client, pid_t pid)
+{
+    struct session *it = of_client(client);
+    char text[16];
+    if (it == NULL || it->ending || !is_descendant(pid)) {
+        refuse(client, ESRCH, "no such process of the session");
+        return;
+    }
+    it->init = pid;
+    snprintf(text, sizeof text, "%d", (int)pid);
+    if (it->number != 0 && !write_in(it, "cgroup.procs", text)) {
+        refuse(client, errno, "cannot move the command into its control group");
+        return;
+    }
+    client_send(client, FRAME_OK, NULL, 0);
+}
+
+static void kill_listed(const struct session *it)
+{
+    char path[PATH_MAX], line[32];
+    path_of(it, "cgroup.procs", path);
+    FILE *file = fopen(path, "re");
+    if (file == NULL)
+        return;
+    while (fgets(line, sizeof line, file) != NULL) {
+        long pid = strtol(line, NULL, 10);
+        if (pid > 1 && pid != getpid())
+            kill((pid_t)pid, SIGKILL);
+    }
+    fclose(file);
+}
+
+/* Version 1 freezes in its own time: https://docs.kernel.org/admin-guide/cgroup-v1/freezer-subsystem.html */
+static void await_frozen(const struct session *it)
+{
+    char path[PATH_MAX], state[16];
+    struct timespec moment = {.tv_nsec = 50 * 1000};
+    path_of(it, "freezer.state", path);
+    for (int look = 0; look < FREEZE_LOOKS; look++) {
+        if (sys_read_file(AT_FDCWD, path, state, sizeof state) <= 0 || strncmp(state, "FROZEN", 6) == 0)
+            return;
+        nanosleep(&moment, NULL);
+    }
+}
+
+/* All of the group at once, so that none can fork away meanwhile: the kernel's own kill (version 2, Linux 5.14), or
+ * standing still. */
+static void kill_group(const struct session *it)
+{
+    if (write_in(it, "cgroup.kill", "1"))
+        return;
+    bool is_v1 = write_in(it, "freezer.state", "FROZEN");
+    if (is_v1)
+        await_frozen(it);
+    else
+        write_in(it, "cgroup.freeze", "1");
+    kill_listed(it);
+    if (is_v1)
+        write_in(it, "freezer.state", "THAWED");
+    else
+        write_in(it, "cgroup.freeze", "0");
+}
+
+static bool group_gone(struct session *it)
+{
+    char path[PATH_MAX];
+    if (it->number == 0)
+        return true;
+    path_of(it, "", path);
+    if (rmdir(path) != 0 && errno != ENOENT)
+        return false;
+    it->number = 0;
+    return true;
+}
+
+static void finish(struct session *it)
+{
+    uint8_t closed[8];
+    put_u32(closed, (uint32_t)it->init_status);
+    put_u32(closed + 4, (uint32_t)it->runtime_status);
+    it->used = false; /* first: a client that is dropped for not reading must not find it */
+    if (it->client >= 0)
+        client_send(it->client, FRAME_CLOSED, closed, sizeof closed);
+}
+
+static void go_on(struct session *it)
+{
+    if (it->runtime != 0)
+        kill(it->runtime, SIGKILL);
+    if (it->number != 0)
+        kill_group(it);
+    else if (it->init != 0 && it->ticks >= ALONE)
+        kill(it->init, SIGKILL);
+    bool gone = group_gone(it) && it->runtime == 0 && it->init == 0;
+    if (gone || it->ticks++ >= PATIENCE)
+        finish(it);
+    else
+        timer_sooner(TIMER_SESSIONS, TICK_MS);
+}
+
+void session_close(int client, bool kill_all)
+{
+    struct session *it = of_client(client);
+    if (it == NULL) {
+        refuse(client, ESRCH, "no such session");
+        return;
+    }
+    if (it->ending)
+        return;
+    if (kill_all) {
+        it->ending = true;
+        go_on(it);
+        return;
+    }
+    group_gone(it); /* what it left in the background lives on, and its group with it */
+    finish(it);
+}
+
+void session_client_left(int client)
+{
+    struct session *it = of_client(client);
+    if (it == NULL)
+        return;
+    it->client = -1;
+    if (!it->ending) {
+        it->ending = true;
+        go_on(it);
+    }
+}
+
+void session_reaped(pid_t pid, int status)
+{
+    for (int i = 0; i < SESSIONS; i++) {
+        struct session *it = &sessions[i];
+        if (!it->used || (it->runtime != pid && it->init != pid))
+            continue;
+        if (it->runtime == pid) {
+            it->runtime = 0;
+            it->runtime_status = status;
+        } else {
+            it->init = 0;
+            it->init_status = status;
+        }
+        if (it->ending)
+            go_on(it);
+    }
+}
+
+void sessions_tick(void)
+{
+    for (int i = 0; i < SESSIONS; i++)
+        if (sessions[i].used && sessions[i].ending)
+            go_on(&sessions[i]);
+}
+
+static bool in_use(unsigned number)
+{
+    for (int i = 0; i < SESSIONS; i++)
+        if (sessions[i].used && sessions[i].number == number)
+            return true;
+    return false;
+}
+
+void sessions_sweep(void)
+{
+    DIR *folder = parent[0] != 0 ? opendir(parent) : NULL;
+    struct dirent *entry;
+    char path[PATH_MAX];
+    if (folder == NULL)
+        return;
+    while ((entry = readdir(folder)) != NULL) {
+        if (strncmp(entry->d_name, PREFIX, strlen(PREFIX)) != 0)
+            continue;
+        if (in_use((unsigned)strtoul(entry->d_name + strlen(PREFIX), NULL, 10)) && shim.phase != PHASE_ENDING)
+            continue;
+        snprintf(path, sizeof path, "%s/%.64s", parent, entry->d_name);
+        rmdir(path); /* busy: something lives on in it */
+    }
+    closedir(folder);
+}

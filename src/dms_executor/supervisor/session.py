@@ -1,0 +1,406 @@
+"""`Session`: a further process in a running job, from the side of its client (docs/protocol.md, section 2).
+
+The shim spawns the runtime and guards the process: it is in a control group of its own before its first instruction,
+and the end of this connection, however it comes, is the end of all that is in there. Everything else is between the
+client and the process: the pipes are theirs alone, and the init of the session reports to the client.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import struct
+import termios
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError, StartFailed
+from ..threads import finished
+from ..types import Stream
+from . import frames
+from .pipes import Pipes
+from .shim import dial, sentence
+from .spawning import mapped
+
+__all__ = ["Session", "SessionSpec", "open_session"]
+
+_START = 60.0  # seconds for a runtime that enters a container, on a busy host
+_CLOSE = 10.0  # the shim itself gives up after two
+_DRAIN = 0.3  # seconds that a child may keep a stream open once the command has ended
+_READ = 4096
+_TIOCGPTN = 0x80045430  # ioctl_tty(2); only a terminal's master answers
+_CREDENTIALS = struct.Struct("iii")
+
+
+class SessionSpec:
+    """What the shim is asked for.
+
+    `argv`: the command that it runs, with the report socket as descriptor 3 and `passed` from 4 on (they are closed).
+    `group`: the job's control group in which the session gets its own; empty: none. `owner`: the host's id of the
+    job's root, to whom the pipes are given.
+    """
+
+    def __init__(self, argv: list[str], passed: list[int], *, group: str, owner: int | None, terminal: bool) -> None:
+        self.argv = argv
+        self.passed = passed
+        self.group = group
+        self.owner = owner
+        self.terminal = terminal
+
+
+class _Ends:
+    """What the client keeps."""
+
+    def __init__(self, control: socket.socket, report: socket.socket, stdin: int, stdout: int, stderr: int) -> None:
+        self.control = control
+        self.report = report
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+
+    def close(self) -> None:
+        self.control.close()
+        self.report.close()
+        for fd in (self.stdin, self.stdout, self.stderr):
+            os.close(fd)
+
+
+def _dialled(folder: Path, spec: SessionSpec) -> _Ends:
+    """Makes the pipes and asks the shim. Closes `spec.passed`. Raises `ExecutionNotRunning`. Blocks."""
+    given: list[int] = [*spec.passed]
+    kept: list[int] = []
+    sockets: list[socket.socket] = []
+    try:
+        control = dial(folder)
+        if control is None:
+            raise ExecutionNotRunning("its shim is gone")
+        sockets.append(control)
+        ours, theirs = socket.socketpair()
+        sockets += [ours, theirs]
+        # The kernel's word for which process the init is.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        ours.setblocking(False)
+        for reads in (False, True, True):
+            end, other = os.pipe2(os.O_CLOEXEC)
+            mine, its = (end, other) if reads else (other, end)
+            kept.append(mine)
+            given.append(its)
+            os.set_blocking(mine, False)
+            if spec.owner is not None:
+                os.fchown(its, spec.owner, spec.owner)
+        payload = b"".join(os.fsencode(word) + b"\0" for word in (spec.group, *spec.argv))
+        stdio = given[-3:]
+        descriptors = [*stdio, theirs.fileno(), *spec.passed]
+        socket.send_fds(control, [frames.pack(frames.OPEN, payload)], descriptors)
+        theirs.close()
+        return _Ends(control, ours, *kept)
+    except BaseException as error:
+        for each in sockets:
+            each.close()
+        for fd in kept:
+            os.close(fd)
+        if isinstance(error, OSError):
+            raise mapped(error, "the command cannot be given its streams") from error
+        raise
+    finally:
+        for fd in given:
+            os.close(fd)
+
+
+class Session:
+    """A running process of a session; an `engine.Channel`. Made by `open_session`."""
+
+    def __init__(self, ends: _Ends, terminal: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._control, self._report = ends.control, ends.report
+        outputs: dict[int, Stream] = {ends.stdout: "stdout", ends.stderr: "stderr"}
+        self._pipes = Pipes(ends.stdin, outputs, drain=_DRAIN)
+        self._wants_terminal = terminal
+        self._answers: deque[asyncio.Future[str | None]] = deque()
+        self._from_shim, self._from_init = frames.Decoder(), frames.Decoder()
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._exit: asyncio.Future[int | None] = self._loop.create_future()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._entering: asyncio.Task[None] | None = None
+        self._failure = ""
+        self._killing = False
+        self._loop.add_reader(self._control, self._control_readable)
+        self._loop.add_reader(self._report, self._report_readable)
+
+    # -- what a channel owes -------------------------------------------------------------------------------------
+
+    async def read(self) -> tuple[Stream, bytes] | None:
+        """The next piece of output; None at the end."""
+        return await self._pipes.read()
+
+    async def write(self, data: bytes) -> None:
+        """Raises `ExecutionNotRunning` where nobody reads its input any more."""
+        await self._pipes.write(data)
+
+    def close_stdin(self) -> None:
+        """End of input."""
+        self._pipes.close_stdin()
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Of the terminal, if there is one."""
+        if self._pipes.terminal is not None:
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(self._pipes.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def signal(self, signum: int) -> None:
+        """Raises `ExecutionNotRunning`."""
+        try:
+            if self._exit.done() or self._report.fileno() < 0:
+                raise ExecutionNotRunning("the command has ended")
+            self._report.send(frames.pack(frames.INIT_SIGNAL, struct.pack("<I", signum)), socket.MSG_NOSIGNAL)
+        except OSError as error:
+            raise ExecutionNotRunning("the command has ended") from error
+
+    async def wait(self) -> int | None:
+        """The exit code."""
+        return await asyncio.shield(self._exit)
+
+    async def kill(self) -> None:
+        """Returns once nothing of it is left. Raises `EngineUnreachable`."""
+        self._killing = True
+        await self._close(kill=True)
+
+    async def aclose(self) -> None:
+        """Kills what has not ended."""
+        try:
+            await self._close(kill=not self._exit.done())
+        finally:
+            if self._entering is not None:
+                self._entering.cancel()
+            self._hang_up_report()
+            self._hang_up_control()
+            self._pipes.close()
+
+    # -- its beginning -------------------------------------------------------------------------------------------
+
+    async def started(self) -> None:
+        """Waits until the command runs. Raises `StartFailed`, `ExecutionNotRunning`."""
+        opened: asyncio.Future[str | None] = self._loop.create_future()
+        self._answers.append(opened)
+        try:
+            async with asyncio.timeout(_START):
+                await self._started
+        except TimeoutError:
+            raise StartFailed(f"the runtime did not start the command within {_START:.0f} s") from None
+        refusal = opened.result() if opened.done() else None
+        if refusal is not None:
+            raise ExecutionNotRunning(f"the command was refused: {refusal}")
+        if self._failure:
+            raise StartFailed(self._failure)
+        if not self._reported:
+            if self._control.fileno() < 0:
+                raise ExecutionNotRunning("the job has ended")
+            raise StartFailed(await self._complaint())
+
+    _reported = False
+    """The init has said that the command runs."""
+
+    async def _complaint(self) -> str:
+        """What the runtime wrote to the command's stderr."""
+        await self._close(kill=True)
+        said = b" ".join(self._pipes.read_now().values()).decode("utf-8", "replace")
+        return " ".join(said.split()) or "the runtime ended and started nothing"
+
+    async def _enter(self, pid: int) -> None:
+        """Lets the init go on once it is where it can be killed with all that it will start."""
+        refusal = await self._ask(frames.ENTER, struct.pack("<I", pid))
+        if refusal is not None:
+            self._fail(f"the command cannot be confined: {refusal}")
+            return
+        with contextlib.suppress(OSError):
+            self._report.send(frames.pack(frames.INIT_GO), socket.MSG_NOSIGNAL)
+
+    # -- what comes ----------------------------------------------------------------------------------------------
+
+    def _report_readable(self) -> None:
+        try:
+            space = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
+            data, control, _, _ = self._report.recvmsg(_READ, space, socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data, control = b"", []
+        pid, master = _sent_along(control)
+        try:
+            for kind, payload in self._from_init.feed(data):
+                master = self._said(kind, payload, pid, master)
+        except frames.ProtocolError:
+            data = b""
+        if master is not None:
+            os.close(master)
+        if not data:
+            self._hang_up_report()
+            self._report_ended()
+
+    def _said(self, kind: int, payload: bytes, pid: int, master: int | None) -> int | None:
+        """Serves a frame of the init; gives back the descriptor if it was not taken."""
+        if kind == frames.INIT_BORN and self._entering is None:
+            self._entering = self._loop.create_task(self._enter(pid), name="enter a session's group")
+        elif kind == frames.INIT_TERMINAL and self._wants_terminal and master is not None and _is_master(master):
+            self._pipes.become_terminal(master)
+            return None
+        elif kind == frames.INIT_STARTED:
+            self._reported = True
+            _settle(self._started)
+        elif kind == frames.INIT_FAILED:
+            self._fail(sentence(payload))
+        elif kind == frames.INIT_EXITED:
+            self._ended(struct.unpack("<I", payload)[0])
+        return master
+
+    def _report_ended(self) -> None:
+        """Without a word of how it ended: the shim, whose child it is, knows."""
+        if not self._exit.done():
+            self._send_close(kill=True)
+
+    def _control_readable(self) -> None:
+        try:
+            data = self._control.recv(_READ)
+            for kind, payload in self._from_shim.feed(data):
+                self._take(kind, payload)
+        except (BlockingIOError, InterruptedError):
+            return
+        except (OSError, frames.ProtocolError):
+            data = b""
+        if not data:
+            self._hang_up_control()
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        if kind in (frames.OK, frames.ERROR) and self._answers:
+            answer = self._answers.popleft()
+            if not answer.done():
+                answer.set_result(sentence(payload) if kind == frames.ERROR else None)
+            if kind == frames.ERROR and not self._started.done():
+                _settle(self._started)
+        elif kind == frames.CLOSED:
+            status = struct.unpack("<ii", payload)[0]
+            self._ended(status)
+            _settle(self._closed)
+        elif kind == frames.ENDED:
+            # The kernel has killed what else was in the job's pid namespace.
+            self._ended(signal.SIGKILL)
+
+    def _ended(self, status: int) -> None:
+        """`status` as of wait(2), -1 unknown."""
+        if self._exit.done():
+            return
+        self._exit.set_result(_code(status) if status >= 0 else 128 + signal.SIGKILL if self._killing else None)
+        _settle(self._started)
+        self._pipes.ended()
+
+    def _fail(self, why: str) -> None:
+        self._failure = self._failure or why
+        _settle(self._started)
+
+    # -- its end -------------------------------------------------------------------------------------------------
+
+    async def _ask(self, kind: int, payload: bytes) -> str | None:
+        answer: asyncio.Future[str | None] = self._loop.create_future()
+        self._answers.append(answer)
+        with contextlib.suppress(OSError):
+            self._control.send(frames.pack(kind, payload), socket.MSG_NOSIGNAL)
+        return await answer
+
+    def _send_close(self, *, kill: bool) -> None:
+        with contextlib.suppress(OSError):
+            self._control.send(frames.pack(frames.CLOSE, struct.pack("<I", kill)), socket.MSG_NOSIGNAL)
+
+    async def _close(self, *, kill: bool) -> None:
+        if self._closed.done():
+            return
+        if kill:
+            self._hang_up_report()  # an init without a control group of its own kills its children itself
+        self._send_close(kill=kill)
+        try:
+            async with asyncio.timeout(_CLOSE):
+                await asyncio.shield(self._closed)
+        except TimeoutError:
+            raise EngineUnreachable(f"the shim did not end the command within {_CLOSE:.0f} s") from None
+
+    def _hang_up_report(self) -> None:
+        if self._report.fileno() >= 0:
+            self._loop.remove_reader(self._report)
+            self._report.close()
+
+    def _hang_up_control(self) -> None:
+        if self._control.fileno() < 0:
+            return
+        self._loop.remove_reader(self._control)
+        self._control.close()
+        self._ended(-1)
+        _settle(self._closed)
+        _settle(self._started)
+        while self._answers:
+            answer = self._answers.popleft()
+            if not answer.done():
+                answer.set_result("the job has ended")
+
+
+async def open_session(prepare: Callable[[], SessionSpec], folder: Path) -> Session:
+    """Asks the shim of the execution in `folder`; returns once the command runs. `prepare` is called in a thread.
+
+    Raises `StartFailed`, `ExecutionNotRunning`, and what `prepare` raises.
+    """
+    ends, terminal = await finished(_undo, _prepared, prepare, folder)
+    session = Session(ends, terminal)
+    try:
+        await session.started()
+    except BaseException:
+        with contextlib.suppress(ExecutorError):
+            await session.aclose()
+        raise
+    return session
+
+
+def _prepared(prepare: Callable[[], SessionSpec], folder: Path) -> tuple[_Ends, bool]:
+    spec = prepare()
+    return _dialled(folder, spec), spec.terminal
+
+
+def _undo(prepared: tuple[_Ends, bool]) -> None:
+    prepared[0].close()
+
+
+def _sent_along(control: list[tuple[int, int, bytes]]) -> tuple[int, int | None]:
+    """The sender's pid and a descriptor."""
+    pid, master = 0, None
+    for level, kind, data in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            pid = _CREDENTIALS.unpack_from(data)[0]
+        elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            received = array.array("i")
+            received.frombytes(data[: len(data) - len(data) % received.itemsize])
+            for fd in received:
+                if master is not None:
+                    os.close(master)
+                master = fd
+    return pid, master
+
+
+def _is_master(fd: int) -> bool:
+    """The init lives among the job's processes, and what it opened is what they left at that place."""
+    try:
+        fcntl.ioctl(fd, _TIOCGPTN, b"\0\0\0\0")
+    except OSError:
+        return False
+    return True
+
+
+def _code(status: int) -> int:
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
