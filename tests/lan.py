@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HOST, OUTSIDE, FAR, METADATA = "203.0.113.2", "203.0.113.1", "198.51.100.1", "169.254.169.254"
-OUTSIDE6 = "2001:db8::1"
+HOST6, OUTSIDE6 = "2001:db8::2", "2001:db8::1"
 PORT = 7000
 LOOPBACK_PORT = 7002
 _CLONE_NEWNET = 0x40000000
@@ -41,7 +41,7 @@ def host_and_outside() -> Iterator[None]:
             _ip("netns", "add", each)
             _ip("-n", each, "link", "set", "lo", "up")
         _ip("link", "add", "wire", "netns", host, "type", "veth", "peer", "name", "wire", "netns", outside)
-        for each, address, address6 in ((host, HOST, "2001:db8::2"), (outside, OUTSIDE, OUTSIDE6)):
+        for each, address, address6 in ((host, HOST, HOST6), (outside, OUTSIDE, OUTSIDE6)):
             _ip("-n", each, "addr", "add", f"{address}/24", "dev", "wire")
             _ip("-n", each, "-6", "addr", "add", f"{address6}/64", "dev", "wire", "nodad")
             _ip("-n", each, "link", "set", "wire", "up")

@@ -153,6 +153,19 @@ for address in ("127.0.0.1", "10.0.2.2", "10.0.2.3", "{lan.HOST}", "::1"):
     assert [line for line in (metadata, *closed) if "hello" in line or "echo" in line] == []
 
 
+async def test_outside_by_ipv6_and_by_no_address_of_the_hosts(bench: Bench, program: str) -> None:
+    script = (
+        TALK
+        + f'''
+print(tcp("{lan.OUTSIDE6}", {lan.PORT}))
+print(open("/proc/net/if_inet6").read(), open("/proc/net/fib_trie").read(), open("/proc/net/ipv6_route").read())
+'''
+    )
+    said, *addresses = (await run(bench, script)).stdout.splitlines()
+    assert said == (f"hello {lan.HOST6}" if program == "pasta" else "OSError")
+    assert [line for line in addresses if lan.HOST in line or "20010db8" in line] == []
+
+
 async def test_no_raw_frames_around_the_closed_routes(bench: Bench) -> None:
     script = """
 import socket

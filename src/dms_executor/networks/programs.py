@@ -28,6 +28,7 @@ FORWARDER = "10.0.2.3"
 INTERFACE = "eth0"
 API_SOCKET = "network.sock"
 _PREFIX = 24
+_ADDRESS6, _GATEWAY6 = "fd00:6a6f:6200::100", "fe80::1"  # used where the host has a route of IPv6
 _MTU = 65520
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MEND = "Install the package passt (or slirp4netns), or name the program by the setting `network_program`"
@@ -53,6 +54,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         user = ["--runas", "0"] if os.geteuid() == 0 else []
         argv = [self.path, "--foreground", "--quiet", *user, "--config-net", "--ns-ifname", INTERFACE]
         argv += ["--address", ADDRESS, "--netmask", str(_PREFIX), "--gateway", GATEWAY]
+        argv += ["--address", _ADDRESS6, "--gateway", _GATEWAY6]
         # Neither the gateway nor ports of the job's loopback lead to the host's.
         argv += ["--no-map-gw", "--tcp-ns", "none", "--udp-ns", "none", "--dns-forward", FORWARDER]
         for option, protocol in (("--tcp-ports", "tcp"), ("--udp-ports", "udp")):
