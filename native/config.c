@@ -1,6 +1,7 @@
 #include "config.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 #include "frame.h"
 
@@ -40,9 +41,12 @@ enum tag {
     TAG_NETWORK_SYSFS = 40,
     TAG_NETWORK_READY = 41,
     TAG_NETWORK_ARGV = 42,
+    TAG_DEVICE = 47,
 };
 
 #define ENTRY_HEADER 8u
+#define DEVICE_HEADER 24u
+#define NO_DESCRIPTOR UINT32_MAX
 #define WEEK_MS (7ull * 24 * 3600 * 1000)
 #define YEARS_MS (WEEK_MS * 52 * 100)
 
@@ -145,6 +149,22 @@ static bool add_mount(struct parser *parser, struct config *config, const struct
     return true;
 }
 
+static bool add_device(struct parser *parser, struct config *config, const struct entry *entry)
+{
+    if (config->mount_count >= CONFIG_MOUNTS || entry->length <= DEVICE_HEADER || !is_string(entry, DEVICE_HEADER))
+        return false;
+    const uint8_t *at = entry->bytes;
+    struct mount_entry mount = {.kind = MOUNT_DEVICE, .fd = -1, .target = (const char *)at + DEVICE_HEADER};
+    mount.node = (struct devnode){get_u32(at), get_u32(at + 4), get_u32(at + 8), get_u32(at + 12), get_u32(at + 16)};
+    uint32_t type = mount.node.mode & S_IFMT;
+    if ((type != S_IFCHR && type != S_IFBLK) || (mount.node.mode & ~type) > 0777 || strchr(mount.target, '/') != NULL)
+        return false;
+    if (get_u32(at + 20) != NO_DESCRIPTOR && !take_fd(parser, get_u32(at + 20), &mount.fd))
+        return false;
+    config->mounts[config->mount_count++] = mount;
+    return true;
+}
+
 static bool add_usage(struct config *config, const struct entry *entry)
 {
     const char *part[3];
@@ -229,6 +249,8 @@ static bool apply(struct parser *parser, struct config *config, const struct ent
     case TAG_OVERLAY:
     case TAG_LOOP:
         return add_mount(parser, config, entry);
+    case TAG_DEVICE:
+        return add_device(parser, config, entry);
     case TAG_STDIN:
         return config->stdin_fd < 0 && add_descriptor(parser, entry, &config->stdin_fd);
     case TAG_PASS:

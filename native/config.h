@@ -6,17 +6,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "devnodes.h"
 #include "idmap.h"
 
 enum { CONFIG_ARGS = 1024, CONFIG_FDS = 253, CONFIG_LIST = 32, CONFIG_MOUNTS = 250, CONFIG_PASS = 32 };
 
-enum mount_kind { MOUNT_BIND, MOUNT_OVERLAY, MOUNT_LOOP };
+enum mount_kind { MOUNT_BIND, MOUNT_OVERLAY, MOUNT_LOOP, MOUNT_DEVICE };
 enum { BIND_READ_ONLY = 1, BIND_RECURSIVE = 2, BIND_RESTRICTED = 4, BIND_IDMAPPED = 8 };
 
 struct mount_entry {
     enum mount_kind kind;
-    int fd; /* the source; after mounts_clone() of a BIND the detached copy of it */
+    int fd; /* the source, -1 where a DEVICE has none; after mounts_clone() the detached copy of it */
     uint32_t flags;
+    struct devnode node;
     const char *target, *lower, *upper, *work;
 };
 

@@ -21,7 +21,7 @@ int mounts_clone(struct config *config, int userns, char *what, size_t size)
 {
     for (size_t i = 0; i < config->mount_count; i++) {
         struct mount_entry *entry = &config->mounts[i];
-        if (entry->kind != MOUNT_BIND)
+        if (entry->kind != MOUNT_BIND && (entry->kind != MOUNT_DEVICE || entry->fd < 0))
             continue;
         unsigned recursive = entry->flags & BIND_RECURSIVE ? SYS_AT_RECURSIVE : 0;
         uint64_t set = (entry->flags & BIND_READ_ONLY ? SYS_ATTR_RDONLY : 0) |
@@ -180,6 +180,16 @@ static int mount_loop(int room, const struct mount_entry *entry)
     return result;
 }
 
+static int make_device(int room, const struct mount_entry *entry, const struct idmap *idmap)
+{
+    int result = devnode_make(room, entry->target, &entry->node, entry->fd, idmap);
+    int error = errno;
+    if (entry->fd >= 0)
+        close(entry->fd);
+    errno = error;
+    return result;
+}
+
 static int fill_room(struct config *config, char *what, size_t size)
 {
     if (mount("tmpfs", config->room, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0711") != 0) {
@@ -196,6 +206,8 @@ static int fill_room(struct config *config, char *what, size_t size)
             result = move_bind(room, entry);
         else if (entry->kind == MOUNT_OVERLAY)
             result = mount_overlay(room, entry, &config->idmap);
+        else if (entry->kind == MOUNT_DEVICE)
+            result = make_device(room, entry, &config->idmap);
         else
             result = mount_loop(room, entry);
         if (result != 0)

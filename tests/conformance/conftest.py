@@ -19,7 +19,7 @@ _TYPE = "application/vnd.oci.image.{}.v1+json"
 
 def _oci(runtime: str) -> ShellSubject:
     plain = ShellSubject(image="", engine_settings={"runtime": program(runtime)}, name=f"oci-{runtime}")
-    traits = plain.traits | {"slow_preparation"}
+    traits = plain.traits | {"slow_preparation", "device"}
     return dataclasses.replace(plain, traits=traits - {"shared_kernel"} if runtime == "runsc" else traits)
 
 
@@ -34,8 +34,25 @@ def subject(request: pytest.FixtureRequest) -> Subject:
         chosen,
         image=f"rootfs:{rootfs}",
         slow_image=f"oci:{layout}",
-        engine_settings={**chosen.engine_settings, "umoci": str(unpacker)},
+        devices=("vendor.test/copy=null", "/dev/copy"),
+        engine_settings={
+            **chosen.engine_settings,
+            "umoci": str(unpacker),
+            "cdi_folders": [str(request.getfixturevalue("cdi_folder"))],
+        },
     )
+
+
+@pytest.fixture(scope="session")
+def cdi_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One CDI spec, whose device is a copy of /dev/null."""
+    folder = tmp_path_factory.mktemp("cdi")
+    node = {"path": "/dev/copy", "type": "c", "major": 1, "minor": 3, "hostPath": "/dev/null"}
+    devices = [{"name": "null", "containerEdits": {"deviceNodes": [node]}}]
+    spec = folder / "copy.json"
+    spec.write_text(json.dumps({"cdiVersion": "0.6.0", "kind": "vendor.test/copy", "devices": devices}))
+    spec.chmod(0o644)
+    return folder
 
 
 @pytest.fixture(scope="session")

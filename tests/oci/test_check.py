@@ -11,8 +11,8 @@ import pytest
 from dms_executor.errors import ExecutorError, InvalidRequest, NotSupported, PolicyDenied
 from dms_executor.oci import OciSpec
 from dms_executor.oci.cgroups import Cgroups
-from dms_executor.oci.check import limits_of
-from dms_executor.oci.flavours import CRUN
+from dms_executor.oci.check import check_runtime, limits_of
+from dms_executor.oci.flavours import CRUN, RUNSC
 from dms_executor.oci.host import Host
 from dms_executor.oci.plan import Limits
 from dms_executor.oci.runtime import Runtime
@@ -181,3 +181,16 @@ def test_settings() -> None:
     for bad in ({"runtine": "x"}, {"cgroup_parent": "../x"}, {"cgroup_parent": ""}):
         with pytest.raises(ExecutorError):
             checked_settings(bad)
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"devices": ["v.test/c=a"]}, "$.devices"),
+        ({"resources": Resources(gpus=[GPU(vendor="amd")])}, "$.resources.gpus"),
+    ],
+)
+def test_a_kernel_of_its_own_has_no_devices_of_the_hosts(fields: dict[str, Any], what: str) -> None:
+    with pytest.raises(NotSupported, match="runsc") as error:
+        check_runtime(asking({"image": "rootfs:/x"}, **fields), RUNSC)
+    assert error.value.what == what

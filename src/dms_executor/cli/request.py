@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .gpus import gpus_of
 from .ports import published
 
 if TYPE_CHECKING:
@@ -77,7 +78,12 @@ def _lay_over(fields: Fields, options: Mapping[str, Any]) -> None:
     if options["publish"]:
         fields["ports"] = [*(fields.get("ports") or []), *map(published, options["publish"])]
         fields.setdefault("network", "user")
-    _merge(fields, "resources", {name: value for name, value in named.items() if value is not None})
+    resources: Fields = {name: value for name, value in named.items() if value is not None}
+    if options["gpus"]:
+        resources["gpus"] = gpus_of(options["gpus"])
+    _merge(fields, "resources", resources)
+    if options["device"]:
+        fields["devices"] = [*(fields.get("devices") or []), *options["device"]]
     _merge(fields, "environment", _environment(options["env_file"], options["env"]))
     _merge(fields, "labels", dict(_pair(text, "--label") for text in options["label"]))
     inputs = [_volume(text) for text in options["volume"]] + [_tmpfs(text) for text in options["tmpfs"]]

@@ -33,6 +33,8 @@ _JOB_OPTIONS = [
     click.option("--results-dir", metavar="DIR", help="Leave stdout, stderr, exit_code and outputs here."),
     click.option("-e", "--env", **_REPEATED, metavar="K=V", help="A variable; K alone is taken from here."),
     click.option("--env-file", **_REPEATED, metavar="FILE", help="Variables, one K=V a line."),
+    click.option("--device", **_REPEATED, metavar="NAME", help="A CDI device: vendor.com/class=name."),
+    click.option("--gpus", **_REPEATED, metavar="WHICH", help="GPUs of the job's own: 1, device=0, driver=amd."),
     click.option("--network", metavar="NAME", help="none (the default), user, host, or one of the engine's."),
     click.option(
         "-p",

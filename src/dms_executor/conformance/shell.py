@@ -40,7 +40,8 @@ class ShellSubject(Subject):
     where the kernel's `/proc/self/status` does not tell `NoNewPrivs`, and nc and ip where the engine declares `ports`.
 
     `engine_settings` are the engine's own; `traits` may be narrowed, or widened by `slow_preparation` where
-    `slow_image` is an image whose preparation takes an hour.
+    `slow_image` is an image whose preparation takes an hour, and by `device` where `devices` is one that the host has:
+    its name and its path inside.
     """
 
     image: str
@@ -48,6 +49,7 @@ class ShellSubject(Subject):
     engine_settings: dict[str, Any] = field(default_factory=dict)
     name: str = ""
     slow_image: str = ""
+    devices: tuple[str, str] = ("", "")
     traits: frozenset[str] = frozenset(  # type: ignore[misc]
         {"shell", "container", "shared_kernel", "volumes", "survives_caller", "supervisor", "no_image", "no_command"}
     )
@@ -68,7 +70,8 @@ class ShellSubject(Subject):
         """The image may be read, too."""
         images = [image.partition(":") for image in (self.image, self.slow_image)]
         roots = [path for transport, _, path in images if transport in ("rootfs", "oci")]
-        return Policy(read_roots=(folder, *roots), write_roots=(folder,), missing_defaults="record")
+        devices = self.devices[:1] if "device" in self.traits else ()
+        return Policy(read_roots=(folder, *roots), write_roots=(folder,), devices=devices, missing_defaults="record")
 
     def spec(self, *steps: Step) -> SpecConfig:
         """`sh -c` with the steps as a script."""
@@ -87,6 +90,10 @@ class ShellSubject(Subject):
     def slow(self) -> SpecConfig:
         """A job in `slow_image`."""
         return SpecConfig(type=self.engine, params={"image": self.slow_image, "cmd": ["true"]})
+
+    def device(self) -> tuple[str, str]:
+        """As it was given."""
+        return self.devices
 
     def supervisor(self, info: ExecutionInfo) -> int:
         """The shim, as the engine names it in `inspect`."""

@@ -40,6 +40,7 @@ TRAITS = {
     "supervisor": "`supervisor(info)` gives the process of the engine's whose death loses the job",
     "no_image": "`failing('image')` gives a spec whose image is missing",
     "no_command": "`failing('command')` gives a spec whose command is missing",
+    "device": "`device()` gives a character device that the policy allows and anybody may write to",
     "slow_preparation": "`slow()` gives a spec whose preparation takes an hour",
 }
 """What a line may need beyond the capabilities that the engine's probe declares."""
@@ -87,6 +88,10 @@ class Subject(ABC):
 
     def slow(self) -> SpecConfig:
         """A spec whose preparation takes an hour; for the trait `slow_preparation`."""
+        raise NotImplementedError
+
+    def device(self) -> tuple[str, str]:
+        """A device's name and its path inside; for the trait `device`."""
         raise NotImplementedError
 
     def supervisor(self, info: ExecutionInfo) -> int:

@@ -70,13 +70,14 @@ class Journal:
 
     # -- steps of one execution, in their order ------------------------------------------------------------------
 
-    async def claim(self, x: Execution, engine: str, capacity: Capacity | None) -> None:
-        """accepted: the row, then the folder with its first files.
+    async def claim(self, x: Execution, engine: str, capacity: Capacity | None) -> Execution:
+        """accepted: the row, then the folder with its first files; gives the execution with the GPUs that it gets.
 
         Raises `ExecutionAlreadyStarted`, `ExecutionAlreadyFinished`, `ResourcesUnavailable`, `StateUnwritable`.
         """
-        await self._hop(self._accept, x, engine, capacity)
+        claimed = await self._hop(self._accept, x, engine, capacity)
         self.committed(x.token, ExecutionStatus.PENDING)
+        return claimed
 
     async def created(self, token: str, prepared: Prepared, handle: Handle) -> Intent | None:
         """accepted -> created; gives the intent that somebody committed meanwhile."""
@@ -292,8 +293,8 @@ class Journal:
         rows = await self._hop(self._rows, where, *values)
         return rows[0] if rows else None
 
-    def _accept(self, x: Execution, engine: str, capacity: Capacity | None) -> None:
-        self._transact(self._steps.claim, x, engine, capacity)
+    def _accept(self, x: Execution, engine: str, capacity: Capacity | None) -> Execution:
+        x = self._transact(self._steps.claim, x, engine, capacity)
         faults.point("claimed")
         try:
             self._steps.write_request(x, engine)
@@ -302,6 +303,7 @@ class Journal:
             shutil.rmtree(x.folder, ignore_errors=True)
             self._transact(unclaim, x.token)
             raise
+        return x
 
 
 def _event(values: tuple[Any, ...]) -> Event:

@@ -14,16 +14,16 @@ from typing import Any
 import msgspec
 
 from ..engine import Execution, Exit, Handle, Prepared
-from ..errors import ExecutionAlreadyFinished, ExecutionAlreadyStarted, ResourcesUnavailable
+from ..errors import ExecutionAlreadyFinished, ExecutionAlreadyStarted
 from ..types import TERMINAL, Capacity, ExecutionRequest, ExecutionResult, ExecutionStatus, decode, encode
 from . import files, rebuild
 from .clock import nanoseconds
+from .reserved import OPEN, reserve
 from .row import COLUMNS, Intent, Row, row_of
 
 __all__ = ["Decide", "Steps", "unclaim"]
 
 Decide = Callable[[Intent | None], ExecutionResult]
-_OPEN = "phase NOT IN ('finished', 'done', 'removing')"
 _READ_WITHIN = 60 * 10**9
 """Nanoseconds for which a result is kept for waiters elsewhere who have not read it when it goes."""
 
@@ -49,13 +49,13 @@ class Steps:
         if request.secret_environment:
             files.put(x.folder, files.SECRETS, encode(request.secret_environment), durable=False)
 
-    def claim(self, database: sqlite3.Connection, x: Execution, engine: str, capacity: Capacity | None) -> None:
-        """accepted: the row, or why there can be none."""
+    def claim(self, database: sqlite3.Connection, x: Execution, engine: str, capacity: Capacity | None) -> Execution:
+        """accepted: the row, or why there can be none; gives the execution with the GPUs that it gets."""
         taken = database.execute("SELECT status FROM executions WHERE id=?", (x.id,)).fetchone()
         if taken is not None:
             _refuse(x.id, taken[0])
         if capacity is not None:
-            _check_capacity(database, x, engine, capacity)
+            x = reserve(database, x, engine, capacity)
         now = time.time_ns()
         named = x.request.resources
         database.execute(
@@ -65,6 +65,7 @@ class Steps:
             + (named.cpu, _int(named.memory), _int(named.disk), named.pids),
         )
         _announce(database, x.token, ExecutionStatus.PENDING, now)
+        return x
 
     def created(self, database: sqlite3.Connection, token: str, prepared: Prepared, handle: Handle) -> Intent | None:
         """accepted -> created."""
@@ -100,7 +101,7 @@ class Steps:
 
     def intend(self, database: sqlite3.Connection, token: str, intent: Intent) -> Intent | None:
         """Why it is stopped; the first stands."""
-        found = database.execute(f"SELECT intent FROM executions WHERE token=? AND {_OPEN}", (token,)).fetchone()
+        found = database.execute(f"SELECT intent FROM executions WHERE token=? AND {OPEN}", (token,)).fetchone()
         if found is None:
             return None
         standing = _intent(found) or intent
@@ -122,7 +123,7 @@ class Steps:
 
     def finished(self, database: sqlite3.Connection, token: str, decide: Decide) -> ExecutionResult | None:
         """any open phase -> finished; `decide` gives the result from the intent that stands."""
-        found = database.execute(f"SELECT intent FROM executions WHERE token=? AND {_OPEN}", (token,)).fetchone()
+        found = database.execute(f"SELECT intent FROM executions WHERE token=? AND {OPEN}", (token,)).fetchone()
         if found is None:
             return None
         result = decide(_intent(found))
@@ -227,19 +228,3 @@ def _refuse(execution_id: str, status: str) -> None:
     raise ExecutionAlreadyStarted(
         f"execution {execution_id} is {status}", mend="Wait for it, or use another id", execution_id=execution_id
     )
-
-
-def _check_capacity(database: sqlite3.Connection, x: Execution, engine: str, capacity: Capacity) -> None:
-    for name in ("cpu", "memory", "disk", "pids"):
-        wanted, limit = getattr(x.request.resources, name), getattr(capacity, name)
-        if wanted is None or limit is None:
-            continue
-        (used,) = database.execute(
-            f"SELECT coalesce(sum({name}), 0) FROM executions WHERE engine=? AND {_OPEN}", (engine,)
-        ).fetchone()
-        if used + wanted > limit:
-            raise ResourcesUnavailable(
-                f"{name}: {wanted} asked for, {max(0, limit - used)} of {limit} free on engine {engine}",
-                mend="Ask for less, or wait until another execution has ended",
-                execution_id=x.id,
-            )

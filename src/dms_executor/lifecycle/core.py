@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from ..changes import Changes
+from ..devices.allowed import allows
+from ..devices.gpus import names_of
 from ..engine import Engine, EngineContext, Execution
 from ..errors import EngineUnavailable, EngineUnreachable, ExecutionNotFound, ExecutorClosed, InvalidRequest
 from ..journal import Journal, Owners, Row
@@ -21,7 +23,7 @@ from ..policy import Policy
 from ..registry import engine_class, engine_names
 from ..tasks import Tasks
 from ..typed import known
-from ..types import Capacity, ExecutionRequest, Probe, Settings, SpecConfig, check_id
+from ..types import Capacity, ExecutionRequest, Probe, Resources, Settings, SpecConfig, check_id
 from .live import Live
 
 if TYPE_CHECKING:
@@ -117,9 +119,16 @@ class Core:
     async def capacity(self, engine: Engine, request: ExecutionRequest) -> Capacity | None:
         """What the executions of an engine may reserve together; asked only where the request reserves."""
         named = request.resources
-        if named.cpu is None and named.memory is None and named.disk is None and named.pids is None:
+        if named == Resources():
             return None
-        return self.settings.capacity or (await engine.probe()).capacity
+        chosen = self.settings.capacity
+        if chosen is None or (named.gpus and chosen.gpus is None):
+            found = (await engine.probe()).capacity or Capacity()
+            chosen = found if chosen is None else msgspec.structs.replace(chosen, gpus=found.gpus)
+        if chosen.gpus is None:
+            return chosen
+        allowed = [gpu for gpu in chosen.gpus if allows(self.policy, *names_of(gpu))]
+        return msgspec.structs.replace(chosen, gpus=allowed)
 
     def execution(self, request: ExecutionRequest) -> Execution:
         """A new incarnation: its token names all that is created outside the state folder."""

@@ -13,8 +13,8 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from .. import faults
-from ..engine import Report
-from ..errors import ExecutionCancelled, ExecutorClosed, ExecutorError, StartFailed
+from ..engine import Engine, Report
+from ..errors import ExecutionCancelled, ExecutorClosed, ExecutorError, NotSupported, StartFailed
 from ..journal import files
 from ..types import ExecutionRequest, ExecutionStatus, Progress, validated
 from .core import Core
@@ -36,6 +36,7 @@ async def start(core: Core, request: ExecutionRequest, progress: Report | None) 
     engine = await core.engine_for(request)
     request = _addressed(request, engine.name)
     await engine.validate(request)
+    await _check_powers(engine, request)
     if core.closing.is_set():
         raise ExecutorClosed("the executor was closed", execution_id=request.execution_id)
     live = Live(core.execution(request), engine)
@@ -55,7 +56,7 @@ async def _bring_up(core: Core, live: Live, report: Report) -> None:
     # From here on the live entry is what a cancel in this process finds, also while the claim is under way.
     core.live[x.token] = live
     try:
-        await core.journal.claim(x, engine.name, await core.capacity(engine, x.request))
+        x = live.x = await core.journal.claim(x, engine.name, await core.capacity(engine, x.request))
     except BaseException as error:
         core.live.pop(x.token, None)
         live.done.set()
@@ -156,6 +157,18 @@ def _addressed(request: ExecutionRequest, engine: str) -> ExecutionRequest:
     if request.engine_spec.type == engine:
         return request
     return msgspec.structs.replace(request, engine_spec=msgspec.structs.replace(request.engine_spec, type=engine))
+
+
+async def _check_powers(engine: Engine, request: ExecutionRequest) -> None:
+    """What an engine may know nothing of, since requests have it for others. Raises `NotSupported`."""
+    wanted = {"devices": ("$.devices", request.devices), "gpus": ("$.resources.gpus", request.resources.gpus)}
+    named = {power: field for power, (field, value) in wanted.items() if value}
+    powers = (await engine.probe()).capabilities if named else frozenset()
+    for power, field in named.items():
+        if power not in powers:
+            raise NotSupported(
+                f"engine {engine.name} has no {power} here", engine=engine.name, what=field, mend=f"Leave {power} out"
+            )
 
 
 def _unless_stopped(live: Live) -> None:

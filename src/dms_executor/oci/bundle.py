@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ..devices.grants import DeviceGrants
 from ..networks import ADDRESS, FORWARDER, hosts_file, resolv_conf
 from ..volumes import Volume, Volumes
 from .capabilities import MASKED_PATHS, READONLY_PATHS
+from .devices import device_mounts, device_rules
 from .idranges import COUNT
 from .network import NAMESPACE, SYSFS
 from .plan import Limits
@@ -35,6 +37,7 @@ def oci_config(
     cgroup: str,
     limits: Limits,
     volumes: Volumes,
+    devices: DeviceGrants,
     read_only_root: bool,
     seccomp: dict[str, Any] | None,
     swap: bool,
@@ -44,7 +47,7 @@ def oci_config(
     linux: dict[str, Any] = {
         "namespaces": _namespaces(network, room),
         "cgroupsPath": f"/{cgroup}",
-        "resources": _resources(limits, swap),
+        "resources": _resources(limits, swap, device_rules(devices)),
         "maskedPaths": list(MASKED_PATHS),
         "readonlyPaths": list(READONLY_PATHS),
     }
@@ -53,6 +56,8 @@ def oci_config(
         linux["uidMappings"] = linux["gidMappings"] = [{"containerID": 0, "hostID": first_id, "size": COUNT}]
     if seccomp is not None:
         linux["seccomp"] = seccomp
+    if devices.rdt is not None:
+        linux["intelRdt"] = devices.rdt
     return {
         "ociVersion": "1.0.2",
         "process": process,
@@ -62,9 +67,11 @@ def oci_config(
         "mounts": [
             *_system_mounts(f"{room}/{SYSFS}" if first_id is not None and network != "none" else None),
             *_own_mounts(room, volumes, is_mapped=first_id is not None),
+            *device_mounts(room, devices),
             _mount(INIT, "bind", f"{room}/init", ["bind", "ro", "nosuid", "nodev"]),
         ],
         "linux": linux,
+        **({"hooks": devices.hooks} if devices.hooks else {}),
     }
 
 
@@ -110,9 +117,9 @@ def _namespaces(network: str, room: str) -> list[dict[str, str]]:
     return found
 
 
-def _resources(limits: Limits, swap: bool) -> dict[str, Any]:
+def _resources(limits: Limits, swap: bool, rules: list[dict[str, Any]]) -> dict[str, Any]:
     # The runtimes add Docker's usual device nodes to this.
-    resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+    resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}, *rules]}
     if limits.memory is not None:
         resources["memory"] = {"limit": limits.memory}
         if swap:

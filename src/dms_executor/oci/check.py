@@ -40,10 +40,7 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams,
     """What can be judged without looking at the host. Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`."""
     params = checked_params(request.engine_spec.params)
     reference = parse_reference(params.image, ENGINE)
-    for field, present, mend in (
-        ("$.resources.gpus", bool(request.resources.gpus), "Leave gpus out"),
-        ("$.tty", request.tty, "Leave tty out"),
-    ):
+    for field, present, mend in (("$.tty", request.tty, "Leave tty out"),):
         if present:
             raise _lacking(field, mend)
     _check_platform(params)
@@ -63,6 +60,12 @@ def check_runtime(request: ExecutionRequest, flavour: Flavour) -> None:
         raise _lacking_with(flavour, "$.network", f"Use {allowed}")
     if flavour.needs_init and not request.init:
         raise _lacking_with(flavour, "$.init", "Leave init out")
+    for power, field, named in (
+        ("devices", "$.devices", request.devices),
+        ("gpus", "$.resources.gpus", request.resources.gpus),
+    ):
+        if named and power in flavour.lacks:
+            raise _lacking_with(flavour, field, f"Leave {power} out")
     memory = request.resources.memory
     if memory is not None and memory < flavour.least_memory:
         raise InvalidRequest(

@@ -32,6 +32,7 @@ from ..types import ExecutionRequest, Output, Probe, Stats
 from ..volumes import Volumes, collect, grant_volumes
 from . import check, disk, idranges, undo
 from .birth import Births, Born
+from .devices import OciDevices
 from .execs import open_exec
 from .files import Files
 from .freezer import freeze, process_gone
@@ -76,6 +77,7 @@ class OciEngine(Files, Engine):
         self._shims: dict[str, shims.Shim] = {}
         self._births = Births(context, self._settings, self._store)
         self._gauge = Gauge()
+        self._devices = OciDevices(context, self._settings)
         self._vouched = Vouched()
         self._unpacker: Unpacker | None = None
         self._host: Host | None = None
@@ -107,7 +109,9 @@ class OciEngine(Files, Engine):
             engine=self.name,
             usable=True,
             version=f"{version} ({host.runtime.why}; cgroups {host.cgroups.mode})",
-            capabilities=capabilities(host) | await network_powers(self._settings, host.runtime.flavour.networks),
+            capabilities=capabilities(host)
+            | await network_powers(self._settings, host.runtime.flavour.networks)
+            | await self._devices.powers(host.runtime.flavour),
             capacity=room,
         )
 
@@ -121,6 +125,7 @@ class OciEngine(Files, Engine):
         check.limits_of(request, host, policy)
         check_host(self._settings.userns, host.no_userns)
         grant = await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)
+        await self._devices.grant(request)
         self._vouched.keep(request, grant)
 
     async def prepare(self, x: Execution, report: Report) -> Prepared:
@@ -129,6 +134,7 @@ class OciEngine(Files, Engine):
         params, reference = check.check_request(request, policy)
         host = await self._ready()
         limits, unenforced = check.limits_of(request, host, policy)
+        devices = await self._devices.grant(request)
         vouched = self._vouched.take(request)
         grant, volumes = vouched if vouched is not None else await finished(None, self._grants, x)
         image, digest = ImageConfig(), None
@@ -139,13 +145,14 @@ class OciEngine(Files, Engine):
                     reference, granted, params.image, x.token, report, request.prepare_timeout or _UNPACK_DEADLINE
                 )
             image, digest = unpacked.config, unpacked.digest
-        plan = Plan(image=image, root=None if digest else grant, digest=digest, volumes=volumes, limits=limits)
+        root = None if digest else grant
+        plan = Plan(image=image, root=root, digest=digest, volumes=volumes, limits=limits, devices=devices)
         if limits.disk is not None:
             await disk.make_disk(x.folder, limits.disk, host, plan, self._store)
         return Prepared(
             state=plan.to_state(),
             stop_signal=stop_signal(image),
-            loosened=check.loosened_by(request),
+            loosened=[*check.loosened_by(request), *devices.told],
             unenforced=unenforced,
         )
 

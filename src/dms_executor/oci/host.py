@@ -12,6 +12,7 @@ import msgspec
 from ..errors import EngineUnavailable
 from ..types import ByteSize, Capacity
 from .cgroups import Cgroups, detect, make_shims_group
+from .devices import gpus_here
 from .runtime import SEARCH_PATH, Runtime, choose, tried
 from .scope import is_there, scope_of
 from .spec import OciSettings
@@ -116,6 +117,7 @@ def capacity(host: Host, state_dir: Path) -> Capacity:
         memory=ByteSize(host.memory),
         disk=ByteSize(status.f_bavail * status.f_frsize),
         pids=_pid_limit(),
+        gpus=gpus_here(),
     )
 
 

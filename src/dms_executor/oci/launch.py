@@ -21,6 +21,7 @@ from ..supervisor.spawning import mapped
 from ..volumes import RESERVED_TARGETS
 from .accounts import check_accounts
 from .bundle import network_files, oci_config, volume_path
+from .devices import equipped, joined, shim_mounts
 from .host import Host
 from .idranges import COUNT, IdRange, allocate
 from .network import SYSFS
@@ -32,7 +33,7 @@ from .seccomp import compiled, load_profile, oci_form
 from .spec import OciParams, OciSettings
 from .targets import landed
 from .userns import check_user
-from .users import resolve_user
+from .users import User, resolve_user
 
 __all__ = ["Launch", "assemble", "make_layer"]
 
@@ -91,7 +92,9 @@ def assemble(
             *_root_mounts(launch, x.folder, plan, lower),
             *_volume_mounts(launch, plan),
         ]
-        _write_bundle(x, plan, params, host, context, settings, lower, launch.ids)
+        user = _user(plan, params, lower, launch.ids)
+        mounts += shim_mounts(plan.devices, user, launch.keep)
+        _write_bundle(x, plan, params, host, context, settings, user, launch.ids)
         bundle = launch.keep(_folder(x.folder / "bundle"))
         mounts.append(spec.Bind(fd=bundle, target="bundle", recursive=False, idmapped=with_userns))
         passed: list[int] = []
@@ -175,15 +178,12 @@ def _write_bundle(
     host: Host,
     context: EngineContext,
     settings: OciSettings,
-    lower: int,
+    user: User,
     ids: IdRange | None,
 ) -> None:
     request = x.request
     hostname = params.hostname or x.token[:12]
-    user = resolve_user(lower, plan.image.user if params.user is None else params.user)
-    if ids is not None:
-        check_user(user)
-    process = process_of(params, plan.image, request, user, hostname)
+    process = equipped(process_of(params, plan.image, request, user, hostname), plan.devices)
     flavour = host.runtime.flavour
     processes = plan.limits.pids if flavour.own_kernel else None
     config = oci_config(
@@ -199,6 +199,7 @@ def _write_bundle(
         cgroup=host.job_group(settings.cgroup_parent, x.token),
         limits=flavour.on_host(plan.limits),
         volumes=plan.volumes,
+        devices=plan.devices,
         read_only_root=params.read_only_root,
         seccomp=None if request.init else oci_form(load_profile(settings.seccomp)),
         swap=host.cgroups.swap,
@@ -216,6 +217,13 @@ def _write_bundle(
         public = msgspec.structs.replace(request, secret_environment={})
         config["process"] = process_of(params, plan.image, public, user, hostname).to_oci(filter_fd=None, init=False)
         _write(bundle / PUBLIC, msgspec.json.encode(config), 0o600)
+
+
+def _user(plan: Plan, params: OciParams, lower: int, ids: IdRange | None) -> User:
+    user = joined(resolve_user(lower, plan.image.user if params.user is None else params.user), plan.devices)
+    if ids is not None:
+        check_user(user)
+    return user
 
 
 def _open_root(plan: Plan, rootfs: Callable[[str], Path]) -> int:

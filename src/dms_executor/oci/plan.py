@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ..devices.grants import DeviceGrants
 from ..engine import Handle
 from ..images import ImageConfig
 from ..policy import Grant
@@ -32,6 +33,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     digest: str | None = None
     volumes: Volumes = Volumes()
     limits: Limits = Limits()
+    devices: DeviceGrants = DeviceGrants()
 
     def to_state(self) -> dict[str, Any]:
         """As JSON types."""

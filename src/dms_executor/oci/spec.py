@@ -57,7 +57,9 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     own. `room`: an existing or creatable folder outside the state folder, on which each shim mounts its private tmpfs.
     `network_program`: what gives the network `user`: "pasta", "slirp4netns", an absolute path, or None for the first
     that is installed. `userns`: whether each job has a user namespace with a range of ids of its own: wherever it can,
-    always or never (docs/decisions.md).
+    always or never (docs/decisions.md). `cdi_folders`: where CDI specs lie, the last counts most. `cdi_hooks`: what to
+    do with a device whose spec has programs run on the host as root: refuse it, give it without them, or run them
+    (docs/devices.md).
     """
 
     runtime: str | None = None
@@ -69,6 +71,8 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     platform: Platform | None = None
     umoci: str | None = None
     skopeo: str | None = None
+    cdi_folders: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
+    cdi_hooks: Literal["refuse", "skip", "run"] = "refuse"
 
 
 _PARAMS = "$.engine_spec.params"

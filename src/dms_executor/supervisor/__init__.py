@@ -3,6 +3,6 @@
 `docs/protocol.md` describes what travels. One process `dms-shim` keeps one execution and outlives whoever started it.
 """
 
-from .spec import Bind, Loop, Overlay, ShimSpec, UsageSource
+from .spec import Bind, DeviceNode, Loop, Overlay, ShimSpec, UsageSource
 
-__all__ = ["Bind", "Loop", "Overlay", "ShimSpec", "UsageSource"]
+__all__ = ["Bind", "DeviceNode", "Loop", "Overlay", "ShimSpec", "UsageSource"]

@@ -11,8 +11,9 @@ import msgspec
 from ..errors import InvalidRequest
 from . import frames
 
-__all__ = ["Bind", "Loop", "Network", "Overlay", "ShimSpec", "UsageSource", "encode", "milliseconds"]
+__all__ = ["Bind", "DeviceNode", "Loop", "Network", "Overlay", "ShimSpec", "UsageSource", "encode", "milliseconds"]
 
+_NO_DESCRIPTOR = b"\xff\xff\xff\xff"
 _LONGEST = 3.0e9  # seconds, as in native/keeper.c
 _MOST_DESCRIPTORS = 253  # SCM_MAX_FD of the kernel's net/scm.h
 
@@ -60,6 +61,21 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     argv: list[str] = []
 
 
+class DeviceNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A device node `dev/NAME` in the room, made with `mode` (its kind included) and the job's ids.
+
+    `fd`: the host's own node, bound where the shim may make none.
+    """
+
+    name: str
+    mode: int
+    uid: int
+    gid: int
+    major: int
+    minor: int
+    fd: int | None = None
+
+
 class UsageSource(msgspec.Struct, frozen=True, kw_only=True):
     """Where a number of `engine.Exit.usage` is read at the end.
 
@@ -92,7 +108,7 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     cgroup_touch: str | None = None
     room: str | None = None
     umounts: list[str] = []
-    mounts: list[Bind | Overlay | Loop] = []
+    mounts: list[Bind | Overlay | Loop | DeviceNode] = []
     stdin: int | None = None
     passed: list[int] = []
     report: bool = True
@@ -146,11 +162,15 @@ def _u64(value: int) -> bytes:
     return struct.pack("<Q", value)
 
 
-def _mount_entry(mount: Bind | Overlay | Loop, descriptors: _Descriptors) -> tuple[int, bytes]:
+def _mount_entry(mount: Bind | Overlay | Loop | DeviceNode, descriptors: _Descriptors) -> tuple[int, bytes]:
     if isinstance(mount, Overlay):
         return 9, _text(mount.target, mount.lower, mount.upper, mount.work)
     if isinstance(mount, Loop):
         return 25, descriptors.index(mount.fd) + _text(mount.target)
+    if isinstance(mount, DeviceNode):
+        numbers = struct.pack("<5I", mount.mode, mount.uid, mount.gid, mount.major, mount.minor)
+        source = _NO_DESCRIPTOR if mount.fd is None else descriptors.index(mount.fd)
+        return 47, numbers + source + _text(mount.name)
     flags = mount.read_only | mount.recursive << 1 | mount.restricted << 2 | mount.idmapped << 3
     return 8, descriptors.index(mount.fd) + _u32(flags) + _text(mount.target)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from .bytesize import ByteSize
-from .request import ExecutionRequest, PortMapping
+from .request import GPU, ExecutionRequest, PortMapping
 
 __all__ = [
     "TERMINAL",
@@ -182,6 +182,7 @@ class Capacity(_Record, frozen=True, kw_only=True):
     memory: ByteSize | None = None
     disk: ByteSize | None = None
     pids: int | None = None
+    gpus: list[GPU] | None = None
 
 
 class Probe(_Record, frozen=True, kw_only=True):

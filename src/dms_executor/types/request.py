@@ -84,7 +84,8 @@ class ExecutionRequest(_Request, frozen=True, kw_only=True):
 
     `secret_environment` is never stored in the database; `provision_scripts` maps names to scripts that run,
     in name order, before the job; `persist_logs` None is the executor's default, 0 drops the log once a
-    result was delivered; `stdin` and `stdin_file` exclude each other; `init=False` is for images that bring
+    result was delivered; `devices` are names of the Container Device Interface (`vendor.com/class=name`);
+    `stdin` and `stdin_file` exclude each other; `init=False` is for images that bring
     an init of their own.
     """
 
@@ -104,6 +105,7 @@ class ExecutionRequest(_Request, frozen=True, kw_only=True):
     provision_scripts: dict[str, bytes] = {}
     persist_logs: float | None = None
     labels: dict[str, str] = {}
+    devices: list[str] = []
     stdin: bytes = b""
     stdin_file: str | None = None
     tty: bool = False

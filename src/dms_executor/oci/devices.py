@@ -1,0 +1,167 @@
+"""Devices in a container: the nodes that its shim makes, and their part of the runtime's configuration.
+
+The shim makes each node in the room, with the ids of the job's own range, and the runtime binds it: a runtime makes
+none in a user namespace, and would bind the host's own, which there belongs to nobody. The job's device cgroup allows
+just these numbers, and nobody in it can make nodes (no CAP_MKNOD).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..devices.gpus import discover
+from ..devices.grants import DeviceGrants, MountGrant, grant_devices, reopen_node, usable_gpu
+from ..devices.registry import Registry
+from ..engine import EngineContext
+from ..errors import NotSupported
+from ..policy import reopen
+from ..supervisor import spec
+from ..types import GPU, ExecutionRequest
+from .flavours import Flavour
+from .process import Process
+from .spec import OciSettings
+from .users import User
+
+__all__ = ["OciDevices", "device_mounts", "device_rules", "equipped", "gpus_here", "joined", "shim_mounts"]
+
+# What runtimes make in every /dev, and what our own mounts are.
+_NODES = ("null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "pts", "shm", "mqueue", "fd", "core")
+_TAKEN = frozenset({"/dev", *(f"/dev/{name}" for name in (*_NODES, "stdin", "stdout", "stderr"))})
+_SYSTEM = ("/proc", "/sys")
+_OURS = "/dev/.dms-executor-"  # init and provision scripts
+
+
+class OciDevices:
+    """What this engine may give, by its settings and the policy."""
+
+    def __init__(self, context: EngineContext, settings: OciSettings) -> None:
+        self._context = context
+        self._settings = settings
+        self._registry = Registry(settings.cdi_folders)
+        self._turn = asyncio.Lock()
+
+    async def grant(self, request: ExecutionRequest) -> DeviceGrants:
+        """Raises `InvalidRequest`, `PolicyDenied`, `NotSupported`, `ResourcesUnavailable`, `EngineUnavailable`."""
+        if not request.devices and not request.resources.gpus:
+            return DeviceGrants()
+        async with self._turn:
+            return await asyncio.to_thread(self._grant, request)
+
+    async def powers(self, flavour: Flavour) -> frozenset[str]:
+        """Its capabilities: GPUs only where one of those that are here could be given."""
+        async with self._turn:
+            has_gpu = await asyncio.to_thread(usable_gpu, self._registry, self._settings.cdi_hooks)
+        return frozenset({"devices", "gpus"} if has_gpu else {"devices"}) - flavour.lacks
+
+    def _grant(self, request: ExecutionRequest) -> DeviceGrants:
+        try:
+            granted = grant_devices(
+                request,
+                self._context.policy,
+                self._registry,
+                refused=(self._context.state_dir,),
+                hooks=self._settings.cdi_hooks,
+            )
+        except NotSupported as error:
+            error.engine = "oci"
+            raise
+        for target in (*(node.path for node in granted.nodes), *(mount.target for mount in granted.mounts)):
+            if (
+                target in _TAKEN
+                or target.startswith(_OURS)
+                or any(target == place or target.startswith(f"{place}/") for place in _SYSTEM)
+            ):
+                raise NotSupported(
+                    f"engine oci cannot put a device at {target!r}, which is the job's own",
+                    engine="oci",
+                    what="$.devices",
+                    mend="Mend the CDI spec",
+                )
+        return granted
+
+
+def gpus_here() -> list[GPU]:
+    """For the engine's capacity. Blocks."""
+    return [found.gpu for found in discover()]
+
+
+def shim_mounts(devices: DeviceGrants, user: User, keep: Callable[[int], int]) -> list[spec.Bind | spec.DeviceNode]:
+    """What the shim makes and binds. Each is opened again and must be what was granted. Raises `PolicyDenied`."""
+    made: list[spec.Bind | spec.DeviceNode] = []
+    for index, node in enumerate(devices.nodes):
+        granted = reopen_node(node)
+        kind = stat.S_IFBLK if node.kind == "b" else stat.S_IFCHR
+        made.append(
+            spec.DeviceNode(
+                name=str(index),
+                mode=kind | node.mode,
+                uid=user.uid if node.uid is None else node.uid,
+                gid=user.gid if node.gid is None else node.gid,
+                major=node.major,
+                minor=node.minor,
+                fd=keep(granted.fd) if granted is not None else None,
+            )
+        )
+    for index, mount in enumerate(devices.mounts):
+        opened = reopen(mount.grant, field="$.devices")
+        made.append(
+            spec.Bind(
+                fd=keep(opened.fd),
+                target=_mount_path(index),
+                read_only=mount.read_only,
+                recursive=opened.is_dir,
+                restricted=mount.restricted,
+            )
+        )
+    return made
+
+
+def device_mounts(room: str, devices: DeviceGrants) -> list[dict[str, Any]]:
+    """`mounts` of the configuration; their flags are those of the shim's mounts."""
+    nodes = [
+        {"destination": node.path, "type": "bind", "source": f"{room}/dev/{index}", "options": _NODE}
+        for index, node in enumerate(devices.nodes)
+    ]
+    binds = []
+    for index, mount in enumerate(devices.mounts):
+        source = f"{room}/{_mount_path(index)}"
+        binds.append({"destination": mount.target, "type": "bind", "source": source, "options": _options(mount)})
+    return [*binds, *nodes]
+
+
+def device_rules(devices: DeviceGrants) -> list[dict[str, Any]]:
+    """`linux.resources.devices`: what the job may open beside the usual nodes."""
+    return [
+        {"allow": True, "type": node.kind, "major": node.major, "minor": node.minor, "access": node.access}
+        for node in devices.nodes
+        if node.access
+    ]
+
+
+def joined(user: User, devices: DeviceGrants) -> User:
+    """With the groups that the devices' specs add."""
+    groups = sorted({*user.groups, *devices.groups} - {user.gid})
+    return msgspec.structs.replace(user, groups=groups) if devices.groups else user
+
+
+def equipped(process: Process, devices: DeviceGrants) -> Process:
+    """With the variables that the devices' specs set: the machine's owner wrote them, so they count most."""
+    return msgspec.structs.replace(process, environment={**process.environment, **devices.environment})
+
+
+_NODE = ["bind", "nosuid", "noexec"]
+_GIVEN = frozenset({"noexec", "noatime", "nodiratime", "relatime", "strictatime"})
+
+
+def _options(mount: MountGrant) -> list[str]:
+    own = ["rbind", "rprivate", "nosuid", "ro" if mount.read_only else "rw", *(["nodev"] if mount.restricted else [])]
+    return [*own, *(option for option in mount.options if option in _GIVEN)]
+
+
+def _mount_path(index: int) -> str:
+    return f"devices/{index}"
