@@ -83,7 +83,9 @@ class Handle(_Data, frozen=True, kw_only=True):
 
 
 class Exit(_Data, frozen=True, kw_only=True):
-    """How the engine saw it end. `code` None: unknown; `lost`: why the engine lost it; `error`: why it never ran."""
+    """How the engine saw it end. `code` None: unknown; `lost`: why the engine lost it; `error`: why it never ran,
+    `errno`: what execve(2) said of the command.
+    """
 
     code: int | None = None
     signal: int | None = None
@@ -95,6 +97,7 @@ class Exit(_Data, frozen=True, kw_only=True):
     finished_at: datetime
     usage: Usage = Usage()
     error: str = ""
+    errno: int | None = None
 
 
 class Observed(_Data, frozen=True, kw_only=True):

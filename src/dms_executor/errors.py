@@ -8,7 +8,7 @@ ExecutorError
 ├── ResourcesUnavailable      capacity or descriptors are used up
 ├── ImageNotFound             no such image
 ├── ImagePullFailed           .cause_kind: auth, network, platform
-├── StartFailed               created, but the job's command never ran
+├── StartFailed               created, but the job's command never ran; .errno
 ├── ExecutionNotFound
 ├── ExecutionAlreadyStarted
 ├── ExecutionAlreadyFinished
@@ -134,7 +134,16 @@ class ImagePullFailed(ExecutorError):
 
 
 class StartFailed(ExecutorError):
-    """The job's command never ran: missing, not executable, unknown user, or the runtime refused."""
+    """The job's command never ran: missing, not executable, unknown user, or the runtime refused.
+
+    `errno`: what execve(2) said of the command (ENOENT, EACCES, ENOEXEC, ...); None where it was not asked.
+    """
+
+    def __init__(
+        self, message: str, *, errno: int | None = None, mend: str = "", execution_id: str | None = None
+    ) -> None:
+        super().__init__(message, mend=mend, execution_id=execution_id)
+        self.errno = errno
 
 
 class ExecutionNotFound(ExecutorError):

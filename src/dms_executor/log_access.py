@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from .errors import ExecutionCancelled, ExecutorClosed, ExecutorError, StartFailed
+from .errors import ExecutionCancelled, ExecutorClosed, ExecutorError
+from .failures import error_of
 from .journal import Row
 from .lifecycle import Core
 from .lifecycle.follow import settled
 from .logs.stream import LogStream
-from .types import LogStreamRequest
+from .types import Failure, LogStreamRequest
 
 __all__ = ["open_stream"]
 
@@ -64,4 +65,8 @@ def _failure(row: Row) -> ExecutorError | None:
         return None
     if row.reason == "cancelled":
         return ExecutionCancelled(f"execution {row.id} was cancelled before its job ran", execution_id=row.id)
-    return StartFailed(row.message, execution_id=row.id) if row.reason == "start_failed" else None
+    if row.reason != "start_failed":
+        return None
+    failure = row.result.failure if row.result is not None else None
+    # A record of an older release says no more than the message.
+    return error_of(failure or Failure(kind="StartFailed", message=row.message), row.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,16 +30,12 @@ CANNOT_EXECUTE = 126
 NO_COMMAND = 127
 INTERRUPTED = 130
 
-# What execve(2) says of a command, as the init reports it.
-_ABSENT = ("No such file or directory",)
-_REFUSED = ("Permission denied", "Exec format error", "Is a directory", "Text file busy")
-
 
 def of_error(error: ExecutorError) -> int:
     """The code of a `run` whose job never ran."""
     from ..errors import StartFailed
 
-    return _never_ran(error.message) if isinstance(error, StartFailed) else CANNOT_RUN
+    return _never_ran(error.errno) if isinstance(error, StartFailed) else CANNOT_RUN
 
 
 def of_run(result: ExecutionResult) -> int:
@@ -55,12 +52,13 @@ def of_job(result: ExecutionResult) -> int:
     if result.exit_code is not None:
         return result.exit_code
     if result.reason == "start_failed":
-        return _never_ran(result.error_msg)
+        return _never_ran(result.failure.errno if result.failure is not None else None)
     # A guest of the user's own has no code: its clean end is a success.
     return 0 if result.status == "success" else CANNOT_RUN
 
 
-def _never_ran(message: str) -> int:
-    if any(text in message for text in _ABSENT):
-        return NO_COMMAND
-    return CANNOT_EXECUTE if any(text in message for text in _REFUSED) else CANNOT_RUN
+def _never_ran(number: int | None) -> int:
+    """By what execve(2) said of the command, as a shell has it."""
+    if number is None:
+        return CANNOT_RUN
+    return NO_COMMAND if number in (errno.ENOENT, errno.ENOTDIR) else CANNOT_EXECUTE

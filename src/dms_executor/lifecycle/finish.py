@@ -11,10 +11,11 @@ import msgspec
 from .. import faults
 from ..engine import Exit
 from ..errors import ExecutionCancelled, ExecutorError, ResultExpired
+from ..failures import failure_of
 from ..journal import Intent, Row, files
 from ..journal.clock import moment
 from ..logs.backward import read_tail
-from ..types import ExecutionRequest, ExecutionResult, ExecutionStatus, Output, Reason
+from ..types import ExecutionRequest, ExecutionResult, ExecutionStatus, Failure, Output, Reason
 from .core import Core
 from .deadline import dismiss_keeper
 from .live import Live
@@ -63,9 +64,10 @@ async def not_started(core: Core, live: Live, error: ExecutorError) -> None:
     try:
         gone = await _undone(core, live)
         end = Exit(finished_at=datetime.now(UTC), error=error.message)
+        why = failure_of(error)
         cancelled = live.intent if isinstance(error, ExecutionCancelled) else None
         result = await core.journal.finished(
-            x.token, lambda intent: build_result(live, end, (intent or cancelled) if cancelled else None, [], "")
+            x.token, lambda intent: build_result(live, end, (intent or cancelled) if cancelled else None, [], "", why)
         )
         if result is not None:
             _log.info("%s: %s", result.status, error, extra={"execution_id": x.id, "engine": live.engine.name})
@@ -97,9 +99,15 @@ async def _undone(core: Core, live: Live) -> bool:
     return True
 
 
-def build_result(live: Live, end: Exit, intent: Intent | None, outputs: list[Output], problem: str) -> ExecutionResult:
-    """The result of an execution, from what the engine says and why it was stopped, if it was."""
+def build_result(
+    live: Live, end: Exit, intent: Intent | None, outputs: list[Output], problem: str, why: Failure | None = None
+) -> ExecutionResult:
+    """The result of an execution, from what the engine says and why it was stopped, if it was.
+
+    `why` it did not start, where that is known better than by the engine's word.
+    """
     status, reason, message = _verdict(live, end, intent)
+    why = why or Failure(kind="StartFailed", message=end.error, errno=end.errno)
     if problem and status is ExecutionStatus.SUCCESS:
         status, reason, message = ExecutionStatus.FAILED, "outputs_failed", problem
     elif problem:
@@ -116,6 +124,7 @@ def build_result(live: Live, end: Exit, intent: Intent | None, outputs: list[Out
         finished_at=end.finished_at,
         usage=msgspec.structs.replace(end.usage, oom_kills=end.oom_kills),
         outputs=outputs,
+        failure=why if reason == "start_failed" else None,
     )
 
 

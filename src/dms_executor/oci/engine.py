@@ -190,7 +190,8 @@ class OciEngine(Files, Engine):
             started = await going
         except StartFailed as error:
             said = await asyncio.to_thread(complaint, x.folder)
-            raise StartFailed(start_failure(error.message, said), mend=_MEND_START, execution_id=x.id) from error
+            why, errno = start_failure(error, said, init=x.request.init)
+            raise StartFailed(why, errno=errno, mend=_MEND_START, execution_id=x.id) from error
         finally:
             going.cancel()  # nobody waits for it any more
         return started

@@ -7,6 +7,7 @@ reparented to the shim, a subreaper. `delete` is not needed: the shim removes th
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import tempfile
@@ -39,6 +40,13 @@ ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C"}
 _VERSION_DEADLINE = 5.0
 _TRIAL_DEADLINE = 20.0
 _COMPLAINT = 4096
+_EXEC_ERRORS = (
+    ("not found in $path", errno.ENOENT),
+    ("no such file or directory", errno.ENOENT),
+    ("permission denied", errno.EACCES),
+    ("exec format error", errno.ENOEXEC),
+    ("is a directory", errno.EISDIR),
+)
 _FIRST_PRESERVED = 3
 _MERE = ("debug", "info", "warning")
 
@@ -180,9 +188,15 @@ def last_words(folder: Path) -> str:
     return f": {said}" if said else ""
 
 
-def start_failure(message: str, said: str) -> str:
-    """What the shim said, with what the runtime said beside it."""
-    return f"{message}: {said}" if said and said not in message else message
+def start_failure(error: StartFailed, said: str, *, init: bool) -> tuple[str, int | None]:
+    """What the shim said, with what the runtime said beside it; and what execve(2) said of the job's command.
+
+    With our init that is the init's word. Without it the runtime executes the command and says it in its own words.
+    """
+    message = f"{error.message}: {said}" if said and said not in error.message else error.message
+    if init or error.errno is not None or "exec" not in said:
+        return message, error.errno
+    return message, next((number for words, number in _EXEC_ERRORS if words in said.casefold()), None)
 
 
 def _message(line: str) -> str:

@@ -14,7 +14,7 @@ from ..errors import StateDamaged
 from ..typed import known
 from ..types import Usage
 
-__all__ = ["decode_exit", "read_exit"]
+__all__ = ["command_errno", "decode_exit", "read_exit"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -87,4 +87,10 @@ def decode_exit(data: bytes, folder: Path) -> Exit:
         finished_at=_time(record.finished_at),
         usage=_usage(record),
         error=_error(record),
+        errno=command_errno(record.errno, record.error or ""),
     )
+
+
+def command_errno(number: int, text: str) -> int | None:
+    """What execve(2) said of the job's command; None where shim and init speak of something else ("cannot ...")."""
+    return None if number == 0 or text.startswith("cannot ") else number

@@ -19,6 +19,7 @@ from typing import Literal
 
 from ..errors import EngineUnreachable, ExecutionNotRunning, StartFailed
 from . import frames, spawning
+from .record import command_errno
 from .spec import ShimSpec, encode, milliseconds
 
 __all__ = ["Shim", "Spare", "connect", "create", "dial", "sentence", "spare"]
@@ -45,6 +46,7 @@ class Shim:
         "_answers",
         "_decoder",
         "_ended",
+        "_errno",
         "_failure",
         "_go",
         "_hello",
@@ -71,6 +73,7 @@ class Shim:
         self._hello: asyncio.Future[None] = self._loop.create_future()
         self._go: asyncio.Future[None] | None = None
         self._failure: str | None = None
+        self._errno: int | None = None
         self._waiters: set[asyncio.Future[bool]] = set()
         self._ended = False
         self.record = b""
@@ -87,7 +90,8 @@ class Shim:
             await self._started(self._go)
         if self.started_at is not None:
             return self.started_at
-        raise StartFailed(self._failure or "the shim ended before the job started; its folder's shim.log may tell why")
+        why = self._failure or "the shim ended before the job started; its folder's shim.log may tell why"
+        raise StartFailed(why, errno=self._errno)
 
     async def _started(self, go: asyncio.Future[None]) -> None:
         try:
@@ -178,6 +182,7 @@ class Shim:
             self._resolve_go()
         elif kind == frames.FAILED:
             self.phase, self._failure = "ending", sentence(payload)
+            self._errno = command_errno(*frames.error(payload))
             self._resolve_hello()
             self._resolve_go()
         elif kind == frames.ENDED:

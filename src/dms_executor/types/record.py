@@ -21,6 +21,7 @@ __all__ = [
     "ExecutionInfo",
     "ExecutionResult",
     "ExecutionStatus",
+    "Failure",
     "ImageInfo",
     "Output",
     "Probe",
@@ -72,12 +73,25 @@ class Output(_Record, frozen=True, kw_only=True):
     path: str
 
 
+class Failure(_Record, frozen=True, kw_only=True):
+    """Why the job's command never ran: `kind` is the class of `dms_executor.errors` that `start` raised.
+
+    `errno`: what execve(2) said of the command. `cause_kind`: of an image that could not be pulled.
+    """
+
+    kind: str
+    message: str
+    mend: str = ""
+    errno: int | None = None
+    cause_kind: Literal["auth", "network", "platform"] | None = None
+
+
 class ExecutionResult(_Record, frozen=True, kw_only=True):
     """The end of an execution.
 
     `stdout` and `stderr` are the last `Settings.result_output` bytes each, exact; the whole output is in the log.
     `exit_code` is None where nobody can know it; 128 + n where `signal` n ended the job. `killed`: the executor or
-    the OOM killer signalled the job before it ended.
+    the OOM killer signalled the job before it ended. `failure`: where the reason is `start_failed`.
     """
 
     execution_id: str
@@ -95,6 +109,7 @@ class ExecutionResult(_Record, frozen=True, kw_only=True):
     stdout_truncated: bool = False
     stderr_truncated: bool = False
     outputs: list[Output] = []
+    failure: Failure | None = None
 
     def to_builtins(self) -> dict[str, Any]:
         """The result as JSON types: output as text, with `stdout_base64` beside it where that lost something."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from ...errors import ExecutionAlreadyFinished, ExecutorError, ImageNotFound, ImagePullFailed, StartFailed
@@ -19,17 +21,18 @@ async def _fails(bench: Bench, *, expected: tuple[type[ExecutorError], ...], spe
     assert isinstance(caught.value, expected), repr(caught.value)
     assert str(caught.value)
     if await bench.info(request.execution_id) is not None:
-        await _recorded(bench, request.execution_id)
+        await _recorded(bench, request.execution_id, caught.value)
     return caught.value
 
 
-async def _recorded(bench: Bench, execution_id: str) -> None:
-    """The failed record, and a follower that gets the error."""
+async def _recorded(bench: Bench, execution_id: str, error: ExecutorError) -> None:
+    """The failed record, and a follower that gets the same error."""
     result = await bench.executor.wait(execution_id)
     assert (result.status, result.reason, result.exit_code) == ("failed", "start_failed", None), result
     assert result.error_msg
-    with pytest.raises(StartFailed):
+    with pytest.raises(type(error)) as caught:
         await bench.output(execution_id, follow=True)
+    assert (caught.value.message, caught.value.mend) == (error.message, error.mend)
     with pytest.raises(ExecutionAlreadyFinished):
         await bench.executor.start(bench.request(Say("again"), execution_id=execution_id))
 
@@ -54,6 +57,8 @@ async def test_a_missing_command_fails_the_start_and_is_recorded(bench: Bench) -
 async def test_a_command_that_cannot_be_executed_fails_the_start(bench: Bench, command: str) -> None:
     error = await _fails(bench, expected=(StartFailed,), spec=_command(bench, command))
     assert error.execution_id is not None
+    assert isinstance(error, StartFailed)
+    assert error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.ENOTDIR)
 
 
 @line("12", needs={"container", "shell"})
