@@ -17,8 +17,8 @@ from typing import Any
 from .journal import Journal, Owner
 from .journal.files import os_error
 from .journal.journal import NOTIFY
-from .journal.owners import start_time
 from .logs.inotify import Subscription, Watcher
+from .processes import start_time
 
 __all__ = ["Changes"]
 

@@ -12,7 +12,7 @@ __all__ = ["error_of", "failure_of"]
 def failure_of(error: ExecutorError) -> Failure:
     """What is kept of an error."""
     return Failure(
-        kind=type(error).__name__,
+        kind=next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in errors.__all__),
         message=error.message,
         mend=error.mend,
         errno=error.errno if isinstance(error, StartFailed) else None,

@@ -26,6 +26,7 @@ from .errors import (
 from .journal import Row, files
 from .journal.clock import moment
 from .lifecycle import Core, Live, adopt
+from .lifecycle.deadline import dismiss_keeper
 from .lifecycle.finish import build_result, finish
 from .types import ExecutionStatus, RecoveryReport
 
@@ -194,6 +195,7 @@ async def _undo(core: Core, row: Row, engine: Engine, x: Execution) -> None:
     """Nothing of it ran: gone without a trace but its record."""
     await engine.destroy(x, row.handle)
     live = Live(x, engine)
+    await dismiss_keeper(core, live)
     message = "the caller died before the job was let go"
     end = Exit(finished_at=datetime.now(UTC), error=message)
     await core.journal.finished(row.token, lambda intent: build_result(live, end, intent, [], ""))
@@ -210,6 +212,7 @@ async def _finish(core: Core, row: Row, engine: Engine, end: Exit | None) -> Non
         now = datetime.now(UTC)
         lost = Exit(finished_at=now, lost="nothing of it is left", started_at=moment(row.started_at))
         await finish(core, live, end or lost)
+        await dismiss_keeper(core, live)
     except ExecutorError as error:
         _log.warning("%s", error, extra={"execution_id": row.id, "engine": row.engine})
         live.conclude(None, error)

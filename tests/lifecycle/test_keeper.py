@@ -73,6 +73,25 @@ async def test_an_execution_that_ends_leaves_no_keeper(state_dir: Path) -> None:
     assert await asyncio.to_thread(keepers, state_dir) == []
 
 
+async def test_who_takes_an_execution_over_ends_its_keeper_with_it(state_dir: Path) -> None:
+    script = CALLER.replace("timeout=1.0", "timeout=3600.0")
+    caller = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script, str(state_dir)), stdout=asyncio.subprocess.PIPE
+    )
+    if caller.stdout is None:
+        raise RuntimeError("no pipe")
+    assert await caller.stdout.readline() == b"started\n"
+    assert len(await asyncio.to_thread(keepers, state_dir)) == 1
+    caller.send_signal(signal.SIGKILL)
+    await caller.wait()
+    async with Executor.open(state_dir) as executor:
+        # The in-memory engine's job died with its process.
+        assert (await executor.wait("e")).reason == "engine_lost"
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(keepers, state_dir):
+                await asyncio.sleep(0.02)
+
+
 async def _exists(executor: Executor, execution_id: str) -> bool:
     """Waits until the claim is there."""
     async for event in executor.events(after=0):

@@ -6,8 +6,11 @@ import asyncio
 import os
 import select
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from dms_executor.supervisor import ShimSpec
 from dms_executor.supervisor.record import read_exit
@@ -89,3 +92,28 @@ async def test_a_spare_ends_with_its_connection() -> None:
     await asyncio.sleep(0)
     ahead.close()
     assert await ending
+
+
+class Doomed(Spare):
+    """A spare that is killed just when it has been taken."""
+
+    victim = 0
+
+    def take(self) -> socket.socket | None:
+        connection = super().take()
+        os.kill(self.victim, signal.SIGKILL)
+        return connection
+
+
+async def test_a_spare_killed_between_its_taking_and_its_orders_costs_no_job(folder: Path, job: Job) -> None:
+    plain, victim = await spare_and_pid()
+    ahead = Doomed(plain.take() or pytest.fail("no spare"), plain.pid)
+    ahead.victim = victim
+    home = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    shim = await create(folder, job("sh", "-c", "exit 4", folder=home), ahead)
+    os.close(home)
+    await shim.go()
+    assert await shim.ended()
+    end = await asyncio.to_thread(read_exit, folder)
+    assert end is not None
+    assert end.code == 4

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import StateError
+from ..processes import boot_id, start_time
 from ..typed import known
 from .files import put
 
@@ -42,7 +43,7 @@ class Owners:
         self._descriptor = -1
         self.me = Owner(
             uuid=uuid.uuid4().hex,
-            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            boot_id=boot_id(),
             pid=os.getpid(),
             start_time=start_time(os.getpid()) or 0,
             pid_namespace=Path("/proc/self/ns/pid").stat().st_ino,
@@ -103,12 +104,3 @@ class Owners:
         for other in self.others():
             if not self.alive(other.uuid):
                 (self._folder / other.uuid).unlink(missing_ok=True)
-
-
-def start_time(pid: int) -> int | None:
-    """Field 22 of /proc/PID/stat (clock ticks since boot), which tells a pid from its later namesakes; None: gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(text.rpartition(")")[2].split()[19])

@@ -9,14 +9,21 @@ import os
 import sys
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from ..errors import EngineUnreachable
 from ..journal import Intent, files
 from ..journal.clock import moment
 from ..keeper_record import RECORD, KeeperRecord
-from ..types import encode
+from ..processes import boot_id
+from ..types import decode, encode
 from .core import Core
 from .live import Live
+
+if TYPE_CHECKING:
+    from ..supervisor.keeper import Keeper
 
 __all__ = ["BACKOFF", "dismiss_keeper", "hold_deadline", "leave_keeper"]
 
@@ -35,17 +42,23 @@ async def leave_keeper(core: Core, live: Live) -> None:
     from ..supervisor import keeper  # only engines of this kind need it
 
     record = KeeperRecord(state_dir=str(core.state_dir), token=live.x.token, settings=core.settings)
-    await core.in_thread(_put, live, encode(record), core.durable)
+    await core.in_thread(_put, live, record, core.durable)
     command = [sys.executable, "-m", "dms_executor.keeper", str(live.x.folder)]
     live.keeper = await keeper.spawn(live.x.folder, limit + _SLACK, command, _environment())
+    # Once more, for an adopter: it has to end the keeper with the execution.
+    found = msgspec.structs.replace(record, pid=live.keeper.pid, start_time=live.keeper.start_time)
+    await core.in_thread(_put, live, found, core.durable)
 
 
-async def dismiss_keeper(live: Live) -> None:
-    """The execution has ended: its keeper has nothing to wait for."""
-    if live.keeper is not None:
-        from ..supervisor import keeper
+async def dismiss_keeper(core: Core, live: Live) -> None:
+    """The execution has ended: its keeper, left by this process or an earlier one, has nothing to wait for."""
+    if live.engine.keeps_deadline or live.x.request.timeout is None:
+        return
+    from ..supervisor import keeper
 
-        kept, live.keeper = live.keeper, None
+    kept, live.keeper = live.keeper, None
+    kept = kept or await core.in_thread(_recorded_keeper, live)
+    if kept is not None and kept.pid != os.getpid():
         await keeper.stop(kept)
 
 
@@ -74,8 +87,23 @@ async def hold_deadline(core: Core, live: Live) -> None:
     await core.journal.stop_in_hand(live.x.token)
 
 
-def _put(live: Live, record: bytes, durable: bool) -> None:
-    files.put(live.x.folder, RECORD, record, durable=durable)
+def _put(live: Live, record: KeeperRecord, durable: bool) -> None:
+    found = msgspec.structs.replace(record, boot=boot_id())
+    files.put(live.x.folder, RECORD, encode(found), durable=durable)
+
+
+def _recorded_keeper(live: Live) -> Keeper | None:
+    from ..supervisor.keeper import Keeper
+
+    raw = files.read(live.x.folder, RECORD)
+    try:
+        record = decode(raw, KeeperRecord) if raw is not None else None
+    except msgspec.DecodeError as error:
+        _log.warning("keeper.json is unreadable: %s", error, extra={"execution_id": live.x.id})
+        return None
+    if record is None or record.pid == 0 or record.boot != boot_id():
+        return None
+    return Keeper(pid=record.pid, start_time=record.start_time)
 
 
 def _environment() -> dict[str, str]:

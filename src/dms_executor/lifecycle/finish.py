@@ -90,7 +90,7 @@ async def _undone(core: Core, live: Live) -> bool:
     """Takes away what a start has made. False: the engine could not, and recovery does so later."""
     x = live.x
     await core.in_thread(files.sweep, x.folder)
-    await dismiss_keeper(live)
+    await dismiss_keeper(core, live)
     try:
         await live.engine.destroy(x, live.handle)
     except Exception as error:  # noqa: BLE001, an engine's own defect must not hide why the start failed

@@ -45,7 +45,7 @@ async def see_through(core: Core, live: Live) -> None:
         if not engine.keeps_log:
             await helpers[0]
         await finish(core, live, end)
-        await dismiss_keeper(live)
+        await dismiss_keeper(core, live)
         if not live.finished.is_set():
             live.conclude(await _recorded(core, x.id, x.token, await settled(core, x.token)))
     except ExecutorError as error:

@@ -24,6 +24,7 @@ from ..errors import (
 )
 from ..images import ImageConfig, ImageStore, parse_reference
 from ..policy import Grant, reopen
+from ..processes import boot_id
 from ..supervisor import shim as shims
 from ..supervisor.record import decode_exit, read_exit
 from ..threads import finished
@@ -283,7 +284,7 @@ class OciEngine(Files, Engine):
     async def _ready(self, *, launching: bool = False) -> Host:
         if self._host is None or (launching and await self._host.has_lost_its_scope()):
             host = await prepare_host(self._settings)
-            self._boot = await asyncio.to_thread(undo.boot_id)
+            self._boot = await asyncio.to_thread(boot_id)
             self._host = host
         return self._host
 

@@ -5,25 +5,23 @@ Called in any phase and after any death of its caller, so it relies on nothing b
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import signal
 import time
 from pathlib import Path
 
+from ..processes import boot_id, open_process
 from ..trees import remove_tree
 from .cgroups import Cgroups
 from .plan import ShimAddress
 
 __all__ = [
-    "boot_id",
     "clear_folder",
     "empty_group",
     "kill_network",
     "kill_shim",
     "open_shim",
-    "start_time",
     "wait_gone",
 ]
 
@@ -45,21 +43,6 @@ _LEFTOVERS = (
 _ROUNDS = 50
 _PAUSE = 0.02
 _PROGRAM_GONE = 5.0  # seconds for a killed program
-
-
-def boot_id() -> str:
-    """https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html"""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def start_time(pid: int) -> int | None:
-    """Clock ticks after boot, field 22 of `/proc/<pid>/stat`; None where there is no such process."""
-    try:
-        data = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    # The name in parentheses may hold anything: what counts begins behind the last one.
-    return int(data.rpartition(b")")[2].split()[19])
 
 
 def wait_gone(address: ShimAddress, seconds: float) -> bool:
@@ -126,19 +109,8 @@ def clear_folder(folder: Path) -> None:
 
 
 def open_shim(address: ShimAddress) -> int | None:
-    if address.boot != boot_id():
-        return None
-    try:
-        fd = os.pidfd_open(address.pid)
-    except OSError as error:
-        if error.errno in (errno.ESRCH, errno.EINVAL):
-            return None
-        raise
-    # Opened first and compared then: what the descriptor holds cannot be reused meanwhile.
-    if start_time(address.pid) == address.start_time:
-        return fd
-    os.close(fd)
-    return None
+    """A pidfd of the shim; None where it is gone. Blocks."""
+    return open_process(address.pid, address.start_time) if address.boot == boot_id() else None
 
 
 def _ended(fd: int, seconds: float) -> bool:

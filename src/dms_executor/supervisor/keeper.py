@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import StartFailed
+from ..processes import open_process
 from ..threads import finished
 from . import frames, spawning
 
@@ -88,26 +89,26 @@ async def _ready(connection: socket.socket) -> Keeper:
 
 
 async def stop(keeper: Keeper) -> None:
-    """Ends a keeper that still waits; no error if it is gone."""
+    """Ends a keeper that still waits; no error if it is gone or at work."""
     await asyncio.to_thread(_stop, keeper)
 
 
 def _stop(keeper: Keeper) -> None:
-    try:
-        fd = os.pidfd_open(keeper.pid)
-    except (ProcessLookupError, OSError):
+    fd = open_process(keeper.pid, keeper.start_time)
+    if fd is None:
         return
     try:
-        # Looked at after the descriptor was opened: from then on the number cannot become another's unnoticed.
-        if _start_time(keeper.pid) == keeper.start_time:
+        # One whose time has come is at work as an owner of its own, and ends by itself.
+        if _sleeps(keeper.pid):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(fd, signal.SIGTERM)
     finally:
         os.close(fd)
 
 
-def _start_time(pid: int) -> int | None:
+def _sleeps(pid: int) -> bool:
     try:
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return words[1:2] == [b"keeper"]

@@ -154,7 +154,9 @@ class Shim:
         except OSError as error:
             raise spawning.mapped(error, "cannot send the configuration to the shim") from error
         if not await self._introduced(_BIRTH):
-            raise StartFailed(self._failure or "the shim ended before it was ready")
+            if self._failure is None:
+                raise _Speechless("the shim ended before it was ready")
+            raise StartFailed(self._failure)
 
     def _readable(self) -> None:
         try:
@@ -295,18 +297,27 @@ async def create(folder: Path, spec: ShimSpec, ahead: Spare | None = None) -> Sh
     """
     config, descriptors = encode(spec)
     ours = ahead.take() if ahead is not None and spec.folder is not None else None
-    pid = None
-    if ours is None:
-        ours, pid = _spawn(await spawning.spawned_shim(), folder)
-    shim = Shim(ours)
+    if ours is not None:
+        with contextlib.suppress(_Speechless):  # it was killed at this moment; the job has done nothing for that
+            return await _begun(ours, config, descriptors)
+    ours, pid = _spawn(await spawning.spawned_shim(), folder)
+    try:
+        return await _begun(ours, config, descriptors)
+    finally:
+        spawning.forget(pid)
+
+
+class _Speechless(StartFailed):
+    """A shim that ended without a word of why."""
+
+
+async def _begun(connection: socket.socket, config: bytes, descriptors: list[int]) -> Shim:
+    shim = Shim(connection)
     try:
         await shim._born(config, descriptors)
     except BaseException:
         shim.close()
         raise
-    finally:
-        if pid is not None:
-            spawning.forget(pid)
     return shim
 
 

@@ -79,7 +79,7 @@ class PortMapping(_Request, frozen=True, kw_only=True):
     protocol: Literal["tcp", "udp"] = "tcp"
 
 
-class ExecutionRequest(_Request, frozen=True, kw_only=True):
+class ExecutionRequest(_Request, frozen=True, kw_only=True, weakref=True):
     """A job and all that it may use. Times in seconds.
 
     `secret_environment` is never stored in the database; `provision_scripts` maps names to scripts that run,
