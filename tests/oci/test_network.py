@@ -22,8 +22,8 @@ import pytest
 
 from dms_executor.engine import Execution, Handle
 from dms_executor.errors import InvalidRequest, NotSupported, ResourcesUnavailable
-from dms_executor.oci.undo import start_time
 from dms_executor.policy import Policy
+from dms_executor.processes import start_time
 from dms_executor.types import PortMapping, StorageVolume
 
 from .. import lan

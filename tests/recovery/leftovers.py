@@ -38,7 +38,17 @@ def mounts(state: Path) -> list[str]:
     return [line for line in lines if f" {state}/" in line or " /run/dms-executor" in line]
 
 
-KEPT = {"request.json", "handle.json", "intent.json", "result.json", "exit", "log", "shim.log"}
+KEPT = {
+    "request.json",
+    "handle.json",
+    "started.json",
+    "intent.json",
+    "result.json",
+    "marks.json",
+    "exit",
+    "log",
+    "shim.log",
+}
 
 
 def files(state: Path) -> list[str]:

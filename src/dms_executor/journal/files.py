@@ -11,9 +11,11 @@ from ..errors import ResourcesUnavailable, StateUnwritable
 __all__ = [
     "HANDLE",
     "INTENT",
+    "MARKS",
     "REQUEST",
     "RESULT",
     "SECRETS",
+    "STARTED",
     "STDIN",
     "make_folder",
     "os_error",
@@ -27,6 +29,8 @@ HANDLE = "handle.json"
 INTENT = "intent.json"
 RESULT = "result.json"
 SECRETS = "secrets.json"
+STARTED = "started.json"
+MARKS = "marks.json"
 STDIN = "stdin"
 
 

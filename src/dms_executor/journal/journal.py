@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,11 +27,12 @@ from ..errors import (
     ExecutorError,
 )
 from ..types import Capacity, Event, ExecutionResult, ExecutionStatus, decode
-from . import files, rebuild
+from . import files
 from .clock import instant, nanoseconds
 from .folder import EXECUTIONS
 from .row import COLUMNS, Intent, Row, row_of
 from .schema import foreign
+from .standing import Standing
 from .steps import Decide, Steps, unclaim
 
 __all__ = ["NOTIFY", "Journal"]
@@ -49,7 +51,7 @@ class Journal:
         self._durable = durable
         self._steps = Steps(owner, self.folder, durable=durable)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dms-journal")
-        self._database: sqlite3.Connection | None = None
+        self._standing: Standing | None = None
         self._notify = -1
         self.committed: Callable[[str, ExecutionStatus], None] = lambda _token, _status: None
         """Called in the event loop after this process committed a change of an execution."""
@@ -134,7 +136,7 @@ class Journal:
 
     async def expired(self, token: str) -> None:
         """Retention has taken the log."""
-        await self._change(_execute, "UPDATE executions SET expired=1 WHERE token=?", token)
+        await self._change(self._steps.expired, token)
 
     async def removing(self, token: str, result: ExecutionResult | None) -> bool:
         """finished or done -> removing. `result` is kept for waiters elsewhere who have not read it yet."""
@@ -246,33 +248,33 @@ class Journal:
                 os.pwrite(self._notify, b"\n", 0)  # its room is taken now: a bump after a commit must not fail
         except OSError as error:
             raise files.os_error(error, self.state_dir / NOTIFY) from error
-        self._database = rebuild.open_database(self.state_dir, durable=self._durable)
+        self._standing = Standing(self.state_dir, durable=self._durable)
         return self._rows("WHERE phase != 'done' ORDER BY seq")
 
     def _close(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
+        if self._standing is not None:
+            self._standing.close()
+            self._standing = None
         if self._notify >= 0:
             os.close(self._notify)
             self._notify = -1
 
-    def _connection(self) -> sqlite3.Connection:
-        if self._database is None:
+    def _connected(self) -> AbstractContextManager[sqlite3.Connection]:
+        if self._standing is None:
             raise ExecutorClosed("the executor is closed", mend="Open it again; running jobs go on")
-        return self._database
+        return self._standing.connected()
 
     def _transact(self, work: Callable[..., T], *arguments: Any) -> T:
-        database = self._connection()
         try:
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                answer = work(database, *arguments)
-                database.execute("COMMIT")
-            except BaseException:
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
+            with self._connected() as database:
+                database.execute("BEGIN IMMEDIATE")
+                try:
+                    answer = work(database, *arguments)
+                    database.execute("COMMIT")
+                except BaseException:
+                    if database.in_transaction:
+                        database.execute("ROLLBACK")
+                    raise
             os.pwrite(self._notify, b"\n", 0)
         except sqlite3.Error as error:
             raise foreign(error, self.state_dir) from error
@@ -282,7 +284,8 @@ class Journal:
 
     def _query(self, text: str, *values: Any) -> list[tuple[Any, ...]]:
         try:
-            return self._connection().execute(text, values).fetchall()
+            with self._connected() as database:
+                return database.execute(text, values).fetchall()
         except sqlite3.Error as error:
             raise foreign(error, self.state_dir) from error
 

@@ -41,7 +41,12 @@ class Steps:
         files.make_folder(x.folder)
         request = x.request
         record = rebuild.RequestRecord(
-            id=x.id, token=x.token, engine=engine, created_at=time.time_ns(), request=_public(request)
+            id=x.id,
+            token=x.token,
+            engine=engine,
+            created_at=time.time_ns(),
+            owner=self._owner,
+            request=_public(request),
         )
         files.put(x.folder, files.REQUEST, encode(record), durable=self._durable)
         if request.stdin:
@@ -80,6 +85,7 @@ class Steps:
 
     def running(self, database: sqlite3.Connection, token: str, started_at: int) -> Intent | None:
         """created -> running."""
+        self._note(token, files.STARTED, rebuild.StartedRecord(started_at=started_at))
         changed = database.execute(
             "UPDATE executions SET phase='running', status='running', started_at=? WHERE token=? AND phase='created'"
             " RETURNING intent",
@@ -153,6 +159,7 @@ class Steps:
     def delivered(self, database: sqlite3.Connection, token: str, result: ExecutionResult) -> bool:
         """The result was delivered, and with it its log is over; False where that was said before."""
         now = time.time_ns()
+        self._note(token, files.MARKS, rebuild.MarksRecord(expired=True, delivered_at=now))
         changed = database.execute(
             "UPDATE executions SET delivered_at=?, expired=1 WHERE token=? AND delivered_at IS NULL RETURNING id",
             (now, token),
@@ -160,6 +167,17 @@ class Steps:
         if changed is not None:
             _keep_for_waiters(database, token, changed[0], result, now)
         return changed is not None
+
+    def expired(self, database: sqlite3.Connection, token: str) -> None:
+        """Retention has taken the log."""
+        self._note(token, files.MARKS, rebuild.MarksRecord(expired=True))
+        database.execute("UPDATE executions SET expired=1 WHERE token=?", (token,))
+
+    def _note(self, token: str, name: str, record: msgspec.Struct) -> None:
+        """A record that only a rebuilt database needs; none where the folder is gone already."""
+        folder = self._folder(token)
+        if folder.exists():
+            files.put(folder, name, encode(record), durable=self._durable)
 
     def take_over(self, database: sqlite3.Connection, token: str, former: str | None) -> bool:
         """This owner in the place of a dead one."""

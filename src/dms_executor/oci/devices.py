@@ -71,11 +71,7 @@ class OciDevices:
             error.engine = "oci"
             raise
         for target in (*(node.path for node in granted.nodes), *(mount.target for mount in granted.mounts)):
-            if (
-                target in _TAKEN
-                or target.startswith(_OURS)
-                or any(target == place or target.startswith(f"{place}/") for place in _SYSTEM)
-            ):
+            if _is_taken(target):
                 raise NotSupported(
                     f"engine oci cannot put a device at {target!r}, which is the job's own",
                     engine="oci",
@@ -83,6 +79,11 @@ class OciDevices:
                     mend="Mend the CDI spec",
                 )
         return granted
+
+
+def _is_taken(target: str) -> bool:
+    system = any(target == place or target.startswith(f"{place}/") for place in _SYSTEM)
+    return system or target in _TAKEN or target.startswith(_OURS)
 
 
 def gpus_here() -> list[GPU]:

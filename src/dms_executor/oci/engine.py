@@ -56,7 +56,6 @@ __all__ = ["OciEngine"]
 _UNPACK_DEADLINE = 1800.0
 _RECONNECTS = 3
 _GONE = 5.0  # seconds for a shim to end once it was told to
-_MEND_START = "Check params: cmd, entrypoint, working_directory and user, and that the image has them"
 _LOG = logging.getLogger("dms_executor.oci")
 
 
@@ -191,8 +190,7 @@ class OciEngine(Files, Engine):
             started = await going
         except StartFailed as error:
             said = await asyncio.to_thread(complaint, x.folder)
-            why, errno = start_failure(error, said, init=x.request.init)
-            raise StartFailed(why, errno=errno, mend=_MEND_START, execution_id=x.id) from error
+            raise start_failure(error, said, x) from error
         finally:
             going.cancel()  # nobody waits for it any more
         return started

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..engine import Execution
 from ..errors import EngineUnavailable, StartFailed
 from ..supervisor import tether
 from ..typed import known
@@ -40,6 +41,7 @@ ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C"}
 _VERSION_DEADLINE = 5.0
 _TRIAL_DEADLINE = 20.0
 _COMPLAINT = 4096
+_MEND_START = "Check params: cmd, entrypoint, working_directory and user, and that the image has them"
 _EXEC_ERRORS = (
     ("not found in $path", errno.ENOENT),
     ("no such file or directory", errno.ENOENT),
@@ -188,15 +190,16 @@ def last_words(folder: Path) -> str:
     return f": {said}" if said else ""
 
 
-def start_failure(error: StartFailed, said: str, *, init: bool) -> tuple[str, int | None]:
+def start_failure(error: StartFailed, said: str, x: Execution) -> StartFailed:
     """What the shim said, with what the runtime said beside it; and what execve(2) said of the job's command.
 
     With our init that is the init's word. Without it the runtime executes the command and says it in its own words.
     """
     message = f"{error.message}: {said}" if said and said not in error.message else error.message
-    if init or error.errno is not None or "exec" not in said:
-        return message, error.errno
-    return message, next((number for words, number in _EXEC_ERRORS if words in said.casefold()), None)
+    number = error.errno
+    if number is None and not x.request.init and "exec" in said:
+        number = next((found for words, found in _EXEC_ERRORS if words in said.casefold()), None)
+    return StartFailed(message, errno=number, mend=_MEND_START, execution_id=x.id)
 
 
 def _message(line: str) -> str:
