@@ -26,7 +26,7 @@ from dms_executor.policy import Policy
 from dms_executor.processes import start_time
 from dms_executor.types import PortMapping, StorageVolume
 
-from .. import lan
+from .. import lan, runsc
 from .conftest import Bench, Ran, opened
 
 PYTHON = "/usr/bin/python3"
@@ -81,6 +81,11 @@ def wire() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(params=["crun", "runc", pytest.param("runsc", marks=runsc.needed)])
+def runtime(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(params=["pasta", "slirp4netns"])
 def program(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -89,7 +94,7 @@ def program(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def bench(tmp_path: Path, busybox: Path, runtime: str, program: str) -> AsyncIterator[Bench]:
     (tmp_path / "state").mkdir(mode=0o700)
-    settings = {"runtime": runtime, "network_program": program}
+    settings = {"runtime": runsc.program(runtime), "network_program": program}
     async with opened(tmp_path / "state", busybox, Policy.trusted(), **settings) as ready:
         yield ready
 
@@ -328,6 +333,7 @@ time.sleep(1000)
     await bench.engine.destroy(x, handle)
 
 
+@pytest.mark.parametrize("runtime", ["crun", "runc"], indirect=True)  # runsc takes no such job
 async def test_without_our_init(bench: Bench) -> None:
     script = TALK + f'print(tcp("{lan.OUTSIDE}", {lan.PORT}))'
     assert (await run(bench, script, init=False)).stdout == f"hello {lan.HOST}\n"

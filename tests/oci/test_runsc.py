@@ -216,14 +216,6 @@ async def test_a_job_without_our_init_is_refused(bench: Bench) -> None:
     assert "runsc" in caught.value.message
 
 
-async def test_an_outgoing_network_is_refused(bench: Bench) -> None:
-    with pytest.raises(NotSupported) as caught:
-        await bench.engine.validate(bench.execution("true", network="user").request)
-    assert (caught.value.engine, caught.value.what) == ("oci", "$.network")
-    assert "'host' or 'none'" in str(caught.value.mend)
-    assert (await bench.engine.probe()).capabilities & {"network_user", "ports"} == set()
-
-
 async def test_pause_is_refused(bench: Bench) -> None:
     x, handle = await bench.started("sleep", "1000")
     for power in (bench.engine.pause, bench.engine.resume):

@@ -81,7 +81,6 @@ RUNSC = Flavour(
     doubtful=("kvm",),
     lacks=frozenset({"pause", "copy", "devices", "exec", "exec_kill", "gpus"}),
     no_userns="runsc has a kernel of its own for the job instead",
-    networks=frozenset({"none", "host"}),
     least_memory=32 << 20,
     mend="See https://gvisor.dev/docs/user_guide/install/",
 )

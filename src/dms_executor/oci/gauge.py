@@ -71,7 +71,8 @@ def _network(pids: set[int]) -> tuple[int | None, int | None]:
         counted = [
             fields.split() for name, _, fields in (line.partition(":") for line in lines) if name.strip() != "lo"
         ]
-        return sum(int(fields[0]) for fields in counted), sum(int(fields[8]) for fields in counted)
+        if counted:  # runsc's helper beside the sandbox is in a namespace without any
+            return sum(int(fields[0]) for fields in counted), sum(int(fields[8]) for fields in counted)
     return None, None
 
 

@@ -111,7 +111,8 @@ def run_argv(runtime: Runtime, folder: Path, token: str, preserved: int, *, room
     if runtime.platform is not None:
         argv += ["--platform", runtime.platform]
     if flavour.says_network:
-        argv += ["--network", network]
+        # "host": the socket calls are made in the namespace that the configuration names, be it the host's or not.
+        argv += ["--network", "none" if network == "none" else "host"]
     argv += ["run", "--detach", "--bundle", f"{folder}/bundle", "--pid-file", f"{folder}/pid", *flavour.run_options]
     if flavour.pairs:
         for fd in range(_FIRST_PRESERVED, _FIRST_PRESERVED + preserved):
