@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -21,6 +22,14 @@ PORT = 7000
 LOOPBACK_PORT = 7002
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def missing() -> str:
+    """Why these tests cannot be run here; empty where they can."""
+    programs = [name for name in ("ip", "pasta", "slirp4netns") if shutil.which(name) is None]
+    if programs:
+        return f"needs {', '.join(programs)}: apt-get install iproute2 passt slirp4netns"
+    return "" if os.geteuid() == 0 else "needs root for network namespaces"
 
 
 def enter(namespace: Path) -> None:

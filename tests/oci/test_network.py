@@ -77,6 +77,8 @@ while True:
 
 @pytest.fixture(scope="module", autouse=True)
 def wire() -> Iterator[None]:
+    if why := lan.missing():
+        pytest.skip(why)
     with lan.host_and_outside():
         yield
 

@@ -54,6 +54,8 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module", autouse=True)
 def wire() -> Iterator[None]:
+    if why := lan.missing():
+        pytest.skip(why)
     with lan.host_and_outside():
         yield
 
