@@ -37,6 +37,7 @@ enum tag {
     TAG_START = 29,
     TAG_IDMAP = 30,
     TAG_HOLD = 31,
+    TAG_USERNS = 32,
     TAG_NETWORK = 39,
     TAG_NETWORK_SYSFS = 40,
     TAG_NETWORK_READY = 41,
@@ -214,6 +215,15 @@ static bool set_idmap(const struct entry *entry, struct idmap *out)
     return out->count > 0 && out->first >= 65536 && out->count <= UINT32_MAX - out->first;
 }
 
+static bool set_userns(const struct entry *entry, struct userns *out)
+{
+    const char *part[4];
+    if (!split(entry, part, 4) || part[0][0] != '/' || part[1][0] != '/')
+        return false;
+    *out = (struct userns){part[0], part[1], part[2], part[3]};
+    return true;
+}
+
 static bool add_descriptor(struct parser *parser, const struct entry *entry, int *out)
 {
     uint32_t index;
@@ -281,6 +291,8 @@ static bool apply(struct parser *parser, struct config *config, const struct ent
         return set_idmap(entry, &config->idmap);
     case TAG_HOLD:
         return config->hold_fd < 0 && add_descriptor(parser, entry, &config->hold_fd);
+    case TAG_USERNS:
+        return set_userns(entry, &config->userns);
     case TAG_NETWORK:
         return set_name(entry, &config->network_pin);
     case TAG_NETWORK_SYSFS:
@@ -314,6 +326,8 @@ static const char *whole(const struct parser *parser, const struct config *confi
         return "CONFIG with NETWORK_ARGV and without NETWORK or NETWORK_READY";
     if (config->mount_count > 0 && config->room == NULL)
         return "CONFIG with mounts and without ROOM";
+    if (config->userns.newuidmap != NULL && config->idmap.count > 0)
+        return "CONFIG with both USERNS and IDMAP";
     return NULL;
 }
 

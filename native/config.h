@@ -8,6 +8,7 @@
 
 #include "devnodes.h"
 #include "idmap.h"
+#include "userns.h"
 
 enum { CONFIG_ARGS = 1024, CONFIG_FDS = 253, CONFIG_LIST = 32, CONFIG_MOUNTS = 250, CONFIG_PASS = 32 };
 
@@ -47,6 +48,7 @@ struct config {
     struct thaw thaw[CONFIG_LIST];
     size_t thaw_count;
     struct idmap idmap;
+    struct userns userns;
     int stdin_fd, folder_fd, hold_fd, pass[CONFIG_PASS];
     size_t pass_count;
     bool report, sync;

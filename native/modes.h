@@ -2,7 +2,7 @@
 #ifndef DMS_MODES_H
 #define DMS_MODES_H
 
-int mode_run(void);
+int mode_run(char **maps); /* of userns.h, or NULL */
 int mode_tether(char **argv);
 int mode_keeper(char **argv);
 int mode_look(char **argv);

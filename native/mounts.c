@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +12,50 @@
 
 #include "loopdev.h"
 #include "sys.h"
+
+#define NOBODY 65534 /* /proc/sys/kernel/overflowuid: who has no id in this user namespace */
+
+/* A mount of the namespace that we came from cannot be bound in ours: the same place is opened once more, by its path,
+ * and must be the same file. */
+static int reopen(int *fd)
+{
+    char link[40], path[PATH_MAX];
+    struct stat before, after;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", *fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 0)
+        return -1;
+    path[length] = 0;
+    int again = sys_open_plain(path, O_PATH | O_CLOEXEC | O_NOFOLLOW);
+    if (again < 0)
+        return -1;
+    if (fstat(*fd, &before) != 0 || fstat(again, &after) != 0 || before.st_dev != after.st_dev ||
+        before.st_ino != after.st_ino) {
+        close(again);
+        errno = ESTALE;
+        return -1;
+    }
+    close(*fd);
+    *fd = again;
+    return 0;
+}
+
+int mounts_reopen(struct config *config, char *what, size_t size)
+{
+    for (size_t i = 0; i < config->mount_count; i++) {
+        struct mount_entry *entry = &config->mounts[i];
+        if (entry->kind == MOUNT_BIND && reopen(&entry->fd) != 0) {
+            snprintf(what, size, "cannot open %s once more", entry->target);
+            return -1;
+        }
+    }
+    int flags = config->stdin_fd >= 0 ? fcntl(config->stdin_fd, F_GETFL) : 0;
+    if (flags & O_PATH && reopen(&config->stdin_fd) != 0) {
+        snprintf(what, size, "cannot open stdin once more");
+        return -1;
+    }
+    return 0;
+}
 
 bool mounts_wanted(const struct config *config)
 {
@@ -131,9 +176,20 @@ static int move_bind(int room, const struct mount_entry *entry)
     return result;
 }
 
+/* An overlay shows the owner of its upper layer. One who has no id in here stays out of it: root it is, then. */
+static int give_as(int lower, int upper)
+{
+    struct stat status;
+    if (fstat(lower, &status) != 0)
+        return -1;
+    if ((status.st_uid == 0 && status.st_gid == 0) || status.st_uid == NOBODY || status.st_gid == NOBODY)
+        return 0;
+    return fchownat(upper, "", status.st_uid, status.st_gid, AT_EMPTY_PATH);
+}
+
 /* Layers go by descriptor: paths would need the overlay's own quoting of commas and colons
  * (https://docs.kernel.org/filesystems/overlayfs.html). */
-static int mount_overlay(int room, const struct mount_entry *entry, const struct idmap *idmap)
+static int mount_overlay(int room, const struct mount_entry *entry, const struct idmap *idmap, bool is_ours)
 {
     int fds[4];
     const char *paths[4] = {entry->target, entry->lower, entry->upper, entry->work};
@@ -145,9 +201,11 @@ static int mount_overlay(int room, const struct mount_entry *entry, const struct
     }
     if (result == 0 && idmap->count > 0)
         result = idmap_take(idmap, fds[2]);
+    else if (result == 0 && is_ours)
+        result = give_as(fds[1], fds[2]);
     if (result == 0) {
-        snprintf(options, sizeof options, "lowerdir=/proc/self/fd/%d,upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d",
-                 fds[1], fds[2], fds[3]);
+        snprintf(options, sizeof options, "lowerdir=/proc/self/fd/%d,upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d%s",
+                 fds[1], fds[2], fds[3], is_ours ? ",userxattr" : "");
         snprintf(target, sizeof target, "/proc/self/fd/%d", fds[0]);
         result = mount("overlay", target, "overlay", 0, options);
     }
@@ -205,7 +263,7 @@ static int fill_room(struct config *config, char *what, size_t size)
         if (entry->kind == MOUNT_BIND)
             result = move_bind(room, entry);
         else if (entry->kind == MOUNT_OVERLAY)
-            result = mount_overlay(room, entry, &config->idmap);
+            result = mount_overlay(room, entry, &config->idmap, config->userns.newuidmap != NULL);
         else if (entry->kind == MOUNT_DEVICE)
             result = make_device(room, entry, &config->idmap);
         else
@@ -224,13 +282,15 @@ int mounts_enter(struct config *config, char *what, size_t size)
 {
     /* Slave and not private: what the host unmounts must go here, too, or its disks stay busy until the job's end
      * (https://docs.kernel.org/filesystems/sharedsubtree.html). */
-    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL) != 0) {
+    bool ours = config->userns.newuidmap != NULL; /* then we are in one already, which our user namespace owns */
+    if ((!ours && unshare(CLONE_NEWNS) != 0) || mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL) != 0) {
         snprintf(what, size, "cannot make a mount namespace");
         return -1;
     }
     for (size_t i = 0; i < config->umount_count; i++) {
         /* What is made beneath the place from now on must not land on the host's file system there. */
-        if (umount2(config->umounts[i], MNT_DETACH) == 0 &&
+        /* What came with our own user namespace can be covered only. */
+        if ((ours || umount2(config->umounts[i], MNT_DETACH) == 0) &&
             mount("tmpfs", config->umounts[i], "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=0755") == 0)
             continue;
         snprintf(what, size, "cannot unmount %s", config->umounts[i]);

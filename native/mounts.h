@@ -9,6 +9,9 @@
 
 bool mounts_wanted(const struct config *config);
 
+/* After userns_enter() with a new mount namespace, before all else here: what is to be bound must be opened in it. */
+int mounts_reopen(struct config *config, char *what, size_t size);
+
 /* Clones the trees of all binds; must come before mounts_enter(), since only mounts of one's own namespace can be
  * cloned. `userns`: its mapping is that of the binds that are to be id-mapped. All return 0, or -1 with errno and a text
  * of what failed. */

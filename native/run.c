@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -135,10 +136,22 @@ static void leave_cgroups(int caller)
     _exit(0);
 }
 
+/* A spare shim is in it already; the mounts are those of now, not of its birth. */
+static void enter_userns(int caller)
+{
+    char text[FRAME_TEXT_MAX] = "cannot make a mount namespace";
+    int entered = shim.in_userns ? unshare(CLONE_NEWNS)
+                                 : userns_enter(&shim.config.userns, CLONE_NEWNS, text, sizeof text);
+    if (entered != 0 || mounts_reopen(&shim.config, text, sizeof text) != 0)
+        stillborn(caller, text);
+}
+
 static void make_mounts(int caller)
 {
     char text[FRAME_TEXT_MAX] = "";
     struct config *config = &shim.config;
+    if (config->userns.newuidmap != NULL)
+        enter_userns(caller);
     int userns = config->idmap.count > 0 ? idmap_namespace(&config->idmap) : -1;
     if (config->idmap.count > 0 && userns < 0)
         stillborn(caller, "cannot id-map anything");
@@ -331,8 +344,9 @@ static _Noreturn void loop(int signals)
     }
 }
 
-int mode_run(void)
+int mode_run(char **maps)
 {
+    char text[FRAME_TEXT_MAX];
     sigset_t all, child;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
@@ -353,6 +367,10 @@ int mode_run(void)
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     int signals = signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
+    /* While nobody waits for us: it takes two programs some milliseconds. */
+    if (maps != NULL && userns_enter(&(struct userns){maps[0], maps[1], maps[2], maps[3]}, 0, text, sizeof text) != 0)
+        stillborn(caller, text);
+    shim.in_userns = maps != NULL;
     receive_config(caller);
     if (shim.config.folder_fd >= 0) {
         close(shim.folder);

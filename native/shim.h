@@ -15,6 +15,7 @@ enum phase { PHASE_CREATED = 1, PHASE_GOING = 2, PHASE_RUNNING = 3, PHASE_ENDING
 
 struct shim {
     struct config config;
+    bool in_userns; /* since its birth, as its caller is not root */
     int folder, epoll;
     enum phase phase;
 

@@ -15,7 +15,9 @@
 #define NR_OPEN_TREE 428
 #define NR_MOVE_MOUNT 429
 #define NR_CLOSE_RANGE 436
+#define NR_OPENAT2 437
 #define NR_MOUNT_SETATTR 442
+#define RESOLVE_PLAIN 6u /* RESOLVE_NO_MAGICLINKS and RESOLVE_NO_SYMLINKS of linux/openat2.h */
 
 struct mount_attributes {
     uint64_t set, clear, propagation, userns;
@@ -41,6 +43,14 @@ int sys_mount_idmap(int fd, unsigned at_flags, int userns)
 {
     struct mount_attributes attributes = {.set = SYS_ATTR_IDMAP, .userns = (uint64_t)userns};
     return (int)syscall(NR_MOUNT_SETATTR, fd, "", AT_EMPTY_PATH | at_flags, &attributes, sizeof attributes);
+}
+
+int sys_open_plain(const char *path, int flags)
+{
+    struct {
+        uint64_t flags, mode, resolve;
+    } how = {.flags = (uint64_t)flags, .resolve = RESOLVE_PLAIN};
+    return (int)syscall(NR_OPENAT2, AT_FDCWD, path, &how, sizeof how);
 }
 
 int sys_pidfd_open(pid_t pid)

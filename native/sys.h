@@ -22,6 +22,9 @@ int sys_move_mount(int from, int to);
 int sys_mount_setattr(int fd, unsigned at_flags, uint64_t set);
 int sys_mount_idmap(int fd, unsigned at_flags, int userns);
 
+/* No part of the path may be a symbolic link: https://man7.org/linux/man-pages/man2/openat2.2.html */
+int sys_open_plain(const char *path, int flags);
+
 int sys_pidfd_open(pid_t pid);
 int sys_pidfd_signal(int pidfd, int signum);
 

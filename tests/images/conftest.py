@@ -7,7 +7,7 @@ import io
 import json
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from dms_executor.images.config import host_architecture
 Layout = Callable[..., Path]
 
 
-def layer() -> bytes:
-    """One layer: busybox and a few links and files."""
+def layer(extra: Sequence[tarfile.TarInfo] = ()) -> bytes:
+    """One layer: busybox, a few links and files, and `extra` empty ones."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as archive:
         archive.add("/bin/busybox", "bin/busybox")
@@ -31,6 +31,8 @@ def layer() -> bytes:
             file = tarfile.TarInfo(name)
             file.size = len(text)
             archive.addfile(file, io.BytesIO(text.encode()))
+        for info in extra:
+            archive.addfile(info)
     return data.getvalue()
 
 
@@ -51,10 +53,11 @@ def layout(tmp_path: Path) -> Layout:
         name: str = "layout",
         tag: str | None = "latest",
         architecture: str | None = None,
+        extra: Sequence[tarfile.TarInfo] = (),
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        data = layer()
+        data = layer(extra)
         image = {
             "architecture": architecture or host_architecture(),
             "os": "linux",

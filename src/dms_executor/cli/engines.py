@@ -37,8 +37,8 @@ def engines_command(context: click.Context) -> int:
         rows = [[p.engine, "yes" if p.usable else "no", p.version or "-", _powers(p.capabilities)] for p in probes]
         table(["ENGINE", "USABLE", "VERSION", "CAPABILITIES"], rows)
         for probe in probes:
-            if not probe.usable:
-                emit(f"\n{probe.engine}: {probe.problem}")
+            if probe.mend:
+                emit(f"\n{probe.engine}{': ' + probe.problem if probe.problem else ' could do more'}")
                 emit(f"  {probe.mend}")
 
     return session.run(show)

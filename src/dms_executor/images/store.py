@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from ..typed import known
 from .config import ImageConfig
 
 __all__ = ["ImageStore", "Unpacked", "Workspace"]
+
+
+_LOG = logging.getLogger("dms_executor.images")
 
 
 class Unpacked(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +153,8 @@ class ImageStore:
                 _remove(entry)
             except BlockingIOError:
                 continue  # its maker lives
+            except PermissionError:
+                _LOG.warning("%s holds files of other ids: remove it with `podman unshare rm -r` or as root", entry)
             finally:
                 os.close(fd)
 

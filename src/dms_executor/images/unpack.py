@@ -10,7 +10,9 @@ import asyncio
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -25,16 +27,34 @@ from .layout import LayoutImage, open_blob, read_layout
 from .reference import Reference
 from .store import ImageStore, Unpacked, Workspace
 
-__all__ = ["Unpacker"]
+__all__ = ["Namespace", "Unpacker"]
 
 _TAG = "image"
 _AT_ONCE = 3  # programs of an unpacking that run in one process; further ones wait their turn
 
 
-class Unpacker:
-    """Brings images into `store`."""
+class Namespace(Protocol):
+    """How an ordinary user becomes root of a user namespace, in which a file of an image can have any owner."""
 
-    def __init__(self, store: ImageStore, *, umoci: str | None = None, skopeo: str | None = None) -> None:
+    def inside(self, argv: Sequence[str]) -> list[str]:
+        """The command that runs `argv` there. Blocks."""
+
+    async def remove(self, folder: int, name: str) -> None:
+        """Removes a tree in the opened `folder`."""
+
+
+class Unpacker:
+    """Brings images into `store`. `namespace`: for a caller who is not root."""
+
+    def __init__(
+        self,
+        store: ImageStore,
+        *,
+        umoci: str | None = None,
+        skopeo: str | None = None,
+        namespace: Namespace | None = None,
+    ) -> None:
+        self._namespace = namespace
         self.store = store
         self._flights = Flights()
         self._turns = asyncio.Semaphore(_AT_ONCE)
@@ -88,16 +108,28 @@ class Unpacker:
             raise
         blobs: list[int] = []
         try:
-            await asyncio.to_thread(_single_layout, work.path, own, found, image, blobs)
+            await asyncio.to_thread(_single_layout, work.path, own, found, image, blobs, self._namespace is not None)
             # `raw`: no runtime configuration, for which umoci would open the image's own /etc/passwd, whatever it is.
-            argv = [umoci, "raw", "unpack", *_rootless(), "--image", f"{work.path}/layout:{_TAG}"]
+            argv = [umoci, "raw", "unpack", "--image", f"{work.path}/layout:{_TAG}", f"{work.path}/bundle/rootfs"]
+            if self._namespace is not None:
+                argv = await asyncio.to_thread(self._namespace.inside, argv)
             async with self._turns:
-                await _run([*argv, f"{work.path}/bundle/rootfs"], image, deadline)
+                await _run(argv, image, deadline)
             unpacked = Unpacked(digest=found.digest, config=found.config)
             await asyncio.to_thread(self.store.commit, work, "bundle", unpacked)
         finally:
             for fd in (own, *blobs):
                 os.close(fd)
+            await self._discard(work)
+
+    async def _discard(self, work: Workspace) -> None:
+        try:
+            await finished(None, self.store.discard, work)
+        except PermissionError:
+            if self._namespace is None:
+                raise
+            # What an image's layers gave to others is not ours to remove.
+            await self._namespace.remove(work.fd, "bundle")
             await finished(None, self.store.discard, work)
 
     async def _copy_archive(
@@ -125,11 +157,12 @@ async def _run(argv: list[str], image: str, deadline: float) -> None:
     raise ImageNotFound(f"image {image!r} cannot be unpacked: {name} says: {said}", mend="Make or copy the image again")
 
 
-def _single_layout(folder: Path, layout: int, found: LayoutImage, image: str, blobs: list[int]) -> None:
+def _single_layout(folder: Path, layout: int, found: LayoutImage, image: str, blobs: list[int], copied: bool) -> None:
     """A layout with this one image and a tag of ours, and a folder for its root.
 
     Its blobs are those of the granted layout, each opened beneath it and a regular file: umoci would follow a symlink
     of a stranger's anywhere, and open a device. `blobs` gets the descriptors, to be closed when umoci is done.
+    `copied`: from another user namespace nobody can follow a link to our descriptors.
     """
     made = folder / "layout"
     (folder / "bundle").mkdir(mode=0o700)
@@ -144,17 +177,18 @@ def _single_layout(folder: Path, layout: int, found: LayoutImage, image: str, bl
     (made / "index.json").write_bytes(msgspec.json.encode({"schemaVersion": 2, "manifests": [descriptor]}))
     for digest in found.blobs:
         blobs.append(open_blob(layout, digest, image))
-        (made / "blobs" / digest.replace(":", "/")).symlink_to(f"/proc/{os.getpid()}/fd/{blobs[-1]}")
+        path = made / "blobs" / digest.replace(":", "/")
+        if copied:
+            with open(blobs[-1], "rb", closefd=False) as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        else:
+            path.symlink_to(f"/proc/{os.getpid()}/fd/{blobs[-1]}")
 
 
 def _archive_key(file: int, reference: Reference) -> str:
     status = os.fstat(file)
     words = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, reference.tag)
     return hashlib.sha256(repr((reference.transport, *words)).encode()).hexdigest()
-
-
-def _rootless() -> list[str]:
-    return [] if os.geteuid() == 0 else ["--rootless"]
 
 
 def _program(name: str, given: str | None) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections.abc import Sequence
 
 import msgspec
 
@@ -17,6 +19,7 @@ from .host import Host
 from .launch import Launch, assemble
 from .network import SYSFS, connect_ports, connected, is_taken, program_for
 from .plan import Plan
+from .rootless import explained
 from .spec import OciSettings, checked_params
 from .userns import Userns, refusal, unmapped
 
@@ -47,11 +50,11 @@ class Births:
         if self._spare is not None:
             self._spare.close()
 
-    async def restock(self) -> None:
+    async def restock(self, maps: Sequence[str]) -> None:
         """Spawns the next execution's shim ahead. Without one it is spawned when it is needed."""
         if self._spare is None:
             with contextlib.suppress(ExecutorError):
-                self._spare = await shims.spare()
+                self._spare = await shims.spare(maps)
 
     async def born(self, x: Execution, p: Prepared, plan: Plan, host: Host) -> shims.Shim:
         """With a user namespace where it can have one."""
@@ -65,7 +68,7 @@ class Births:
                 if self._settings.userns == "required":
                     raise refusal(error.message) from error
                 why = error.message
-        told = Userns(why=why if self._settings.userns != "off" else "")
+        told = Userns(why=why if self._settings.userns != "off" and host.rootless is None else "")
         return await self._with_ports(x, p, plan, host, told, with_userns=False)
 
     async def _with_ports(
@@ -101,7 +104,7 @@ class Births:
     ) -> shims.Shim:
         network = None
         if program is not None:
-            network = connected(program, self._settings.room, reserved.ports, SYSFS if with_userns else None)
+            network = connected(program, host.room, reserved.ports, SYSFS if with_userns else None)
         launch = await finished(
             Launch.close,
             assemble,
@@ -119,6 +122,8 @@ class Births:
         ahead, self._spare = self._spare, None
         try:
             shim = await shims.create(x.folder, launch.spec, ahead)
+        except StartFailed as error:
+            raise (await asyncio.to_thread(explained, error) if host.rootless is not None else error) from error
         finally:
             launch.close()
             if ahead is not None:

@@ -7,6 +7,8 @@ that exists in the shim's mount namespace alone.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ..devices.grants import DeviceGrants
@@ -24,6 +26,8 @@ __all__ = ["CPU_PERIOD", "NETWORK_FILES", "network_files", "oci_config", "volume
 CPU_PERIOD = 100_000  # microseconds; the kernel's default
 NETWORK_FILES = ("hosts", "hostname", "resolv.conf")
 _SHM = 64 << 20
+# Beneath a /sys that an ordinary user can bind only with all that is mounted on it.
+_BENEATH_SYS = ("/sys/fs", "/sys/kernel")
 
 _SAFE = ["nosuid", "noexec", "nodev"]
 
@@ -34,7 +38,7 @@ def oci_config(
     process: dict[str, Any],
     hostname: str,
     network: str,
-    cgroup: str,
+    cgroup: str | None,
     limits: Limits,
     volumes: Volumes,
     devices: DeviceGrants,
@@ -42,15 +46,23 @@ def oci_config(
     seccomp: dict[str, Any] | None,
     swap: bool,
     first_id: int | None = None,
+    is_root: bool = True,
+    kept: Mapping[int, list[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The whole configuration, of JSON types. `first_id`: of the job's range of ids; None: it has the host's."""
+    """The whole configuration, of JSON types.
+
+    `first_id`: of the job's range of ids; None: it has the runtime's. `is_root`: the runtime is root of the host.
+    `cgroup` None: there is none to be had. `kept`: what the mount of the volume of that index must keep.
+    """
+    in_userns = first_id is not None or not is_root
     linux: dict[str, Any] = {
         "namespaces": _namespaces(network, room),
-        "cgroupsPath": f"/{cgroup}",
-        "resources": _resources(limits, swap, device_rules(devices)),
-        "maskedPaths": list(MASKED_PATHS),
+        "resources": _resources(limits, swap, device_rules(devices)) if cgroup is not None else {},
+        "maskedPaths": [*MASKED_PATHS, *(_BENEATH_SYS if not is_root and network == "host" else ())],
         "readonlyPaths": list(READONLY_PATHS),
     }
+    if cgroup is not None:
+        linux["cgroupsPath"] = f"/{cgroup}"
     if first_id is not None:
         linux["namespaces"].append({"type": "user"})
         linux["uidMappings"] = linux["gidMappings"] = [{"containerID": 0, "hostID": first_id, "size": COUNT}]
@@ -65,8 +77,8 @@ def oci_config(
         "hostname": hostname,
         # Our init last: nothing that the request names may cover it.
         "mounts": [
-            *_system_mounts(f"{room}/{SYSFS}" if first_id is not None and network != "none" else None),
-            *_own_mounts(room, volumes, is_mapped=first_id is not None),
+            *_system_mounts(f"{room}/{SYSFS}" if in_userns and network != "none" else None, cgroup is not None),
+            *_own_mounts(room, volumes, is_mapped=first_id is not None, kept=kept),
             *device_mounts(room, devices),
             _mount(INIT, "bind", f"{room}/init", ["bind", "ro", "nosuid", "nodev"]),
         ],
@@ -132,9 +144,9 @@ def _resources(limits: Limits, swap: bool, rules: list[dict[str, Any]]) -> dict[
     return resources
 
 
-def _system_mounts(sysfs: str | None) -> list[dict[str, Any]]:
+def _system_mounts(sysfs: str | None, has_cgroup: bool) -> list[dict[str, Any]]:
     # The kernel mounts a new sysfs only for the owner of the network namespace that it shows.
-    sys = _mount("/sys", "bind", sysfs, ["bind", *_SAFE, "ro"]) if sysfs else None
+    sys = _mount("/sys", "bind", sysfs, ["rbind", *_SAFE, "ro"]) if sysfs else None
     return [
         _mount("/proc", "proc", "proc", _SAFE),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -144,20 +156,22 @@ def _system_mounts(sysfs: str | None) -> list[dict[str, Any]]:
         _mount("/dev/shm", "tmpfs", "shm", [*_SAFE, "mode=1777", f"size={_SHM}"]),
         _mount("/dev/mqueue", "mqueue", "mqueue", _SAFE),
         sys or _mount("/sys", "sysfs", "sysfs", [*_SAFE, "ro"]),
-        _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*_SAFE, "relatime", "ro"]),
+        *([_mount("/sys/fs/cgroup", "cgroup", "cgroup", [*_SAFE, "relatime", "ro"])] if has_cgroup else []),
     ]
 
 
-def _own_mounts(room: str, volumes: Volumes, *, is_mapped: bool) -> list[dict[str, Any]]:
+def _own_mounts(room: str, volumes: Volumes, *, is_mapped: bool, kept: Mapping[int, list[str]]) -> list[dict[str, Any]]:
     targets = {mount.target for mount in volumes.mounts}
-    mounts = [_volume_mount(room, index, mount, is_mapped) for index, mount in enumerate(volumes.mounts)]
+    mounts = [
+        _volume_mount(room, index, mount, is_mapped, kept.get(index, [])) for index, mount in enumerate(volumes.mounts)
+    ]
     # What a volume covers is the volume's.
     files = [name for name in NETWORK_FILES if not {f"/etc/{name}", "/etc"} & targets]
     options = ["bind", "ro", *_SAFE]
     return [*(_mount(f"/etc/{name}", "bind", f"{room}/bundle/{name}", options) for name in files), *mounts]
 
 
-def _volume_mount(room: str, index: int, volume: Volume, is_mapped: bool) -> dict[str, Any]:
+def _volume_mount(room: str, index: int, volume: Volume, is_mapped: bool, kept: list[str]) -> dict[str, Any]:
     if volume.grant is None:
         size = [f"size={volume.size}"] if volume.size is not None else []
         return _mount(volume.target, "tmpfs", "tmpfs", ["nosuid", "nodev", "mode=1777", *size])
@@ -165,7 +179,7 @@ def _volume_mount(room: str, index: int, volume: Volume, is_mapped: bool) -> dic
     # namespace.
     options = ["rbind", "rprivate"]
     if not is_mapped:
-        options += ["nosuid", "nodev", "ro" if volume.read_only else "rw"]
+        options += ["nosuid", "nodev", "ro" if volume.read_only else "rw", *kept]
     return _mount(volume.target, "bind", f"{room}/{volume_path(index)}", options)
 
 

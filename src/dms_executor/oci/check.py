@@ -146,13 +146,15 @@ def _may_go_unenforced(limit: str, is_named: bool, host: Host, policy: Policy) -
     field = f"$.resources.{limit}"
     what = "it is named" if is_named else "its default is set for every job"
     why = f"cgroups here: {host.cgroups.mode}, without a usable controller {limit}"
+    mend = host.unlimited.rstrip(".") or "Enable the controller"
     if limit == "disk":
-        why = "no loop device or no mke2fs"
+        why = "no loop device or no mke2fs" if host.rootless is None else "a loop device takes root"
+        mend = "Install e2fsprogs" if host.rootless is None else "Run it as root"
     raise NotSupported(
         f"engine {ENGINE} cannot enforce {field} on this host ({why}), and {what}",
         engine=ENGINE,
         what=field,
-        mend=f"Enable the controller, or open the executor with Policy(unenforced=({limit!r},))",
+        mend=f"{mend}, or open the executor with Policy(unenforced=({limit!r},))",
     )
 
 

@@ -17,7 +17,6 @@ import msgspec
 
 from ..engine import Channel, Command, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
 from ..errors import (
-    EngineUnavailable,
     EngineUnreachable,
     ExecutionNotRunning,
     StartFailed,
@@ -31,18 +30,20 @@ from ..threads import finished
 from ..typed import known
 from ..types import ExecutionRequest, Output, Probe, Stats
 from ..volumes import Volumes, collect, grant_volumes
-from . import check, disk, idranges, undo
+from . import check, disk, idranges, inside
 from .birth import Births, Born
+from .clearing import cleared, emptied
 from .devices import OciDevices
 from .execs import open_exec
 from .files import Files
 from .freezer import freeze, process_gone
 from .gauge import Gauge
-from .host import Host, capabilities, capacity, look, prepare_host
-from .network_check import check_network, network_powers
+from .host import Host, prepare_host
+from .network_check import check_network
 from .plan import Plan, ShimAddress, address_of
+from .probing import probed
 from .process import stop_signal
-from .runtime import complaint, last_words, start_failure, version_of
+from .runtime import complaint, last_words, start_failure
 from .spec import OciParams, OciSettings, checked_params, checked_settings
 from .survey import survey
 from .userns import check_host
@@ -98,22 +99,7 @@ class OciEngine(Files, Engine):
 
     async def probe(self) -> Probe:
         """Which runtime, why, and what can be enforced here."""
-        try:
-            host = await asyncio.to_thread(look, self._settings)
-            version = await version_of(host.runtime)
-            check_host(self._settings.userns, host.no_userns)
-        except EngineUnavailable as error:
-            return Probe(engine=self.name, usable=False, problem=error.message, mend=error.mend)
-        room = await asyncio.to_thread(capacity, host, self._context.state_dir)
-        return Probe(
-            engine=self.name,
-            usable=True,
-            version=f"{version} ({host.runtime.why}; cgroups {host.cgroups.mode})",
-            capabilities=capabilities(host)
-            | await network_powers(self._settings, host.runtime.flavour.networks)
-            | await self._devices.powers(host.runtime.flavour),
-            capacity=room,
-        )
+        return await probed(self.name, self._settings, self._context.state_dir, self._devices)
 
     async def validate(self, request: ExecutionRequest) -> None:
         """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""
@@ -123,8 +109,9 @@ class OciEngine(Files, Engine):
         check.check_runtime(request, host.runtime.flavour)
         await check_network(request, self._settings, host.runtime.flavour.networks)
         check.limits_of(request, host, policy)
-        check_host(self._settings.userns, host.no_userns)
+        check_host(self._settings.userns, "" if host.rootless is not None else host.no_userns)
         grant = await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)
+        host.need_root_for_devices(request)
         await self._devices.grant(request)
         self._vouched.keep(request, grant)
 
@@ -139,7 +126,7 @@ class OciEngine(Files, Engine):
         grant, volumes = vouched if vouched is not None else await finished(None, self._grants, x)
         image, digest = ImageConfig(), None
         if reference.transport != "rootfs":
-            unpacker = self._unpacking()
+            unpacker = self._unpacking(host)
             with await asyncio.to_thread(reopen, grant, field="$.engine_spec.params.image") as granted:
                 unpacked = await unpacker.unpacked(
                     reference, granted, params.image, x.token, report, request.prepare_timeout or _UNPACK_DEADLINE
@@ -165,6 +152,7 @@ class OciEngine(Files, Engine):
             shim = self._shims[x.token] = await self._births.born(x, p, plan, host)
         born = self._births.known.get(x.token, Born())
         userns = born.userns
+        told = host.rootless.told if host.rootless is not None else userns.told
         address = ShimAddress(boot=self._boot, pid=shim.pid, start_time=shim.start_time)
         return Handle(
             state={**msgspec.to_builtins(address), "volumes": p.state.get("volumes", {}), "ids": userns.first},
@@ -172,7 +160,7 @@ class OciEngine(Files, Engine):
                 "container": x.token,
                 "shim": str(shim.pid),
                 "runtime": host.runtime.flavour.name,
-                "userns": userns.told,
+                "userns": told,
             },
             loosened=[f"userns: {userns.why}"] if userns.why else [],
             ports=born.ports,
@@ -186,7 +174,7 @@ class OciEngine(Files, Engine):
         going = asyncio.ensure_future(shim.go())
         try:
             await asyncio.sleep(0)  # the go is on its way: while the runtime is at work there is time for the next shim
-            await self._births.restock()
+            await self._births.restock((await self._ready()).maps)
             started = await going
         except StartFailed as error:
             said = await asyncio.to_thread(complaint, x.folder)
@@ -202,7 +190,8 @@ class OciEngine(Files, Engine):
         def is_frozen(token: str) -> bool | None:
             return host.cgroups.is_frozen(host.job_group(self._settings.cgroup_parent, token))
 
-        await asyncio.to_thread(idranges.sweep, lambda group: bool(host.cgroups.processes(group)))
+        if host.rootless is None:
+            await asyncio.to_thread(idranges.sweep, lambda group: bool(host.cgroups.processes(group)))
         return await survey(self._context.state_dir / "executions", is_frozen)
 
     async def watch(self, x: Execution, h: Handle) -> Exit:
@@ -241,17 +230,20 @@ class OciEngine(Files, Engine):
 
     async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
         """Verifies that the outputs are what was granted, and fills `results_dir`. Raises `PolicyDenied`."""
+        host = await self._ready()
         if exit.lost is not None:  # what is left of the job must not go on writing meanwhile
-            group = (await self._ready()).job_group(self._settings.cgroup_parent, x.token)
-            await asyncio.to_thread(undo.empty_group, (await self._ready()).cgroups, group)
+            await asyncio.to_thread(emptied, x, host, self._group(host, x))
         volumes = msgspec.convert(h.state.get("volumes", {}), known(Volumes))
+        if host.rootless is not None:
+            await inside.give_outputs(host.rootless, volumes)
         return await asyncio.to_thread(collect, volumes, x.folder, exit.code)
 
     async def destroy(self, x: Execution, h: Handle | None) -> None:
         """Shim, processes, cgroups, folders, pins. What stays is request, log and records."""
         address = await self._stopped(x, h)
         host = await self._ready()
-        await asyncio.to_thread(self._clear, x, host, address, h.state.get("ids") if h is not None else None)
+        first_id = h.state.get("ids") if h is not None else None
+        await cleared(x, host, self._group(host, x), address, first_id, self._store)
         self._gauge.forget(x.token)
         self._births.known.pop(x.token, None)
 
@@ -266,7 +258,8 @@ class OciEngine(Files, Engine):
     async def stats(self, x: Execution, h: Handle) -> Stats:
         """Raises `ExecutionNotRunning`."""
         host = await self._ready()
-        group = host.job_group(self._settings.cgroup_parent, x.token)
+        host.need_cgroup("stats", x.id)
+        group = self._group(host, x)
         if not await asyncio.to_thread(host.cgroups.processes, group):
             raise ExecutionNotRunning("it has ended", execution_id=x.id)
         own_kernel = host.runtime.flavour.own_kernel
@@ -281,17 +274,20 @@ class OciEngine(Files, Engine):
 
     async def _ready(self, *, launching: bool = False) -> Host:
         if self._host is None or (launching and await self._host.has_lost_its_scope()):
-            host = await prepare_host(self._settings)
+            host = await prepare_host(self._settings, self._context.state_dir)
             self._boot = await asyncio.to_thread(boot_id)
             self._host = host
         return self._host
 
-    def _unpacking(self) -> Unpacker:
+    def _unpacking(self, host: Host) -> Unpacker:
         """One for all executions: whoever asks for the same image shares one unpacking."""
         if self._unpacker is None:
             from ..images.unpack import Unpacker  # not at start-up: only images need it
 
-            self._unpacker = Unpacker(self._store, umoci=self._settings.umoci, skopeo=self._settings.skopeo)
+            namespace = inside.Namespace(host.rootless) if host.rootless is not None else None
+            self._unpacker = Unpacker(
+                self._store, umoci=self._settings.umoci, skopeo=self._settings.skopeo, namespace=namespace
+            )
         return self._unpacker
 
     def _grants(self, x: Execution) -> tuple[Grant, Volumes]:
@@ -334,17 +330,8 @@ class OciEngine(Files, Engine):
             shim.close()
         return address if shim.pid else address_of(h)
 
-    def _clear(self, x: Execution, host: Host, address: ShimAddress | None, first_id: int | None) -> None:
-        if address is not None and not undo.wait_gone(address, _GONE) and not undo.kill_shim(address, _GONE):
-            raise EngineUnreachable(f"the shim {address.pid} cannot be killed", execution_id=x.id)
-        busy = undo.empty_group(host.cgroups, host.job_group(self._settings.cgroup_parent, x.token))
-        if busy:
-            raise EngineUnreachable(f"cgroups cannot be removed: {busy}", execution_id=x.id)
-        if first_id is not None or not host.no_userns:
-            idranges.release(host.job_group(self._settings.cgroup_parent, x.token), first_id)
-        undo.kill_network(x.folder, self._boot)
-        undo.clear_folder(x.folder)
-        self._store.unpin(x.token)
+    def _group(self, host: Host, x: Execution) -> str:
+        return host.job_group(self._settings.cgroup_parent, x.token)
 
     async def _gone(self, h: Handle) -> None:
         """Waits until the shim's process has ended, for one that lives but does not answer."""
@@ -355,7 +342,8 @@ class OciEngine(Files, Engine):
     async def _freeze(self, x: Execution, frozen: bool) -> None:
         host = await self._ready()
         check.check_power("pause", host.runtime.flavour, x.id)
-        group = host.job_group(self._settings.cgroup_parent, x.token)
+        host.need_cgroup("pause", x.id)
+        group = self._group(host, x)
         try:
             await freeze(host.cgroups, group, frozen)
         except FileNotFoundError as error:

@@ -65,7 +65,7 @@ def _spec(
             os.close(fd)
         raise
     return SessionSpec(
-        exec_argv(host.runtime, x.folder, x.token, preserved=len(passed), room=settings.room),
+        exec_argv(host.runtime, x.folder, x.token, preserved=len(passed), room=host.room, options=host.options),
         passed,
         group=_killable(host, group),
         owner=first_id,

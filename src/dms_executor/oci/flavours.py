@@ -31,7 +31,8 @@ class Flavour(msgspec.Struct, frozen=True, kw_only=True):
     `needs_init`: without our init nobody tells a signal from an exit code, nor keeps a seccomp profile's errors.
     `lacks`: capabilities of the engine that it does not have. `no_userns`: why no job can have a user namespace; empty
     where one can. `networks`: those of a request that it gives. `least_memory`: bytes with which a job gets anywhere.
-    `mend`: how it is installed.
+    `mend`: how it is installed. `without_cgroups`: options with which it makes none; runc needs no word for it.
+    `needs_root`: an ordinary user cannot have it.
     """
 
     name: str
@@ -50,6 +51,8 @@ class Flavour(msgspec.Struct, frozen=True, kw_only=True):
     networks: frozenset[str] = frozenset({"none", "user", "host"})
     least_memory: int = _LEAST_MEMORY
     mend: str = ""
+    without_cgroups: tuple[str, ...] = ()
+    needs_root: bool = False
 
     def on_host(self, limits: Limits) -> Limits:
         """What the job's cgroups are told: pids as the tasks of the host that so many of the job's take at most."""
@@ -66,7 +69,13 @@ _STUB_TASKS = 2 + (os.cpu_count() or 1)
 # A kernel keyring for each job costs a quota of few hundred: https://man7.org/linux/man-pages/man7/keyrings.7.html
 _NO_KEYRING = ("--no-new-keyring",)
 
-CRUN = Flavour(name="crun", run_options=_NO_KEYRING, hides_unified=True, mend="apt-get install crun")
+CRUN = Flavour(
+    name="crun",
+    run_options=_NO_KEYRING,
+    hides_unified=True,
+    mend="apt-get install crun",
+    without_cgroups=("--cgroup-manager", "disabled"),
+)
 RUNC = Flavour(name="runc", run_options=_NO_KEYRING, mend="apt-get install runc")
 RUNSC = Flavour(
     name="runsc",
@@ -77,6 +86,7 @@ RUNSC = Flavour(
     keeps_state=True,
     own_kernel=True,
     needs_init=True,
+    needs_root=True,
     platforms=("systrap", "ptrace", "kvm"),
     doubtful=("kvm",),
     lacks=frozenset({"pause", "copy", "devices", "exec", "exec_kill", "gpus"}),

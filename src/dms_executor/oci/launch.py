@@ -28,8 +28,10 @@ from .network import SYSFS
 from .plan import Plan
 from .process import PUBLIC, process_of
 from .provision import script_mount, scripts_memory
+from .rootless import Rootless
 from .runtime import ENVIRONMENT, run_argv, state_folder
 from .seccomp import compiled, load_profile, oci_form
+from .shadow import shadow
 from .spec import OciParams, OciSettings
 from .targets import landed
 from .userns import check_user
@@ -50,6 +52,7 @@ class Launch:
         self.spec: spec.ShimSpec
         self.fds: list[int] = []
         self.ids: IdRange | None = None
+        self.kept: dict[int, list[str]] = {}
 
     def keep(self, fd: int) -> int:
         self.fds.append(fd)
@@ -88,13 +91,13 @@ def assemble(
         plan = msgspec.structs.replace(plan, volumes=landed(lower, plan.volumes))
         check_accounts(lower, plan.volumes)
         mounts = [
-            *_system_mounts(launch, x),
-            *_root_mounts(launch, x.folder, plan, lower),
+            *_system_mounts(launch, x, host),
+            *_root_mounts(launch, x.folder, plan, lower, host.rootless),
             *_volume_mounts(launch, plan),
         ]
-        user = _user(plan, params, lower, launch.ids)
+        user = _user(plan, params, lower, launch.ids, host.rootless)
         mounts += shim_mounts(plan.devices, user, launch.keep)
-        _write_bundle(x, plan, params, host, context, settings, user, launch.ids)
+        _write_bundle(x, plan, params, host, context, settings, user, launch)
         bundle = launch.keep(_folder(x.folder / "bundle"))
         mounts.append(spec.Bind(fd=bundle, target="bundle", recursive=False, idmapped=with_userns))
         passed: list[int] = []
@@ -131,19 +134,21 @@ def _shim_spec(
 ) -> spec.ShimSpec:
     group = host.job_group(settings.cgroup_parent, x.token)
     freezer = host.cgroups.freezer(group)
-    umounts = host.runtime.umounts(host.cgroups)
+    umounts = host.hidden
     # Beside version 1 the runtimes place nothing in version 2: the shim must be out before it makes a child.
     unified = tuple(f"{mount}/" for mount in host.cgroups.unified_mounts)
     early = [file for file in host.joins if file.startswith(unified)] if unified else []
     preserved = 1 + len(passed) if x.request.init else 0
     return spec.ShimSpec(
-        argv=run_argv(host.runtime, x.folder, x.token, preserved, room=settings.room, network=x.request.network),
+        argv=run_argv(
+            host.runtime, x.folder, x.token, preserved, room=host.room, network=x.request.network, options=host.options
+        ),
         environment=ENVIRONMENT,
         folder=folder,
         cgroup_join=[file for file in host.joins if file not in early],
         cgroup_join_first=early,
         cgroup_touch=host.joins[-1] if host.joins else host.cgroups.own_procs(),
-        room=settings.room,
+        room=host.room,
         umounts=umounts,
         mounts=mounts,
         stdin=stdin,
@@ -160,7 +165,8 @@ def _shim_spec(
         sync=context.durable,
         drain=_DRAIN,
         thaw=[(freezer[0], freezer[2])] if freezer else [],
-        forget=_secret_files(x, state_folder(host.runtime, x.folder, settings.room)),
+        forget=_secret_files(x, state_folder(host.runtime, x.folder, host.room)),
+        userns=host.rootless.maps if host.rootless is not None else None,
     )
 
 
@@ -179,7 +185,7 @@ def _write_bundle(
     context: EngineContext,
     settings: OciSettings,
     user: User,
-    ids: IdRange | None,
+    launch: Launch,
 ) -> None:
     request = x.request
     hostname = params.hostname or x.token[:12]
@@ -187,7 +193,7 @@ def _write_bundle(
     flavour = host.runtime.flavour
     processes = plan.limits.pids if flavour.own_kernel else None
     config = oci_config(
-        room=settings.room,
+        room=host.room,
         process=process.to_oci(
             filter_fd=_FIRST_PASSED if request.init else None,
             scripts_fd=_FIRST_PASSED + 1 if request.provision_scripts else None,
@@ -196,14 +202,16 @@ def _write_bundle(
         ),
         hostname=hostname,
         network=request.network,
-        cgroup=host.job_group(settings.cgroup_parent, x.token),
+        cgroup=None if host.without_cgroups else host.job_group(settings.cgroup_parent, x.token),
         limits=flavour.on_host(plan.limits),
         volumes=plan.volumes,
         devices=plan.devices,
         read_only_root=params.read_only_root,
         seccomp=None if request.init else oci_form(load_profile(settings.seccomp)),
         swap=host.cgroups.swap,
-        first_id=ids.first if ids is not None else None,
+        first_id=launch.ids.first if launch.ids is not None else None,
+        is_root=host.rootless is None,
+        kept=launch.kept if host.rootless is not None else {},
     )
     if request.provision_scripts:
         config["mounts"].append(script_mount(user))
@@ -219,10 +227,12 @@ def _write_bundle(
         _write(bundle / PUBLIC, msgspec.json.encode(config), 0o600)
 
 
-def _user(plan: Plan, params: OciParams, lower: int, ids: IdRange | None) -> User:
+def _user(plan: Plan, params: OciParams, lower: int, ids: IdRange | None, rootless: Rootless | None) -> User:
     user = joined(resolve_user(lower, plan.image.user if params.user is None else params.user), plan.devices)
     if ids is not None:
         check_user(user)
+    if rootless is not None:
+        rootless.check_user(user)
     return user
 
 
@@ -233,25 +243,27 @@ def _open_root(plan: Plan, rootfs: Callable[[str], Path]) -> int:
     return _folder(rootfs(plan.digest or ""))
 
 
-def _system_mounts(launch: Launch, x: Execution) -> list[Any]:
-    if launch.ids is None or x.request.network != "host":
+def _system_mounts(launch: Launch, x: Execution, host: Host) -> list[Any]:
+    if (launch.ids is None and host.rootless is None) or x.request.network != "host":
         return []
-    return [spec.Bind(fd=launch.keep(_folder(Path("/sys"))), target=SYSFS, read_only=True, recursive=False)]
+    # What lies on the mounts of a namespace that is not one's own cannot be uncovered: all of them, or none.
+    whole = host.rootless is not None
+    return [spec.Bind(fd=launch.keep(_folder(Path("/sys"))), target=SYSFS, read_only=True, recursive=whole)]
 
 
-def _root_mounts(launch: Launch, folder: Path, plan: Plan, lower: int) -> list[Any]:
+def _root_mounts(launch: Launch, folder: Path, plan: Plan, lower: int, rootless: Rootless | None) -> list[Any]:
     mounts: list[Any] = [spec.Bind(fd=lower, target="lower", recursive=False, idmapped=launch.ids is not None)]
     if plan.limits.disk is not None:
         image = os.open(folder / "disk.img", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         mounts.append(spec.Loop(fd=launch.keep(image), target="layer"))
     else:
-        make_layer(folder / "layer", lower)
+        make_layer(folder / "layer", lower, rootless)
         layer = launch.keep(_folder(folder / "layer"))
         mounts.append(spec.Bind(fd=layer, target="layer", read_only=False, recursive=False))
     return [*mounts, spec.Overlay(target="root", lower="lower", upper="layer/upper", work="layer/work")]
 
 
-def make_layer(layer: Path, lower: int) -> None:
+def make_layer(layer: Path, lower: int, rootless: Rootless | None = None) -> None:
     """The writable layer. An overlay shows the upper one's owner and mode, so that is made like the image's.
 
     What the runtime mounts on `/proc`, `/sys` and `/dev` must land there: a folder in the upper layer hides whatever
@@ -265,7 +277,10 @@ def make_layer(layer: Path, lower: int) -> None:
         folder = upper / reserved.lstrip("/")
         folder.mkdir(exist_ok=True)
         folder.chmod(0o755)
-    if (status.st_uid, status.st_gid) != (0, 0):
+    if rootless is not None:
+        # The owner comes from the shim, which is root of a namespace.
+        shadow(upper, lower, rootless.knows)
+    elif (status.st_uid, status.st_gid) != (0, 0):
         os.chown(upper, status.st_uid, status.st_gid)
     upper.chmod(stat.S_IMODE(status.st_mode))
 
@@ -277,6 +292,7 @@ def _volume_mounts(launch: Launch, plan: Plan) -> list[Any]:
             continue
         granted = reopen(mount.grant, field=f"{mount.field}.source")
         fd = launch.keep(granted.fd)
+        launch.kept[index] = _locked(fd)
         mounts.append(
             spec.Bind(
                 fd=fd,
@@ -287,6 +303,12 @@ def _volume_mounts(launch: Launch, plan: Plan) -> list[Any]:
             )
         )
     return mounts
+
+
+def _locked(fd: int) -> list[str]:
+    """What an ordinary user's runtime may not take away from the mount that `fd` lies on: mount_namespaces(7)."""
+    flags = os.fstatvfs(fd).f_flag
+    return [name for name, flag in (("noexec", os.ST_NOEXEC), ("ro", os.ST_RDONLY)) if flags & flag]
 
 
 def _filter(context: EngineContext, settings: OciSettings) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..supervisor import spec
 from ..types import ExecutionRequest
 from .network import connected, program_for
 from .runtime import ENVIRONMENT
-from .spec import OciSettings
+from .spec import ROOM, OciSettings
 
 __all__ = ["check_network", "network_powers"]
 
@@ -48,6 +49,8 @@ async def check_network(request: ExecutionRequest, settings: OciSettings, networ
 
 async def problem(settings: OciSettings) -> str:
     """Why it does not work; empty where it does."""
+    if os.geteuid() != 0:
+        return "an ordinary user's jobs do not have it yet"
     try:
         program = await asyncio.to_thread(find_program, settings.network_program)
         key = await asyncio.to_thread(_key, program, settings)
@@ -63,7 +66,7 @@ def _key(program: Program, settings: OciSettings) -> tuple[str, int, int, str]:
         program.path,
         Path(program.path).stat().st_mtime_ns,
         Path("/proc/thread-self/ns/net").stat().st_ino,
-        settings.room,
+        settings.room or ROOM,
     )
 
 
@@ -73,8 +76,8 @@ async def _tried(program: Program, settings: OciSettings) -> str:
         told = spec.ShimSpec(
             argv=["/nonexistent"],
             environment=ENVIRONMENT,
-            room=settings.room,
-            network=connected(program, settings.room, [], None),
+            room=settings.room or ROOM,
+            network=connected(program, settings.room or ROOM, [], None),
             log_cap=1 << 16,
             segment=1 << 14,
         )
@@ -90,5 +93,5 @@ async def _tried(program: Program, settings: OciSettings) -> str:
 
 
 def _folder(settings: OciSettings) -> Path:
-    Path(settings.room).mkdir(mode=0o711, parents=True, exist_ok=True)
+    Path(settings.room or ROOM).mkdir(mode=0o711, parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix="dms-executor-"))

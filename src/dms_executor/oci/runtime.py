@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,7 @@ __all__ = [
     "complaint",
     "exec_argv",
     "last_words",
+    "program",
     "run_argv",
     "start_failure",
     "state_folder",
@@ -103,11 +105,13 @@ def state_folder(runtime: Runtime, folder: Path, room: str) -> str:
     return f"{room}/runtime" if runtime.flavour.keeps_state else f"{folder}/runtime"
 
 
-def run_argv(runtime: Runtime, folder: Path, token: str, preserved: int, *, room: str, network: str) -> list[str]:
-    """The command that the shim runs. `preserved`: how many descriptors from 3 on the job gets."""
+def run_argv(
+    runtime: Runtime, folder: Path, token: str, preserved: int, *, room: str, network: str, options: Sequence[str] = ()
+) -> list[str]:
+    """The command that the shim runs. `preserved`: how many descriptors the job gets; `options`: of this host."""
     flavour = runtime.flavour
     argv = [runtime.path, "--root", state_folder(runtime, folder, room), "--log", f"{folder}/bundle/runtime.log"]
-    argv += flavour.options
+    argv += [*flavour.options, *options]
     if runtime.platform is not None:
         argv += ["--platform", runtime.platform]
     if flavour.says_network:
@@ -122,14 +126,24 @@ def run_argv(runtime: Runtime, folder: Path, token: str, preserved: int, *, room
     return [*argv, token]
 
 
-def exec_argv(runtime: Runtime, folder: Path, token: str, preserved: int, *, room: str) -> list[str]:
+def exec_argv(
+    runtime: Runtime, folder: Path, token: str, preserved: int, *, room: str, options: Sequence[str] = ()
+) -> list[str]:
     """The command by which the shim starts a process of a session; its description is the descriptor after those.
 
     Detached, so that the runtime ends and the init of the session becomes the shim's child.
     """
-    argv = [runtime.path, "--root", state_folder(runtime, folder, room), "exec", "--detach"]
+    argv = [runtime.path, "--root", state_folder(runtime, folder, room), *options, "exec", "--detach"]
     argv += ["--preserve-fds", str(preserved), "--process", f"/proc/self/fd/{_FIRST_PRESERVED + preserved}"]
     return [*argv, token]
+
+
+def program(name: str) -> str:
+    """The path of a host's program. Raises `EngineUnavailable`. Blocks."""
+    found = shutil.which(name, path=SEARCH_PATH)
+    if found is None:
+        raise EngineUnavailable(f"{name} is not installed", mend=f"apt-get install {name}")
+    return found
 
 
 async def version_of(runtime: Runtime) -> str:

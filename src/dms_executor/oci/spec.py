@@ -12,7 +12,10 @@ from ..typed import known
 from ..types import SpecConfig
 from .flavours import Platform
 
-__all__ = ["OciParams", "OciSettings", "OciSpec", "checked_params", "checked_settings"]
+__all__ = ["ROOM", "OciParams", "OciSettings", "OciSpec", "checked_params", "checked_settings"]
+
+
+ROOM = "/run/dms-executor"  # where root's shims mount their tmpfs
 
 
 class OciParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +57,8 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     `runtime`: "crun", "runc", "runsc", an absolute path, or None for the first that is installed. `platform`: how
     runsc reaches the processor (https://gvisor.dev/docs/architecture_guide/platforms/); None: its own choice.
     `cgroup_parent`: the cgroup of all jobs. `seccomp`: a profile in the form of containers-common; None: that package's
-    own. `room`: an existing or creatable folder outside the state folder, on which each shim mounts its private tmpfs.
+    own. `room`: an existing or creatable folder on which each shim mounts its private tmpfs; None:
+    `/run/dms-executor`, of an ordinary user the one in `XDG_RUNTIME_DIR`, else in the state folder.
     `network_program`: what gives the network `user`: "pasta", "slirp4netns", an absolute path, or None for the first
     that is installed. `userns`: whether each job has a user namespace with a range of ids of its own: wherever it can,
     always or never (docs/decisions.md). `cdi_folders`: where CDI specs lie, the last counts most. `cdi_hooks`: what to
@@ -65,7 +69,7 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     runtime: str | None = None
     cgroup_parent: str = "dms-executor"
     seccomp: str | None = None
-    room: str = "/run/dms-executor"
+    room: str | None = None
     network_program: str | None = None
     userns: Literal["auto", "required", "off"] = "auto"
     platform: Platform | None = None

@@ -21,6 +21,7 @@ __all__ = [
     "empty_group",
     "kill_network",
     "kill_shim",
+    "leftovers",
     "open_shim",
     "wait_gone",
 ]
@@ -94,18 +95,29 @@ def empty_group(cgroups: Cgroups, group: str) -> list[str]:
 
 
 def clear_folder(folder: Path) -> None:
-    """Removes all in the execution's folder but request, log and records. Blocks."""
+    """Removes all in the execution's folder but request, log and records. Blocks.
+
+    Raises PermissionError where an ordinary user's job made files as another id.
+    """
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
-        # What a removal that was cut off had lifted out bears the name and a number.
-        for name in os.listdir(fd):
-            if name in _LEFTOVERS or name.partition(".")[0] in ("bundle", "layer", "runtime"):
-                remove_tree(fd, name)
+        for name in leftovers(fd):
+            remove_tree(fd, name)
     finally:
         os.close(fd)
+
+
+def leftovers(folder: int) -> list[str]:
+    """What there is to remove in the opened folder of an execution. Blocks."""
+    # What a removal that was cut off had lifted out bears the name and a number.
+    return [
+        name
+        for name in os.listdir(folder)
+        if name in _LEFTOVERS or name.partition(".")[0] in ("bundle", "layer", "runtime")
+    ]
 
 
 def open_shim(address: ShimAddress) -> int | None:

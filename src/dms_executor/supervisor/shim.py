@@ -13,6 +13,7 @@ import signal as signals
 import socket
 import struct
 from collections import deque
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -281,10 +282,10 @@ class Spare:
             self._socket = None
 
 
-async def spare() -> Spare:
-    """Spawns a shim ahead of its execution. Raises as `create` does."""
+async def spare(userns: Sequence[str] = ()) -> Spare:
+    """Spawns a shim ahead of its execution. `userns`: as `ShimSpec.userns`. Raises as `create` does."""
     path = await spawning.spawned_shim()
-    connection, pid = _spawn(path, None)
+    connection, pid = _spawn(path, None, userns)
     spawning.forget(pid)
     return Spare(connection, pid)
 
@@ -321,14 +322,14 @@ async def _begun(connection: socket.socket, config: bytes, descriptors: list[int
     return shim
 
 
-def _spawn(path: str, folder: Path | None) -> tuple[socket.socket, int]:
+def _spawn(path: str, folder: Path | None, userns: Sequence[str] = ()) -> tuple[socket.socket, int]:
     try:
         ours, theirs = socket.socketpair()
     except OSError as error:
         raise spawning.mapped(error, "cannot start a shim") from error
     with theirs:
         try:
-            pid = spawning.spawn(path, [path, "run"], {}, {0: theirs.fileno()}, folder)
+            pid = spawning.spawn(path, [path, "run", *userns], {}, {0: theirs.fileno()}, folder)
         except BaseException:
             ours.close()
             raise

@@ -98,6 +98,7 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     `cgroup_join_first`: before it is ready, for hierarchies in which the runtime places nothing; `cgroup_touch`: when
     all is over, to spare the next job a wait. `forget`: files in the folder that are removed once the job runs.
     `ids`: first id and number of ids that the job's own are mapped to; `hold`: a descriptor kept to the shim's end.
+    `userns`: newuidmap, newgidmap and their maps, for a shim that is not root.
     """
 
     argv: list[str]
@@ -127,6 +128,7 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     forget: list[str] = []
     ids: tuple[int, int] | None = None
     hold: int | None = None
+    userns: tuple[str, str, str, str] | None = None
     network: Network | None = None
 
 
@@ -212,6 +214,8 @@ def _entries(spec: ShimSpec, descriptors: _Descriptors) -> Iterator[tuple[int, b
         yield 30, _u32(spec.ids[0]) + _u32(spec.ids[1])
     if spec.hold is not None:
         yield 31, descriptors.index(spec.hold)
+    if spec.userns is not None:
+        yield 32, _text(*spec.userns)
     if spec.network is not None:
         yield from _network_entries(spec.network)
 

@@ -201,7 +201,10 @@ class Capacity(_Record, frozen=True, kw_only=True):
 
 
 class Probe(_Record, frozen=True, kw_only=True):
-    """Whether an engine is usable here. If not, `problem` says what is missing and `mend` how to mend it."""
+    """Whether an engine is usable here. If not, `problem` says what is missing and `mend` how to mend it.
+
+    `mend` of a usable engine says what would give it more capabilities.
+    """
 
     engine: str
     usable: bool

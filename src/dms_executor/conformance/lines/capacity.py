@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ...errors import ResourcesUnavailable
@@ -29,7 +30,9 @@ async def test_what_is_beyond_capacity_is_refused_and_leaves_nothing(bench: Benc
 
 @line("5")
 async def test_more_cores_than_the_engine_has_are_refused(bench: Bench) -> None:
-    await bench.open(capacity=Capacity(cpu=2.0))
+    # What is named is reserved, whether or not this host can enforce it.
+    policy = msgspec.structs.replace(bench.subject.policy(bench.folder), unenforced=("cpu",))
+    await bench.open(policy, capacity=Capacity(cpu=2.0))
     with pytest.raises(ResourcesUnavailable):
         await bench.executor.start(bench.request(resources=Resources(cpu=2.5)))
     assert await bench.ids() == []

@@ -114,6 +114,8 @@ async def test_volumes_of_an_engine_that_has_none_are_refused(bench: Bench, fiel
 async def test_a_request_is_the_same_from_json(bench: Bench) -> None:
     from ...types import decode_request, encode
 
+    policy = msgspec.structs.replace(bench.subject.policy(bench.folder), unenforced=("cpu", "memory"))
+    await bench.open(policy)
     request = bench.request(resources=Resources(memory=ByteSize("64MiB"), cpu=0.5), labels={"a": "b"})
     again: ExecutionRequest = decode_request(encode(request))
     assert again == request

@@ -1,0 +1,56 @@
+"""`probe`: which runtime, why, what can be enforced here, and what would mend the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from ..errors import EngineUnavailable
+from ..supervisor import tether
+from ..types import Probe
+from .devices import OciDevices
+from .host import Host, capabilities, capacity, look
+from .network_check import network_powers
+from .rootless import why_no_namespace
+from .runtime import ENVIRONMENT, program, version_of
+from .spec import OciSettings
+from .userns import check_host
+
+__all__ = ["probed"]
+
+_DEADLINE = 20.0
+
+
+async def probed(engine: str, settings: OciSettings, state_dir: Path, devices: OciDevices) -> Probe:
+    """Makes nothing that stays. What would give a usable engine more powers stands in `mend`."""
+    try:
+        host = await asyncio.to_thread(look, settings, state_dir)
+        version = await version_of(host.runtime)
+        check_host(settings.userns, "" if host.rootless is not None else host.no_userns)
+        if host.rootless is not None:
+            await _try_namespace(host)
+    except EngineUnavailable as error:
+        return Probe(engine=engine, usable=False, problem=error.message, mend=error.mend)
+    room = await asyncio.to_thread(capacity, host, state_dir)
+    given = await devices.powers(host.runtime.flavour) if host.rootless is None else frozenset[str]()
+    who = "; rootless" if host.rootless is not None else ""
+    return Probe(
+        engine=engine,
+        usable=True,
+        version=f"{version} ({host.runtime.why}; cgroups {host.cgroups.mode}{who})",
+        capabilities=capabilities(host) | given | await network_powers(settings, host.runtime.flavour.networks),
+        capacity=room,
+        mend=host.unlimited,
+    )
+
+
+async def _try_namespace(host: Host) -> None:
+    """The truth about AppArmor, seccomp and quotas is a try: a namespace, and a mount in it."""
+    if host.rootless is None:
+        return
+    argv = [await asyncio.to_thread(program, "mount"), "-t", "tmpfs", "none", "/proc"]
+    done = await tether.run(
+        await asyncio.to_thread(host.rootless.inside, argv), environment=ENVIRONMENT, deadline=_DEADLINE
+    )
+    if done.code != 0:
+        raise await asyncio.to_thread(why_no_namespace, done.complaint)

@@ -1,0 +1,57 @@
+"""What an ordinary user does with the package, in a process of that user: `python ordinary.py STATE < steps.json`.
+
+Each step is a method's name and its arguments; the answers go to stdout as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dms_executor import ExecutionResult, Executor, Policy, Settings
+from dms_executor.errors import ExecutorError
+from dms_executor.types import decode_request, encode
+
+
+async def _step(executor: Executor, name: str, value: Any) -> Any:
+    if name in ("run", "start"):
+        return await getattr(executor, name)(decode_request(json.dumps(value).encode()))
+    if name == "kill shim":
+        info = await executor.inspect(value)
+        os.kill(int(info.engine_ids["shim"]), 9)
+        return None
+    if name == "probe":
+        return (await executor.probe("oci"))[0]
+    return await getattr(executor, name)(value)
+
+
+def _plain(answer: Any) -> Any:
+    if not isinstance(answer, msgspec.Struct):
+        return answer
+    plain = json.loads(encode(answer))
+    if isinstance(answer, ExecutionResult):  # JSON has them as base64
+        plain |= {"stdout": answer.stdout.decode(), "stderr": answer.stderr.decode()}
+    return plain
+
+
+async def main(state: str, asked: Any) -> list[Any]:
+    policy = Policy(**asked["policy"]) if asked.get("policy") is not None else Policy.trusted()
+    settings = Settings(engines={"oci": {"runtime": asked["runtime"]}})
+    answers: list[Any] = []
+    async with Executor.open(Path(state), policy=policy, settings=settings) as executor:
+        for name, value in asked["steps"]:
+            try:
+                answers.append(_plain(await _step(executor, name, value)))
+            except ExecutorError as error:
+                answers.append({"error": type(error).__name__, "message": error.message, "mend": error.mend})
+    return answers
+
+
+if __name__ == "__main__":
+    json.dump(asyncio.run(main(sys.argv[1], json.load(sys.stdin))), sys.stdout)
