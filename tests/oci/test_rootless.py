@@ -201,7 +201,7 @@ def test_an_image_whose_files_are_of_many(someone: Someone, layout: Layout) -> N
         info.uid, info.gid, info.mode = 1000, 1001, 0o700
     extra[0].type = extra[2].type = tarfile.DIRTYPE
     made = layout({"Cmd": ["sh"]}, extra=extra)
-    image = someone.folder / "layout"
+    image = someone.folder / "image"
     shutil.copytree(made, image)
     spec = {"type": "oci", "params": {"image": f"oci:{image}", "user": "app"}}
     spec["params"]["cmd"] = ["sh", "-c", "id -u; echo x >/home/app/file && cat /home/app/file"]
