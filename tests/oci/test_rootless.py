@@ -21,7 +21,7 @@ from .someone import Someone, somebody, someone
 
 __all__ = ["layout", "somebody", "someone"]
 
-KEPT = {"exit", "log", "request.json", "handle.json", "result.json", "shim.log", "intent.json"}
+KEPT = {"exit", "log", "request.json", "handle.json", "result.json", "shim.log", "intent.json", "started.json"}
 Root = dict[str, Any]
 
 
