@@ -12,13 +12,13 @@ from .logs.stream import LogStream as AsyncLogStream
 from .loop_thread import LoopThread
 from .types import Event, Stream
 
-__all__ = ["Events", "ExecSession", "LogStream"]
+__all__ = ["Events", "ExecSession", "Iteration", "LogStream"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Iteration(Generic[T]):
+class Iteration(Generic[T]):
     """An asynchronous iterator of the loop as a blocking one."""
 
     def __init__(self, loop: LoopThread, source: AsyncIterator[T]) -> None:
@@ -35,7 +35,7 @@ class _Iteration(Generic[T]):
         return found[0]
 
 
-class Events(_Iteration[Event]):
+class Events(Iteration[Event]):
     """Transitions, one by one; it ends only by `close`, by `ExecutorClosed`, or by leaving the loop over it."""
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class LogStream:
     def __init__(self, loop: LoopThread, stream: AsyncLogStream) -> None:
         self._loop = loop
         self._stream = stream
-        self._bytes = _Iteration(loop, stream)
+        self._bytes = Iteration(loop, stream)
 
     @property
     def gaps(self) -> dict[Stream, int]:
@@ -67,7 +67,7 @@ class LogStream:
 
     def entries(self) -> Iterator[LogEntry | Gap]:
         """The log's entries in order."""
-        return _Iteration(self._loop, self._stream.entries())
+        return Iteration(self._loop, self._stream.entries())
 
     def close(self) -> None:
         """Ends the stream; a call that waits in another thread ends, too. Idempotent."""

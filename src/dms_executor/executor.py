@@ -40,6 +40,7 @@ from .lifecycle import (
 from .lifecycle.finish import load_result
 from .lifecycle.follow import outcome
 from .lifecycle.stop import give_up
+from .lifecycle.streams import checked_interval, stats_stream
 from .log_access import open_stream
 from .logs.stream import LogStream
 from .maintenance import cleanup
@@ -283,11 +284,11 @@ class Executor:
             await load_result(core, row)  # raises ResultExpired where the log is gone
         return await open_stream(core, row, request)
 
-    def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
-        """Every transition, numbered, the same in each process. None: from now on; 0: from the first that is kept."""
+    def events(self, *, after: int | None = None, follow: bool = True) -> AsyncIterator[Event]:
+        """Every transition, the same in each process. None: from now on; 0: all; without `follow`: to the last."""
         core = self._open_core()
         newest = core.tasks.spawn(core.journal.last_event(), "newest event") if after is None else None
-        return transitions(core, newest, after or 0)
+        return transitions(core, newest, after or 0, follow=follow)
 
     async def probe(self, engine: str | None = None) -> builtins.list[Probe]:
         """Whether each engine is usable here: version, capabilities, capacity; if not, how to mend it."""
@@ -326,8 +327,8 @@ class Executor:
         own, no policy judges them. Raises `InvalidRequest`, `CopyFailed`, `ExecutionNotRunning`, `NotSupported`.
         """
         given = source if isinstance(source, int) else os.fsencode(source)
-        options = {"follow": follow, "keep_owner": keep_owner}
-        await copy_in(self._open_core(), execution_id, given, os.fsencode(target), **options)
+        path = os.fsencode(target)
+        await copy_in(self._open_core(), execution_id, given, path, follow=follow, keep_owner=keep_owner)
 
     async def copy_out(
         self,
@@ -344,12 +345,16 @@ class Executor:
         with `copy_in`.
         """
         wanted = target if isinstance(target, int) else os.fsencode(target)
-        options = {"follow": follow, "keep_owner": keep_owner}
-        await copy_out(self._open_core(), execution_id, os.fsencode(source), wanted, **options)
+        path = os.fsencode(source)
+        await copy_out(self._open_core(), execution_id, path, wanted, follow=follow, keep_owner=keep_owner)
 
     async def stats(self, execution_id: str) -> Stats:
         """What a running job uses now. Raises `ExecutionNotRunning`, `NotSupported`."""
         return await stats(self._open_core(), execution_id)
+
+    def stats_stream(self, execution_id: str, *, interval: float = 1.0) -> AsyncIterator[Stats]:
+        """A sample at once and one each `interval` seconds, until the job ends. Raises as `stats` does."""
+        return stats_stream(self._open_core(), execution_id, checked_interval(interval))
 
     async def snapshot(self, execution_id: str, name: str) -> None:
         """Saves a running job to disk."""

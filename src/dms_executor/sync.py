@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from .blocking import Events, ExecSession, LogStream
+from .blocking import Events, ExecSession, Iteration, LogStream
 from .executor import Executor as AsyncExecutor
 from .loop_thread import LoopThread
 from .policy import Policy
@@ -136,12 +136,12 @@ class Executor:
         """The output of an execution that is pending, running or finished, as a blocking reader."""
         return LogStream(self._loop, self._call(self._executor.get_log_stream(request, execution_id)))
 
-    def events(self, *, after: int | None = None) -> Events:
+    def events(self, *, after: int | None = None, follow: bool = True) -> Events:
         """Every transition, numbered. None: from now on; 0: from the first that is kept."""
-        return Events(self._loop, self._call(self._begin_events(after)))
+        return Events(self._loop, self._call(self._begin_events(after, follow)))
 
-    async def _begin_events(self, after: int | None) -> AsyncIterator[Event]:
-        return self._executor.events(after=after)  # "now" is a moment of the loop's
+    async def _begin_events(self, after: int | None, follow: bool) -> AsyncIterator[Event]:
+        return self._executor.events(after=after, follow=follow)  # "now" is a moment of the loop's
 
     def probe(self, engine: str | None = None) -> builtins.list[Probe]:
         """Whether each engine is usable here; if not, how to mend it."""
@@ -241,6 +241,10 @@ class Executor:
     def stats(self, execution_id: str) -> Stats:
         """What a running job uses now."""
         return self._call(self._executor.stats(execution_id))
+
+    def stats_stream(self, execution_id: str, *, interval: float = 1.0) -> Iteration[Stats]:
+        """A sample at once and one each `interval` seconds, until the job ends."""
+        return Iteration(self._loop, self._executor.stats_stream(execution_id, interval=interval))
 
     def snapshot(self, execution_id: str, name: str) -> None:
         """Saves a running job to disk."""

@@ -11,8 +11,10 @@ from .types import Event
 __all__ = ["transitions"]
 
 
-async def transitions(core: Core, newest: asyncio.Task[int] | None, position: int) -> AsyncIterator[Event]:
-    """Those after `position`, or after what `newest` gives; goes on until the executor is closed."""
+async def transitions(
+    core: Core, newest: asyncio.Task[int] | None, position: int, *, follow: bool
+) -> AsyncIterator[Event]:
+    """Those after `position`, or after what `newest` gives; with `follow` it goes on until the executor is closed."""
     core.changes.listen()
     if newest is not None:
         position = await newest
@@ -24,6 +26,8 @@ async def transitions(core: Core, newest: asyncio.Task[int] | None, position: in
             yield event
         if batch:
             continue
+        if not follow:
+            return
         for owner in await core.journal.open_owners():
             if owner is not None and owner != core.owner:
                 await core.mind_owner(owner)

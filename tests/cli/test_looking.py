@@ -103,7 +103,7 @@ def test_an_unknown_id_is_one_clear_error(cli: Cli, command: str) -> None:
 
 def test_events_are_replayed(cli: Cli) -> None:
     cli.memory("exit 3", options=("--id", "e1"))
-    process = cli.begin("--json", "events", "--after", "0")
+    process = cli.begin("--json", "events", "-f", "--after", "0")
     seen = [json.loads(process.stdout.readline()) for _ in range(3)]
     assert [event["status"] for event in seen] == ["pending", "running", "failed"]
 

@@ -35,7 +35,7 @@ def test_a_second_sigint_kills_at_once(cli: Cli) -> None:
 def test_sigint_while_the_image_is_prepared_cancels(cli: Cli, tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text("engine_spec: {type: memory, params: {script: [echo never], prepare: 1000}}\n")
-    events = cli.begin("events", "--after", "0")
+    events = cli.begin("events", "-f", "--after", "0")
     process = cli.begin("run", "--id", "e1", "-f", str(job))
     line_of(events.stdout, "pending")
     process.send_signal(signal.SIGINT)
@@ -107,7 +107,7 @@ def test_ctrl_c_ends_a_follower_and_leaves_the_job(cli: Cli) -> None:
 
 def test_ctrl_c_ends_events_quietly(cli: Cli) -> None:
     cli.memory("exit 0")
-    process = cli.begin("events", "--after", "0")
+    process = cli.begin("events", "-f", "--after", "0")
     line_of(process.stdout, "success")
     process.send_signal(signal.SIGINT)
     assert process.wait(LIMIT) == 130

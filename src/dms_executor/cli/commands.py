@@ -27,7 +27,8 @@ _COMMANDS = {
     "cp": ("copy", "Copy files into a running job, or out of it."),
     "inspect": ("listing", "Show all that is known of executions, as JSON."),
     "port": ("ports", "Show where the ports of an execution are on this host."),
-    "events": ("events", "Follow the transitions of all executions."),
+    "stats": ("stats", "Show what running jobs use."),
+    "events": ("events", "Show the transitions of executions."),
     "engines": ("engines", "Show which engines are usable here, and how to mend the others."),
 }
 

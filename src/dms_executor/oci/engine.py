@@ -264,9 +264,12 @@ class OciEngine(Files, Engine):
             raise ExecutionNotRunning("it has ended", execution_id=x.id)
         own_kernel = host.runtime.flavour.own_kernel
         network = x.request.network
-        return await asyncio.to_thread(
+        read = await asyncio.to_thread(
             self._gauge.read, host.cgroups, group, x.token, own_kernel=own_kernel, network=network
         )
+        if read.cpu_seconds is None and not await asyncio.to_thread(host.cgroups.processes, group):
+            raise ExecutionNotRunning("it has ended", execution_id=x.id)  # while its figures were read
+        return read
 
     async def exec(self, x: Execution, h: Handle, command: Command) -> Channel:
         """Raises `StartFailed`, `ExecutionNotRunning`."""

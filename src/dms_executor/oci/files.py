@@ -97,25 +97,25 @@ def _open(x: Execution, h: Handle) -> int | None:
 
 
 def _parent(fd: int) -> int | None:
-    data = _stat(fd)
+    data = _read(fd, "stat")
     return int(data.rpartition(b")")[2].split()[1]) if data else None
 
 
 def _alive(fd: int) -> bool:
-    return bool(_stat(fd))
+    return bool(_read(fd, "stat"))
 
 
-def _stat(fd: int) -> bytes:
+def _read(fd: int, name: str) -> bytes:
     """https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html; empty once the process is gone."""
     try:
-        stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
+        file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
     except OSError:
         return b""
     try:
-        return os.read(stat, 4096)
+        return os.read(file, 1 << 16)
     except OSError as error:
         if error.errno != errno.ESRCH:
             raise
         return b""
     finally:
-        os.close(stat)
+        os.close(file)

@@ -7,6 +7,7 @@ from .close import *  # noqa: F403
 from .commands import *  # noqa: F403
 from .copies import *  # noqa: F403
 from .devices import *  # noqa: F403
+from .figures import *  # noqa: F403
 from .identity import *  # noqa: F403
 from .listing import *  # noqa: F403
 from .logs import *  # noqa: F403
