@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ...errors import ExecutionNotFound, ExecutionNotRunning, ExecutorClosed, InvalidRequest, StartFailed
+from ...lifecycle import ExecSession
 from ...types import Resources, SpecConfig
 from ..bench import Bench
 from ..elsewhere import Here
@@ -337,3 +338,54 @@ async def test_the_executors_death_ends_its_commands_and_leaves_the_job(bench: B
         await other.kill()
     await _none_left(bench, "afar", word)
     assert await bench.executor.get_status("afar") == "running"
+
+
+# -- terminals -------------------------------------------------------------------------------------------------------
+
+
+async def _until(session: ExecSession, text: bytes) -> bytes:
+    """What it says until `text` is in it."""
+    seen = b""
+    while text not in seen:
+        piece = await session.read()
+        assert piece is not None, f"it ended after {seen!r}"
+        assert piece[0] == "stdout"
+        seen += piece[1]
+    return seen
+
+
+@line("2", needs={*_EXEC, "container"})
+async def test_a_session_on_a_terminal(bench: Bench) -> None:
+    execution_id = await bench.start(Forever())
+    script = (
+        "tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; echo err >&2; read word; stty size; exit 5"
+    )
+    async with await bench.executor.exec_session(execution_id, _sh(script), tty=True, size=(100, 40)) as session:
+        assert (await _until(session, b"err\r\n")).splitlines() == [b"/dev/pts/0", b"40 100", b"all", b"err"]
+        session.resize(120, 50)
+        await session.write(b"word\n")
+        assert b"50 120" in await _until(session, b"50 120")
+        assert await session.wait() == 5
+
+
+@line("2", needs={*_EXEC, "container"})
+async def test_the_keys_of_a_terminal_reach_the_command(bench: Bench) -> None:
+    execution_id = await bench.start(Forever())
+    script = "trap 'echo interrupted' INT; echo ready; cat; echo and; cat; echo over"
+    async with await bench.executor.exec_session(execution_id, _sh(script), tty=True) as session:
+        await _until(session, b"ready")
+        await session.write(b"\x03")
+        await _until(session, b"and\r\n")
+        session.close_stdin()
+        await _until(session, b"over\r\n")
+        assert await session.wait() == 0
+
+
+@line("5", needs=_CONTAINED)
+async def test_a_command_on_a_terminal_is_gone_with_its_session(bench: Bench) -> None:
+    execution_id = await bench.start(Forever())
+    word = f"{_LONG + 9}"
+    script = _sh(f"setsid sleep {word} & trap '' HUP; echo begun; sleep {word}")
+    async with await bench.executor.exec_session(execution_id, script, tty=True) as session:
+        await _until(session, b"begun")
+    assert await _processes(bench, execution_id, word) == 0
