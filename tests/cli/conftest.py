@@ -17,7 +17,7 @@ import pytest
 import dms_executor
 
 LIMIT = 60.0
-_COMMANDS = ("sh", "echo", "sleep", "cat", "true", "false", "env", "yes", "touch")
+_COMMANDS = ("sh", "echo", "sleep", "cat", "true", "false", "env", "yes", "touch", "stty", "tty")
 
 
 class Finished(NamedTuple):

@@ -16,7 +16,7 @@ from .terminal import ProgressLine, emit, emit_json, end_line, report, silence
 if TYPE_CHECKING:
     from ..types import ExecutionRequest
 
-__all__ = ["run_command", "start_command"]
+__all__ = ["guarded", "run_command", "start_command"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _REPEATED: dict[str, Any] = {"multiple": True}
@@ -91,7 +91,7 @@ def run_command(context: click.Context, /, detach: bool, remove: bool, **options
     if detach and remove:
         raise click.UsageError("--rm needs somebody who waits for the end: leave out -d", context)
     session = session_of(context)
-    return _guarded(session, lambda: _run(session, options, detach=detach, remove=remove))
+    return guarded(session, lambda: _run(session, options, detach=detach, remove=remove))
 
 
 @click.command(
@@ -108,10 +108,10 @@ def run_command(context: click.Context, /, detach: bool, remove: bool, **options
 def start_command(context: click.Context, /, **options: Any) -> int:
     """Begin a job, print its id and leave it running: `run -d`."""
     session = session_of(context)
-    return _guarded(session, lambda: _run(session, options, detach=True, remove=False))
+    return guarded(session, lambda: _run(session, options, detach=True, remove=False))
 
 
-def _guarded(session: Session, work: Callable[[], int]) -> int:
+def guarded(session: Session, work: Callable[[], int]) -> int:
     """An execution that could not be made has a code of its own."""
     from ..errors import ExecutorError
 

@@ -1,0 +1,113 @@
+"""`exec`: a further command in a running job, with our stdin and on our terminal where it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .codes import CANNOT_RUN, TIMED_OUT
+from .run import guarded
+from .session import Command, Session, session_of
+
+if TYPE_CHECKING:
+    from ..lifecycle import ExecSession
+    from .foreground import Interrupts
+
+__all__ = ["exec_command"]
+
+_REPEATED: dict[str, Any] = {"multiple": True}
+
+
+@click.command(
+    "exec",
+    cls=Command,
+    context_settings={"allow_interspersed_args": False},
+    examples="""
+    dms-executor exec brisk-heron-3f9a1c ps
+    dms-executor exec -it brisk-heron-3f9a1c sh
+    tar c . | dms-executor exec -i brisk-heron-3f9a1c tar x -C /tmp
+    """,
+)
+@click.option("-i", "--interactive", is_flag=True, help="Give our stdin to the command.")
+@click.option("-t", "--tty", is_flag=True, help="Run it on a terminal, which is ours.")
+@click.option("-e", "--env", **_REPEATED, metavar="K=V", help="A variable; K alone is taken from here.")
+@click.option("-w", "--workdir", metavar="DIR", help="Working directory inside.")
+@click.option("-u", "--user", metavar="USER[:GROUP]", help="User inside, by name or number.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Kill the command after so long; exit code 124.")
+@click.argument("execution_id", metavar="ID")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD...")
+@click.pass_context
+def exec_command(context: click.Context, /, **options: Any) -> int:
+    """Execute a further command in a running job.
+
+    Its exit code is ours: 124 after a timeout, 125 if it could not be made, 126 and 127 if it is not executable or
+    not there. It ends with us, however we end; the job goes on.
+    """
+    session = session_of(context)
+    return guarded(session, lambda: asyncio.run(_execute(session, options)))
+
+
+async def _execute(session: Session, options: dict[str, Any]) -> int:
+    from .foreground import Interrupts
+    from .keyboard import Keyboard, refuse_no_terminal
+
+    if options["tty"]:
+        refuse_no_terminal()
+    with Interrupts() as interrupts:
+        async with session.open() as executor:
+            command = await executor.exec_session(
+                options["execution_id"],
+                options["words"],
+                tty=options["tty"],
+                size=_size() if options["tty"] else None,
+                environment=dict(map(_variable, options["env"])),
+                working_directory=options["workdir"],
+                user=options["user"],
+                timeout=options["timeout"],
+            )
+            async with command:
+                with Keyboard(command, reads=options["interactive"], raw=options["tty"]):
+                    return await _seen_through(command, interrupts)
+
+
+async def _seen_through(command: ExecSession, interrupts: Interrupts) -> int:
+    """To its end, or to the first signal that wants us gone."""
+    copying = asyncio.create_task(_copied(command))
+    interrupted = asyncio.create_task(interrupts.next())
+    try:
+        await asyncio.wait({copying, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        if interrupted.done():
+            return 128 + interrupted.result()
+        return await copying
+    finally:
+        for task in (copying, interrupted):
+            task.cancel()
+        await asyncio.wait({copying, interrupted})
+
+
+async def _copied(command: ExecSession) -> int:
+    async for stream, data in command:
+        await asyncio.to_thread(_write, 1 if stream == "stdout" else 2, data)
+    code = await command.wait()
+    if command.timed_out:
+        return TIMED_OUT
+    return CANNOT_RUN if code is None else code
+
+
+def _write(fd: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    return name, value if separator else os.environ.get(name, "")
+
+
+def _size() -> tuple[int, int]:
+    columns, rows = os.get_terminal_size(0)
+    return max(1, columns), max(1, rows)
