@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from dms_executor import Executor, Settings
+from dms_executor.oci import OciSpec
 from dms_executor.policy import Policy
 from dms_executor.supervisor import binary
+from dms_executor.types import ExecutionRequest
 
 from ..runsc import needed
-from .conftest import opened
+from .conftest import LIMITS, opened
 from .seen import SCRIPT, look
 from .world_of_runsc import SANDBOX
 from .worlds import WORLDS, World
@@ -30,6 +33,29 @@ async def test_a_job_sees_what_is_written_down(tmp_path: Path, busybox: Path, wo
         expected = await asyncio.to_thread(lambda: world.expected(token=ran.x.token, init=init))
     assert differences(seen, expected) == {}
     assert bool(ran.handle.loosened) is (world is SANDBOX), "what was loosened is told"
+
+
+@pytest.mark.parametrize("world", [world for world in WORLDS if world.user is None], ids=str)
+async def test_a_further_command_sees_no_more(tmp_path: Path, busybox: Path, world: World) -> None:
+    spec = OciSpec(image=f"rootfs:{busybox}", cmd=["sleep", "1000"]).build()
+    request = ExecutionRequest(job_id="j", execution_id="e", engine_spec=spec, resources=LIMITS)
+    settings = Settings(engines={"oci": world.settings})
+    async with Executor.open(tmp_path / "state", policy=Policy(read_roots=[busybox]), settings=settings) as executor:
+        await executor.start(request)
+        ids = (await executor.inspect("e")).engine_ids
+        ran = await executor.exec("e", ["sh", "-c", SCRIPT])
+        await executor.cancel("e", grace=0)
+    init = Path(binary.init_path(tmp_path / "state"))
+    expected = await asyncio.to_thread(lambda: world.expected(token=ids["container"], init=init))
+    expected["processes"] |= {"sleep"}
+    first = ids["userns"].partition("+")[0]
+    seen = look(ran.stdout.decode(), "" if first == "host" else first, ids["container"])
+    assert seen["cgroup"] <= {"/", "/exec-1"}, "the job's own, or one beneath it"
+    # Go may put the soft limit back that runc had at its own start (https://github.com/opencontainers/runc/issues/4195).
+    most = expected["limits"]["Max open files"][1]
+    if world.runtime == "runc" and seen["limits"]["Max open files"] == (most, most):
+        seen["limits"]["Max open files"] = expected["limits"]["Max open files"]
+    assert differences({**seen, "cgroup": {"/"}}, expected) == {}
 
 
 @pytest.mark.parametrize("aspect", ["privileges", "mounts", "namespaces", "secrets", "writable kernel files"])
