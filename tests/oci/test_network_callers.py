@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dms_executor import Executor, Policy, Settings
-from dms_executor.oci.undo import start_time
+from dms_executor.processes import start_time
 
 from .. import lan
 
