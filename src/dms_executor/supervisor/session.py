@@ -7,7 +7,6 @@ client and the process: the pipes are theirs alone, and the init of the session 
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import fcntl
@@ -24,7 +23,9 @@ from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError, Star
 from ..threads import finished
 from ..types import Stream
 from . import frames
+from .ancillary import CREDENTIALS, is_master, sent_along
 from .pipes import Pipes
+from .record import command_errno
 from .shim import dial, sentence
 from .spawning import mapped
 
@@ -34,8 +35,6 @@ _START = 60.0  # seconds for a runtime that enters a container, on a busy host
 _CLOSE = 10.0  # the shim itself gives up after two
 _DRAIN = 0.3  # seconds that a child may keep a stream open once the command has ended
 _READ = 4096
-_TIOCGPTN = 0x80045430  # ioctl_tty(2); only a terminal's master answers
-_CREDENTIALS = struct.Struct("iii")
 
 
 class SessionSpec:
@@ -129,6 +128,7 @@ class Session:
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._entering: asyncio.Task[None] | None = None
         self._failure = ""
+        self._errno: int | None = None
         self._killing = False
         self._loop.add_reader(self._control, self._control_readable)
         self._loop.add_reader(self._report, self._report_readable)
@@ -197,7 +197,7 @@ class Session:
         if refusal is not None:
             raise ExecutionNotRunning(f"the command was refused: {refusal}")
         if self._failure:
-            raise StartFailed(self._failure)
+            raise StartFailed(self._failure, errno=self._errno)
         if not self._reported:
             if self._control.fileno() < 0:
                 raise ExecutionNotRunning("the job has ended")
@@ -225,13 +225,13 @@ class Session:
 
     def _report_readable(self) -> None:
         try:
-            space = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
+            space = socket.CMSG_SPACE(CREDENTIALS.size) + socket.CMSG_SPACE(4)
             data, control, _, _ = self._report.recvmsg(_READ, space, socket.MSG_CMSG_CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             data, control = b"", []
-        pid, master = _sent_along(control)
+        pid, master = sent_along(control)
         try:
             for kind, payload in self._from_init.feed(data):
                 master = self._said(kind, payload, pid, master)
@@ -247,13 +247,14 @@ class Session:
         """Serves a frame of the init; gives back the descriptor if it was not taken."""
         if kind == frames.INIT_BORN and self._entering is None:
             self._entering = self._loop.create_task(self._enter(pid), name="enter a session's group")
-        elif kind == frames.INIT_TERMINAL and self._wants_terminal and master is not None and _is_master(master):
+        elif kind == frames.INIT_TERMINAL and self._wants_terminal and master is not None and is_master(master):
             self._pipes.become_terminal(master)
             return None
         elif kind == frames.INIT_STARTED:
             self._reported = True
             _settle(self._started)
         elif kind == frames.INIT_FAILED:
+            self._errno = command_errno(*frames.error(payload))
             self._fail(sentence(payload))
         elif kind == frames.INIT_EXITED:
             self._ended(struct.unpack("<I", payload)[0])
@@ -370,31 +371,6 @@ def _prepared(prepare: Callable[[], SessionSpec], folder: Path) -> tuple[_Ends, 
 
 def _undo(prepared: tuple[_Ends, bool]) -> None:
     prepared[0].close()
-
-
-def _sent_along(control: list[tuple[int, int, bytes]]) -> tuple[int, int | None]:
-    """The sender's pid and a descriptor."""
-    pid, master = 0, None
-    for level, kind, data in control:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-            pid = _CREDENTIALS.unpack_from(data)[0]
-        elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            received = array.array("i")
-            received.frombytes(data[: len(data) - len(data) % received.itemsize])
-            for fd in received:
-                if master is not None:
-                    os.close(master)
-                master = fd
-    return pid, master
-
-
-def _is_master(fd: int) -> bool:
-    """The init lives among the job's processes, and what it opened is what they left at that place."""
-    try:
-        fcntl.ioctl(fd, _TIOCGPTN, b"\0\0\0\0")
-    except OSError:
-        return False
-    return True
 
 
 def _code(status: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from typing import Any
 
@@ -87,8 +88,10 @@ async def test_a_command_that_cannot_be_executed_is_raised(bench: Bench) -> None
     with pytest.raises(StartFailed, match="No such file") as caught:
         await bench.executor.exec(execution_id, ["/no/such/command"])
     assert caught.value.execution_id == execution_id
-    with pytest.raises(StartFailed, match="denied"):
+    assert caught.value.errno == errno.ENOENT
+    with pytest.raises(StartFailed, match="denied") as caught:
         await bench.executor.exec(execution_id, ["/etc"])
+    assert caught.value.errno == errno.EACCES
     assert await bench.executor.get_status(execution_id) == "running"
 
 
