@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -115,8 +117,16 @@ async def test_secrets_are_in_no_record(bench: Bench) -> None:
     assert "hush-hush" not in repr(info)
     records = [path for path in bench.state.glob("*") if path.is_file()]
     records += [path for path in bench.state.glob("executions/*/*") if path.is_file()]
-    holders = [path.name for path in records if b"hush-hush" in path.read_bytes()]
+    holders = [path.name for path in records if b"hush-hush" in _content(path)]
     assert holders == []
+
+
+def _content(path: Path) -> bytes:
+    """Nothing for what is taken away meanwhile: the engine clears up after the answer."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 @line("5", needs={"oom_detection"})
