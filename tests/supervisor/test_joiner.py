@@ -121,7 +121,9 @@ async def test_a_pid_file_of_a_stranger_is_found_wrong_after_the_move(folder: Pa
 async def test_a_stop_while_the_move_is_pending_ends_the_job(
     folder: Path, job: Job, gate: Gate, words: Words, signum: int
 ) -> None:
-    shim = await create(folder, job("sh", "-c", f"echo up > {words}; exec sleep 60", cgroup_join=[gate.path]))
+    # The init says "started" a moment after the job's first instruction, and the shim keeps it to itself.
+    script = f"sleep 1; echo up > {words}; exec sleep 60"
+    shim = await create(folder, job("sh", "-c", script, cgroup_join=[gate.path]))
     going = asyncio.create_task(shim.go())
     assert await words.come() == "up"
     async with asyncio.timeout(10):
@@ -136,7 +138,9 @@ async def test_a_stop_while_the_move_is_pending_ends_the_job(
 async def test_an_init_that_is_killed_while_the_move_is_pending(
     folder: Path, job: Job, gate: Gate, words: Words
 ) -> None:
-    shim = await create(folder, job("sh", "-c", f"echo $PPID > {words}; exec sleep 60", cgroup_join=[gate.path]))
+    # The init says "started" a moment after the job's first instruction, and the shim keeps it to itself.
+    script = f"sleep 1; echo $PPID > {words}; exec sleep 60"
+    shim = await create(folder, job("sh", "-c", script, cgroup_join=[gate.path]))
     going = asyncio.create_task(shim.go())
     os.kill(int(await words.come()), signal.SIGKILL)
     async with asyncio.timeout(10):
