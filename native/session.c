@@ -38,7 +38,7 @@ struct session {
 
 static struct session sessions[SESSIONS];
 static unsigned last_number;
-static char parent[PATH_MAX]; /* the job's control group, in which each session has its own */
+static char parent[PATH_MAX - 64]; /* the job's control group, in which each session has its own; room for a file there */
 
 static struct session *of_client(int client)
 {
@@ -72,7 +72,7 @@ static int make_group(struct session *it, const char *group)
     char path[PATH_MAX];
     if (*group == 0)
         return 0;
-    if (strlen(group) + 32 > sizeof parent) {
+    if (strlen(group) >= sizeof parent) {
         errno = ENAMETOOLONG;
         return -1;
     }
@@ -306,7 +306,6 @@ void sessions_sweep(void)
 {
     DIR *folder = parent[0] != 0 ? opendir(parent) : NULL;
     struct dirent *entry;
-    char path[PATH_MAX];
     if (folder == NULL)
         return;
     while ((entry = readdir(folder)) != NULL) {
@@ -314,8 +313,7 @@ void sessions_sweep(void)
             continue;
         if (in_use((unsigned)strtoul(entry->d_name + strlen(PREFIX), NULL, 10)) && shim.phase != PHASE_ENDING)
             continue;
-        snprintf(path, sizeof path, "%s/%.64s", parent, entry->d_name);
-        rmdir(path); /* busy: something lives on in it */
+        unlinkat(dirfd(folder), entry->d_name, AT_REMOVEDIR); /* busy: something lives on in it */
     }
     closedir(folder);
 }
