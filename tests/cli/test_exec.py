@@ -74,7 +74,8 @@ def test_on_a_terminal(cli: Cli, job: str, by: str) -> None:
     _until(master, b"# ")  # what is typed before is thrown away with the old mode of the terminal
     os.write(master, b"stty size; tty\n")
     assert b"40 100" in _until(master, b"/dev/pts/0")
-    os.write(master, b"echo $((3 * 7)); sleep 1000\n")
+    # Said by the child itself, which is in the foreground by then.
+    os.write(master, b"sh -c 'echo $((3 * 7)); exec sleep 1000'\n")
     _until(master, b"21\r\n")
     os.write(master, b"\x03")  # reaches the command, not us
     os.write(master, b"echo $((40 + 2))\n")
