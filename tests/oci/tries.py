@@ -11,6 +11,7 @@ import errno
 import os
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # name, number on x86_64, number on aarch64
@@ -46,9 +47,9 @@ def opening(path: str, flags: int) -> str:
     return "done"
 
 
-def attempt(work: object, *arguments: object) -> str:
+def attempt(work: Callable[..., object], *arguments: object) -> str:
     try:
-        work(*arguments)  # type: ignore[operator]
+        work(*arguments)
     except OSError as error:
         return errno.errorcode.get(error.errno or 0, "?")
     return "done"
@@ -117,7 +118,7 @@ def files() -> None:
     ):  # fmt: skip
         if Path(path).exists() or path == "/sys/fs/cgroup/memory/release_agent":
             tell(f"write {path}", opening(path, write))
-    for path in ("/proc/1/mem", "/proc/1/environ", "/proc/1/maps", "/proc/1/root/etc", "/proc/1/cwd", "/proc/1/fd/3"):
+    for path in ("/proc/1/mem", "/proc/1/environ", "/proc/1/maps", "/proc/1/root", "/proc/1/cwd", "/proc/1/fd/3"):
         tell(f"read {path}", opening(path, read))
     for folder in ("/sys/fs/cgroup/devices", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/pids", "/sys/fs/cgroup"):
         if Path(folder, "cgroup.procs").exists():
