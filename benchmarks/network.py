@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dms_executor import ExecutionRequest, Executor, Policy, Settings
@@ -56,13 +56,13 @@ except OSError:
 def serve() -> None:
     """A sink and a source outside, in threads of their own."""
 
-    def at(port: int, talk: object) -> None:
+    def at(port: int, talk: Callable[[socket.socket], object]) -> None:
         lan.enter(Path(f"/run/netns/dms-{os.getpid()}-o"))
         server = socket.create_server((lan.OUTSIDE, port))
         while True:
             connection, _ = server.accept()
             with connection, contextlib.suppress(OSError):
-                talk(connection)  # type: ignore[operator]
+                talk(connection)
 
     def sink(connection: socket.socket) -> None:
         while connection.recv(1 << 20):
