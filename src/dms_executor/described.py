@@ -1,8 +1,8 @@
-"""Executions as callers see them: what `inspect` and `list` say of one, and statuses by their names."""
+"""Executions as callers see them: what `inspect` and `list` say of one, pages of them, statuses by their names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from .errors import InvalidRequest
 from .journal import Row
@@ -10,7 +10,10 @@ from .journal.clock import instant, moment
 from .lifecycle import Core
 from .types import ExecutionInfo, ExecutionStatus
 
-__all__ = ["described", "named_statuses"]
+__all__ = ["described", "listed", "named_statuses"]
+
+# Rows read at once.
+_PAGE = 500
 
 
 def described(core: Core, row: Row) -> ExecutionInfo:
@@ -31,6 +34,31 @@ def described(core: Core, row: Row) -> ExecutionInfo:
         unenforced=row.prepared.unenforced if row.prepared else [],
         stale=live.stale if live else False,
     )
+
+
+async def listed(
+    core: Core,
+    *,
+    statuses: Iterable[ExecutionStatus | str] | None,
+    job_id: str | None,
+    labels: Mapping[str, str],
+    limit: int | None,
+    after: str | None,
+) -> list[ExecutionInfo]:
+    """Executions in order of creation, from the one after `after`. Raises `ExecutionNotFound`, `InvalidRequest`."""
+    chosen = None if statuses is None else [status.value for status in named_statuses(statuses)]
+    if limit is not None and limit < 0:
+        raise InvalidRequest(f"{limit} is no number of executions", path="$.limit", mend="Use 0 or more")
+    place = 0 if after is None else (await core.row(after)).seq
+    found: list[ExecutionInfo] = []
+    while limit is None or len(found) < limit:
+        page = await core.journal.rows(statuses=chosen, job_id=job_id, after=place, limit=_PAGE)
+        matching = [row for row in page if labels.items() <= row.request.labels.items()]
+        found += [described(core, row) for row in matching]
+        if len(page) < _PAGE:
+            break
+        place = page[-1].seq
+    return found if limit is None else found[:limit]
 
 
 def named_statuses(named: Iterable[ExecutionStatus | str]) -> set[ExecutionStatus]:

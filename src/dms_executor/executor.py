@@ -10,10 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from . import recovery
-from .described import described, named_statuses
+from .described import described, listed, named_statuses
 from .errors import (
     ExecutorClosed,
     InvalidRequest,
@@ -37,11 +35,10 @@ from .lifecycle import (
     wait,
     wait_for_status,
 )
-from .lifecycle.finish import load_result
 from .lifecycle.follow import outcome
 from .lifecycle.stop import give_up
 from .lifecycle.streams import checked_interval, stats_stream
-from .log_access import open_stream
+from .log_access import opened_log
 from .logs.stream import LogStream
 from .maintenance import cleanup
 from .opening import close, enter
@@ -69,8 +66,6 @@ from .types import (
 )
 
 __all__ = ["Executor"]
-
-_PAGE = 500
 
 
 class Executor:
@@ -243,22 +238,10 @@ class Executor:
 
         Raises `ExecutionNotFound` where `after` was removed meanwhile.
         """
-        core = self._open_core()
         await self._refresh()
-        chosen = None if statuses is None else [status.value for status in named_statuses(statuses)]
-        if limit is not None and limit < 0:
-            raise InvalidRequest(f"{limit} is no number of executions", path="$.limit", mend="Use 0 or more")
-        place = 0 if after is None else (await core.row(after)).seq
-        wanted = dict(labels or {})
-        found: builtins.list[ExecutionInfo] = []
-        while limit is None or len(found) < limit:
-            page = await core.journal.rows(statuses=chosen, job_id=job_id, after=place, limit=_PAGE)
-            matching = [row for row in page if wanted.items() <= row.request.labels.items()]
-            found += [described(core, row) for row in matching]
-            if len(page) < _PAGE:
-                break
-            place = page[-1].seq
-        return found if limit is None else found[:limit]
+        return await listed(
+            self._open_core(), statuses=statuses, job_id=job_id, labels=labels or {}, limit=limit, after=after
+        )
 
     async def get_status(self, execution_id: str) -> ExecutionStatus:
         """The status that is recorded now."""
@@ -275,14 +258,7 @@ class Executor:
 
         Raises `ExecutionNotFound` (also for a `job_id` that is not its own), `ResultExpired`.
         """
-        core = self._open_core()
-        if execution_id is not None and execution_id != request.execution_id:
-            request = msgspec.structs.replace(request, execution_id=execution_id)
-        request = validated(request, LogStreamRequest)
-        row = await core.row(request.execution_id, request.job_id)
-        if row.expired or row.delivered_at is not None:
-            await load_result(core, row)  # raises ResultExpired where the log is gone
-        return await open_stream(core, row, request)
+        return await opened_log(self._open_core(), request, execution_id)
 
     def events(self, *, after: int | None = None, follow: bool = True) -> AsyncIterator[Event]:
         """Every transition, the same in each process. None: from now on; 0: all; without `follow`: to the last."""

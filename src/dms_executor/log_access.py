@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from .errors import ExecutionCancelled, ExecutorClosed, ExecutorError
 from .failures import error_of
 from .journal import Row
 from .lifecycle import Core
+from .lifecycle.finish import load_result
 from .lifecycle.follow import settled
 from .logs.stream import LogStream
-from .types import Failure, LogStreamRequest
+from .types import Failure, LogStreamRequest, validated
 
-__all__ = ["open_stream"]
+__all__ = ["opened_log"]
 
 
-async def open_stream(core: Core, row: Row, request: LogStreamRequest) -> LogStream:
-    """A stream of one execution's output. A follower of a pending one waits for it, and raises what its start did."""
+async def opened_log(core: Core, request: LogStreamRequest, execution_id: str | None = None) -> LogStream:
+    """A stream of one execution's output. A follower of a pending one waits for it, and raises what its start did.
+
+    Raises `InvalidRequest`, `ExecutionNotFound` (also for a `job_id` that is not its own), `ResultExpired`.
+    """
+    if execution_id is not None and execution_id != request.execution_id:
+        request = msgspec.structs.replace(request, execution_id=execution_id)
+    request = validated(request, LogStreamRequest)
+    row = await core.row(request.execution_id, request.job_id)
+    if row.expired or row.delivered_at is not None:
+        await load_result(core, row)  # raises ResultExpired where the log is gone
     end = _End(core, row)
     if request.follow and not row.terminal:
         end.task = core.tasks.spawn(end.watch(), f"end of log {row.id}")
