@@ -24,7 +24,7 @@ PROGRAMS: dict[str, list[str]] = {
         *("shim_main.c", "run.c", "life.c", "end.c", "report.c", "config.c", "clients.c", "streams.c", "job.c"),
         *("log.c", "record.c", "json.c", "usage.c", "timers.c", "complain.c", "mounts.c", "idmap.c", "loopdev.c"),
         *("provision.c", "devnodes.c", "detach.c", "userns.c", "network.c", "netspace.c", "tether.c", "keeper.c"),
-        *("session.c", "open.c"),
+        *("session.c", "open.c", "input.c"),
         *("files.c", "look.c", "pack.c", "links.c", "unpack.c", "extents.c", "tar_read.c", "tar_write.c"),
     ],
     "dms-init": [*SHARED, "init.c", "scripts.c", "search.c", "seccomp.c", "terminal.c"],

@@ -216,6 +216,12 @@ size_t error_payload(uint8_t *at, int error, const char *text)
     return 4 + length;
 }
 
+void client_refuse(int client, int error, const char *text)
+{
+    uint8_t bytes[4 + FRAME_TEXT_MAX];
+    client_send(client, FRAME_ERROR, bytes, error_payload(bytes, error, text));
+}
+
 void clients_stop_listening(int folder)
 {
     unlinkat(folder, "control", 0);

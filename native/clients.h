@@ -27,6 +27,7 @@ void clients_broadcast(uint8_t type, const uint8_t *payload, size_t length);
 
 /* An error frame: errno and text. */
 size_t error_payload(uint8_t *at, int error, const char *text);
+void client_refuse(int client, int error, const char *text);
 
 /* Unlinks the socket; clients that connected but were not accepted yet get the last broadcasts, too. */
 void clients_stop_listening(int folder);

@@ -42,6 +42,7 @@ enum tag {
     TAG_NETWORK_SYSFS = 40,
     TAG_NETWORK_READY = 41,
     TAG_NETWORK_ARGV = 42,
+    TAG_INPUT = 43,
     TAG_DEVICE = 47,
 };
 
@@ -205,6 +206,15 @@ static bool set_flag(const struct entry *entry, bool *out)
     return true;
 }
 
+static bool set_input(const struct entry *entry, enum input *out)
+{
+    uint32_t value;
+    if (!number32(entry, &value) || (value != INPUT_PIPE && value != INPUT_TERMINAL))
+        return false;
+    *out = (enum input)value;
+    return true;
+}
+
 /* No id of the job's may be one of the host's own first ones. */
 static bool set_idmap(const struct entry *entry, struct idmap *out)
 {
@@ -263,6 +273,8 @@ static bool apply(struct parser *parser, struct config *config, const struct ent
         return add_device(parser, config, entry);
     case TAG_STDIN:
         return config->stdin_fd < 0 && add_descriptor(parser, entry, &config->stdin_fd);
+    case TAG_INPUT:
+        return set_input(entry, &config->input);
     case TAG_PASS:
         return config->pass_count < CONFIG_PASS && add_descriptor(parser, entry, &config->pass[config->pass_count++]);
     case TAG_REPORT:
@@ -326,6 +338,8 @@ static const char *whole(const struct parser *parser, const struct config *confi
         return "CONFIG with NETWORK_ARGV and without NETWORK or NETWORK_READY";
     if (config->mount_count > 0 && config->room == NULL)
         return "CONFIG with mounts and without ROOM";
+    if (config->input == INPUT_TERMINAL && (!config->report || config->stdin_fd >= 0))
+        return "CONFIG with a terminal and without REPORT, or with STDIN";
     if (config->userns.newuidmap != NULL && config->idmap.count > 0)
         return "CONFIG with both USERNS and IDMAP";
     return NULL;

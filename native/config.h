@@ -12,6 +12,7 @@
 
 enum { CONFIG_ARGS = 1024, CONFIG_FDS = 253, CONFIG_LIST = 32, CONFIG_MOUNTS = 250, CONFIG_PASS = 32 };
 
+enum input { INPUT_NONE, INPUT_PIPE, INPUT_TERMINAL };
 enum mount_kind { MOUNT_BIND, MOUNT_OVERLAY, MOUNT_LOOP, MOUNT_DEVICE };
 enum { BIND_READ_ONLY = 1, BIND_RECURSIVE = 2, BIND_RESTRICTED = 4, BIND_IDMAPPED = 8 };
 
@@ -51,6 +52,7 @@ struct config {
     struct userns userns;
     int stdin_fd, folder_fd, hold_fd, pass[CONFIG_PASS];
     size_t pass_count;
+    enum input input;
     bool report, sync;
     uint64_t timeout_ms, grace_ms, drain_ms, start_ms, log_cap, segment, reserve;
     uint32_t stop_signal;

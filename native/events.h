@@ -9,6 +9,8 @@ enum event {
     EVENT_REPORT,
     EVENT_STDOUT,
     EVENT_STDERR,
+    EVENT_TERMINAL,
+    EVENT_INPUT,
     EVENT_CLIENT, /* and up: the client's slot */
 };
 

@@ -58,7 +58,12 @@ static _Noreturn void fail(int error, const char *what)
  * group of that. */
 static void separate(void)
 {
-    if (terminal >= 0) {
+    if (terminal >= 0 && in_script) {
+        /* Not as its controlling terminal: the end of the script's session would hang it up for the job. */
+        setsid();
+        dup2(terminal, 1);
+        dup2(terminal, 2);
+    } else if (terminal >= 0) {
         terminal_take(terminal);
     } else if (isatty(0)) {
         setpgid(0, 0);

@@ -12,6 +12,7 @@
 
 #include "complain.h"
 #include "events.h"
+#include "input.h"
 #include "job.h"
 #include "log.h"
 #include "network.h"
@@ -56,7 +57,8 @@ static int report_open(int *theirs)
 static void spawn(void)
 {
     int out[2] = {-1, -1}, theirs = -1, error = 0;
-    if (streams_open(shim.epoll, &shim.config.idmap, out) != 0 || (shim.config.report && report_open(&theirs) != 0))
+    if (streams_open(shim.epoll, &shim.config.idmap, out) != 0 || input_open(&shim.config, shim.epoll) != 0 ||
+        (shim.config.report && report_open(&theirs) != 0))
         error = errno;
     if (error == 0) {
         pid_t pid = job_spawn(&shim.config, out, theirs);

@@ -90,7 +90,7 @@ int mounts_stdin(struct config *config, int userns, char *what, size_t size)
 {
     /* crun gives the job's streams to the job's ids: the host's own /dev/null must not be among them, and on a read-only
      * mount nothing is given away. */
-    bool nothing = config->stdin_fd < 0 && userns >= 0;
+    bool nothing = config->stdin_fd < 0 && userns >= 0 && config->input != INPUT_PIPE;
     if (nothing && (config->stdin_fd = open("/dev/null", O_PATH | O_CLOEXEC)) < 0) {
         snprintf(what, size, "cannot open stdin");
         return -1;

@@ -2,17 +2,22 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "complain.h"
+#include "input.h"
 #include "shim.h"
+#include "streams.h"
 #include "sys.h"
 
 #define REPORT_BUFFER (FRAME_HEADER + 4 + FRAME_TEXT_MAX)
 
 static uint8_t bytes[REPORT_BUFFER];
 static size_t have;
+static int descriptor = -1; /* came with what was received last */
+static bool has_terminal;
 
 static void hang_up(void)
 {
@@ -24,6 +29,24 @@ static void hang_up(void)
         timer_sooner(TIMER_RUNTIME, 10000);
     else if (shim.runtime == 0)
         life_fail(0, "the job's init went away before it started the job");
+}
+
+/* The init lives among the job's processes: what it hands over is believed to be a terminal when it answers as one. */
+static void keep_terminal(void)
+{
+    unsigned number;
+    int master = descriptor;
+    bool wanted = shim.config.input == INPUT_TERMINAL && !has_terminal;
+    descriptor = -1;
+    if (wanted && master >= 0 && ioctl(master, TIOCGPTN, &number) == 0 && streams_terminal(master) == 0) {
+        has_terminal = true;
+        input_terminal(master);
+        return;
+    }
+    if (wanted)
+        life_fail(errno, "the job's terminal did not arrive");
+    if (master >= 0)
+        close(master);
 }
 
 static void said(const struct frame *frame)
@@ -46,6 +69,9 @@ static void said(const struct frame *frame)
         text[frame->length - 4] = 0;
         provision_script((int)(get_u32(frame->payload) & 0xffff), text);
         break;
+    case FRAME_INIT_TERMINAL:
+        keep_terminal();
+        break;
     case FRAME_INIT_EXITED:
         if (shim.job_reported)
             break;
@@ -61,24 +87,38 @@ static void said(const struct frame *frame)
     }
 }
 
+static void keep_descriptor(struct cmsghdr *part)
+{
+    int fd;
+    for (size_t at = 0; at + CMSG_LEN(sizeof fd) <= part->cmsg_len; at += sizeof fd) {
+        memcpy(&fd, CMSG_DATA(part) + at, sizeof fd);
+        if (descriptor >= 0)
+            close(descriptor);
+        descriptor = fd;
+    }
+}
+
 /* The kernel's word for who sent it, in our pid namespace (unix(7), SO_PASSCRED). */
 static pid_t sender_of(struct msghdr *message)
 {
+    pid_t pid = 0;
     for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part != NULL; part = CMSG_NXTHDR(message, part)) {
         struct ucred who;
+        if (part->cmsg_level == SOL_SOCKET && part->cmsg_type == SCM_RIGHTS)
+            keep_descriptor(part);
         if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_CREDENTIALS)
             continue;
         memcpy(&who, CMSG_DATA(part), sizeof who);
-        return who.pid;
+        pid = who.pid;
     }
-    return 0;
+    return pid;
 }
 
 static ssize_t receive(pid_t *sender)
 {
     union {
         struct cmsghdr header;
-        uint8_t space[CMSG_SPACE(sizeof(struct ucred))];
+        uint8_t space[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(sizeof(int))];
     } control = {0};
     struct iovec part = {bytes + have, sizeof bytes - have};
     struct msghdr message = {

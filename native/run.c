@@ -16,6 +16,7 @@
 
 #include "complain.h"
 #include "events.h"
+#include "input.h"
 #include "log.h"
 #include "mounts.h"
 #include "network.h"
@@ -183,12 +184,6 @@ static void answer_state(int client)
     client_send(client, FRAME_STATE, state, sizeof state);
 }
 
-static void refuse(int client, int error, const char *text)
-{
-    uint8_t bytes[4 + FRAME_TEXT_MAX];
-    client_send(client, FRAME_ERROR, bytes, error_payload(bytes, error, text));
-}
-
 static void answer_go(void)
 {
     uint8_t bytes[4 + FRAME_TEXT_MAX];
@@ -207,7 +202,7 @@ static void answer_stop(int client, const uint8_t *asked)
     uint32_t signum = get_u32(asked), cause = get_u32(asked + 4);
     uint64_t grace = get_u64(asked + 8);
     if (signum < 1 || signum > 64 || (cause != CAUSE_DEADLINE && cause != CAUSE_STOP)) {
-        refuse(client, EINVAL, "no such signal or cause");
+        client_refuse(client, EINVAL, "no such signal or cause");
         return;
     }
     if (shim.phase == PHASE_CREATED) {
@@ -233,9 +228,9 @@ static void serve(int client, const struct frame *frame)
         break;
     case FRAME_SIGNAL:
         if (number < 1 || number > 64)
-            refuse(client, EINVAL, "no such signal");
+            client_refuse(client, EINVAL, "no such signal");
         else if (!life_signal(number))
-            refuse(client, ESRCH, "the job does not run");
+            client_refuse(client, ESRCH, "the job does not run");
         else
             client_send(client, FRAME_OK, NULL, 0);
         break;
@@ -244,7 +239,7 @@ static void serve(int client, const struct frame *frame)
         if (client != CLIENT_CALLER)
             client_ready(CLIENT_CALLER);
         if (number != PROTOCOL_VERSION)
-            refuse(client, EPROTO, "another version of the protocol");
+            client_refuse(client, EPROTO, "another version of the protocol");
         else
             answer_state(client);
         break;
@@ -258,6 +253,11 @@ static void serve(int client, const struct frame *frame)
     case FRAME_CLOSE:
         session_close(client, number != 0);
         break;
+    case FRAME_ATTACH:
+    case FRAME_CLOSE_INPUT:
+    case FRAME_RESIZE:
+        input_serve(client, frame, shim.phase == PHASE_RUNNING && !shim.job_reported && !shim.init_gone);
+        break;
     default:
         break;
     }
@@ -265,6 +265,7 @@ static void serve(int client, const struct frame *frame)
 
 static void client_left(int client)
 {
+    input_client_left(client);
     if (client != CLIENT_CALLER)
         session_client_left(client);
     else if (shim.phase == PHASE_CREATED)
@@ -322,9 +323,13 @@ static void handle(uint64_t tag, int signals)
         break;
     case EVENT_STDOUT:
     case EVENT_STDERR:
+    case EVENT_TERMINAL:
         stream_ready((int)(tag - EVENT_STDOUT));
         if (shim.phase == PHASE_ENDING && streams_closed())
             end_streams();
+        break;
+    case EVENT_INPUT:
+        input_ready();
         break;
     case EVENT_CLIENT:
         break;

@@ -14,13 +14,17 @@
 #define BUFFER (256u * 1024u)
 #define KEEP (16u * 1024u) /* resident for good: small output does not pay for giving pages back */
 #define BIG_PIPE (256 * 1024)
+#define TERMINAL 2
+#define STREAMS 3
+#define TURN 16            /* reads of a terminal, some 4 KiB each, before others are served */
 #define LAST_ROUNDS 64     /* of a stream that somebody holds open after the end: 16 MiB */
 
 /* Page by page: memory is used only as far as data came. */
 static _Alignas(4096) uint8_t buffer[BUFFER];
 static size_t dirty;
-static int epoll_fd = -1, fds[2] = {-1, -1};
+static int epoll_fd = -1, fds[STREAMS] = {-1, -1, -1};
 static bool grown[2];
+static bool hung_up; /* nobody holds the terminal; somebody may open it again */
 
 int streams_open(int epoll, const struct idmap *idmap, int out[2])
 {
@@ -41,6 +45,19 @@ int streams_open(int epoll, const struct idmap *idmap, int out[2])
     return 0;
 }
 
+int streams_terminal(int master)
+{
+    /* Edge by edge: one that nobody holds any more would wake us for ever. It is not closed then, which would end the
+     * job's session by SIGHUP: a job may well close its streams and go on. */
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = EVENT_TERMINAL};
+    int flags = fcntl(master, F_GETFL);
+    if (flags < 0 || fcntl(master, F_SETFL, flags | O_NONBLOCK) != 0 ||
+        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, master, &event) != 0)
+        return -1;
+    fds[TERMINAL] = master;
+    return 0;
+}
+
 /* A pipe grows only once its job fills it: an unprivileged user's pipes share 16,384 pages (pipe(7),
  * pipe-user-pages-soft), beyond which every new pipe gets two. */
 static void grow(int index)
@@ -57,9 +74,12 @@ static ssize_t take(int index)
     if (got > 0) {
         if ((size_t)got > dirty)
             dirty = (size_t)got;
-        if (got >= 65536)
+        if (got >= 65536 && index != TERMINAL)
             grow(index);
-        log_write(index == 0 ? LOG_STDOUT : LOG_STDERR, buffer, (size_t)got);
+        log_write(index == 1 ? LOG_STDERR : LOG_STDOUT, buffer, (size_t)got);
+        hung_up &= index != TERMINAL;
+    } else if (index == TERMINAL && (got == 0 || errno == EIO)) {
+        hung_up = true; /* how a terminal ends once nobody holds it */
     } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
         if (got < 0)
             complain("reading output: %m");
@@ -69,20 +89,31 @@ static ssize_t take(int index)
     return got;
 }
 
+static void terminal_ready(void)
+{
+    struct epoll_event again = {.events = EPOLLIN | EPOLLET, .data.u64 = EVENT_TERMINAL};
+    for (int round = 0; round < TURN; round++)
+        if (fds[TERMINAL] < 0 || take(TERMINAL) <= 0)
+            return;
+    epoll_ctl(epoll_fd, EPOLL_CTL_MOD, fds[TERMINAL], &again);
+}
+
 void stream_ready(int index)
 {
-    if (fds[index] >= 0)
+    if (index == TERMINAL)
+        terminal_ready();
+    else if (fds[index] >= 0)
         take(index);
 }
 
 bool streams_closed(void)
 {
-    return fds[0] < 0 && fds[1] < 0;
+    return fds[0] < 0 && fds[1] < 0 && (fds[TERMINAL] < 0 || hung_up);
 }
 
 void streams_finish(void)
 {
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < STREAMS; i++) {
         for (int round = 0; round < LAST_ROUNDS && fds[i] >= 0 && take(i) > 0; round++)
             ;
         if (fds[i] >= 0)

@@ -1,4 +1,5 @@
-/* The job's stdout and stderr: pipes whose content goes to the log as it comes. */
+/* The job's stdout and stderr, pipes whose content goes to the log as it comes, and its terminal, whose output is one
+ * stream: stdout. */
 #ifndef DMS_STREAMS_H
 #define DMS_STREAMS_H
 
@@ -8,7 +9,8 @@
 
 /* Fills `out` with the write ends of stdout and stderr, for the job. */
 int streams_open(int epoll, const struct idmap *idmap, int out[2]);
-void stream_ready(int index); /* 0 stdout, 1 stderr */
+int streams_terminal(int master); /* from now on that is read, too; 0, or -1 with errno */
+void stream_ready(int index);      /* 0 stdout, 1 stderr, 2 the terminal */
 bool streams_closed(void);
 void streams_finish(void); /* takes what is there now and closes them */
 

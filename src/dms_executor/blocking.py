@@ -18,6 +18,21 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class _Closed:
+    """What is closed at the end of its `with`."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class Iteration(Generic[T]):
     """An asynchronous iterator of the loop as a blocking one."""
 
@@ -45,7 +60,7 @@ class Events(Iteration[Event]):
             self._loop.call(closing())
 
 
-class LogStream:
+class LogStream(_Closed):
     """An execution's output as a blocking reader: bytes (`read`, iteration) or entries. One reader at a time."""
 
     def __init__(self, loop: LoopThread, stream: AsyncLogStream) -> None:
@@ -74,16 +89,8 @@ class LogStream:
         if self._loop.alive:
             self._loop.call(self._stream.aclose())
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class ExecSession:
+class ExecSession(_Closed):
     """A command in a running job, or a job's own terminal, blocking; see `dms_executor.ExecSession`.
 
     One thread may read while others write. Iteration gives (stream, bytes).
@@ -135,14 +142,6 @@ class ExecSession:
         """Ends the session. Idempotent."""
         if self._loop.alive:
             self._loop.call(self._session.aclose())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 async def _called(method: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:

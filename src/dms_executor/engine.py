@@ -22,6 +22,8 @@ from .policy import Policy
 from .types import ExecutionRequest, Output, PortMapping, Probe, Progress, Stats, Stream, Usage
 
 __all__ = [
+    "Attached",
+    "Attaches",
     "Channel",
     "Chunk",
     "Command",
@@ -292,6 +294,39 @@ class Execs(Protocol):
         """Returns once the command runs. Raises `StartFailed`, `ExecutionNotRunning`.
 
         The channel's owner that dies in any way takes the command along, and leaves the job.
+        """
+
+
+class Attached(Protocol):
+    """What an engine hands over of a job's own stdin, or of its terminal. Its output is in the log."""
+
+    async def write(self, data: bytes) -> None:
+        """All of it, in the order of the calls. Raises `ExecutionNotRunning` where no input is open (any more)."""
+
+    def close_stdin(self) -> None:
+        """The job reads the end of its input after all that was written; on a terminal what its user types for that.
+
+        For good, whoever else is attached. Idempotent.
+        """
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Of the terminal; does nothing without one."""
+
+    def signal(self, signum: int) -> None:
+        """To the job's main process. Raises `ExecutionNotRunning`."""
+
+    async def aclose(self) -> None:
+        """Leaves the job alone, and its input open. What was written still counts. Idempotent."""
+
+
+@runtime_checkable
+class Attaches(Protocol):
+    """The power `attach`."""
+
+    async def attach(self, x: Execution, h: Handle) -> Attached:
+        """To a job that runs, by any number at a time, from any process. Raises `ExecutionNotRunning`.
+
+        Whoever is attached and dies leaves the job and its input as they are.
         """
 
 

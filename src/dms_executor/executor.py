@@ -8,9 +8,9 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from . import recovery
+from .attaching import attach
 from .described import described, listed, named_statuses
 from .errors import (
     ExecutorClosed,
@@ -223,6 +223,16 @@ class Executor:
         )
         return await open_session(self._open_core(), execution_id, command, timeout)
 
+    async def attach(self, execution_id: str, *, from_start: bool = False) -> ExecSession:
+        """The job itself as a session: its stdin where it was started with `stdin_open` or `tty`, and its output.
+
+        Output begins now, or with `from_start` at the job's first byte; it is the log's, so that a slow reader slows
+        nobody. Any number may be attached, from any process; closing the session, or its owner's death in any way,
+        leaves the job and its input as they are. `close_stdin` ends the input for good, for all. Without an open input
+        `write` raises `ExecutionNotRunning`. Raises `ExecutionNotRunning`, `NotSupported`.
+        """
+        return await attach(self._open_core(), execution_id, from_start=from_start)
+
     # -- what is known -------------------------------------------------------------------------------------------
 
     async def list(
@@ -282,10 +292,6 @@ class Executor:
         return await cleanup(self._open_core(), running=running)
 
     # -- powers that come with later issues ----------------------------------------------------------------------
-
-    async def attach(self, execution_id: str) -> Any:
-        """The job's own stdin and terminal."""
-        raise await self._lacking(execution_id, "attach")
 
     async def copy_in(
         self,

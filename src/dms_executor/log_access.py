@@ -18,9 +18,12 @@ from .types import Failure, LogStreamRequest, validated
 __all__ = ["opened_log"]
 
 
-async def opened_log(core: Core, request: LogStreamRequest, execution_id: str | None = None) -> LogStream:
+async def opened_log(
+    core: Core, request: LogStreamRequest, execution_id: str | None = None, *, mid_line: bool = False
+) -> LogStream:
     """A stream of one execution's output. A follower of a pending one waits for it, and raises what its start did.
 
+    `mid_line`: with `tail` it begins at the very place, not at the next line.
     Raises `InvalidRequest`, `ExecutionNotFound` (also for a `job_id` that is not its own), `ResultExpired`.
     """
     if execution_id is not None and execution_id != request.execution_id:
@@ -43,6 +46,7 @@ async def opened_log(core: Core, request: LogStreamRequest, execution_id: str | 
         failure=lambda: end.failure,
         executor=core.files,
         on_close=end.close,
+        mid_line=mid_line,
     )
 
 

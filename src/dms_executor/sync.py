@@ -11,7 +11,7 @@ import builtins
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from .blocking import Events, ExecSession, Iteration, LogStream
 from .executor import Executor as AsyncExecutor
@@ -208,11 +208,11 @@ class Executor:
         )
         return ExecSession(self._loop, self._call(opening))
 
-    # -- powers that come with later issues ----------------------------------------------------------------------
+    def attach(self, execution_id: str, *, from_start: bool = False) -> ExecSession:
+        """The job itself as a session: its stdin where it is open, its terminal, its output from now or the start."""
+        return ExecSession(self._loop, self._call(self._executor.attach(execution_id, from_start=from_start)))
 
-    def attach(self, execution_id: str) -> Any:
-        """The job's own stdin and terminal."""
-        return self._call(self._executor.attach(execution_id))
+    # -- powers that come with later issues ----------------------------------------------------------------------
 
     def copy_in(
         self,

@@ -81,7 +81,6 @@ def test_the_builder_leaves_out_what_is_not_said() -> None:
     ("fields", "what"),
     [
         ({"resources": Resources(gpus=[GPU(vendor="nvidia")])}, "$.resources.gpus"),
-        ({"tty": True}, "$.tty"),
         ({"network": "bridge"}, "$.network"),
         ({"inputs": [StorageVolume(type="volume", source="v", target="/v")]}, "$.inputs[0].type"),
     ],
@@ -91,6 +90,13 @@ async def test_what_it_lacks_is_named(bench: Bench, fields: dict[str, Any], what
     with pytest.raises(NotSupported) as error:
         await bench.engine.validate(request)
     assert (error.value.engine, error.value.what) == ("oci", what)
+
+
+async def test_a_terminal_takes_our_init(bench: Bench) -> None:
+    request = asking({"image": f"rootfs:{bench.busybox}"}, tty=True, init=False)
+    with pytest.raises(InvalidRequest, match="init") as error:
+        await bench.engine.validate(request)
+    assert error.value.path == "$.tty"
 
 
 async def test_another_platform_and_a_registry(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""Further commands in a running job: bounds, deadlines and results, the same for every engine with the power `exec`."""
+"""Sessions with a command in a running job, or with the job itself: bounds, deadlines, results, engines alike."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ _CLOSE = 15.0  # seconds; an engine gives up before
 
 
 class ExecSession:
-    """A command in a running job, with live input and output; `async with` it, or `aclose` it.
+    """A command in a running job, or the job itself, with live input and output; `async with` it, or `aclose` it.
 
     `async for stream, data in session` gives its output as it comes ("stdout" or "stderr"; with a terminal all is
     "stdout"), by one reader at a time; who does not read stops the command once the kernel's pipe is full. Closing it
     kills the command with all that came of it, unless it has ended: then what it left in the background lives on. The
     job goes on in any case.
+
+    Of a session by `attach` the command is the job: closing it leaves that alone, its output is the log's, `kill`
+    cancels the execution.
     """
 
     def __init__(self, core: Core, execution_id: str, channel: Channel, timeout: float | None) -> None:

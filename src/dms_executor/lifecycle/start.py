@@ -161,13 +161,21 @@ def _addressed(request: ExecutionRequest, engine: str) -> ExecutionRequest:
 
 async def _check_powers(engine: Engine, request: ExecutionRequest) -> None:
     """What an engine may know nothing of, since requests have it for others. Raises `NotSupported`."""
-    wanted = {"devices": ("$.devices", request.devices), "gpus": ("$.resources.gpus", request.resources.gpus)}
+    wanted = {
+        "devices": ("$.devices", request.devices),
+        "gpus": ("$.resources.gpus", request.resources.gpus),
+        "attach": ("$.stdin_open", request.stdin_open),
+        "tty": ("$.tty", request.tty),
+    }
     named = {power: field for power, (field, value) in wanted.items() if value}
     powers = (await engine.probe()).capabilities if named else frozenset()
     for power, field in named.items():
         if power not in powers:
             raise NotSupported(
-                f"engine {engine.name} has no {power} here", engine=engine.name, what=field, mend=f"Leave {power} out"
+                f"engine {engine.name} has no {power} here",
+                engine=engine.name,
+                what=field,
+                mend=f"Leave {field[2:]} out",
             )
 
 

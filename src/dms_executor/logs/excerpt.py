@@ -67,8 +67,8 @@ class Excerpt:
         self._selection = selection
 
     @classmethod
-    def open(cls, folder: Path, request: LogStreamRequest, *, now: int, final: bool) -> Excerpt:
-        """`now` in ns since the epoch. `final`: nobody writes the log any more.
+    def open(cls, folder: Path, request: LogStreamRequest, *, now: int, final: bool, mid_line: bool = False) -> Excerpt:
+        """`now` in ns since the epoch. `final`: nobody writes the log any more. `mid_line`: `tail` may begin in a line.
 
         Without `follow`, what is written after this call is not given. Raises InvalidRequest, StateTooNew.
         """
@@ -78,6 +78,7 @@ class Excerpt:
         start: Start | None = None
         if request.tail:
             start = end_of_log(folder, kinds, torn=final)
+            start = start._replace(partial=frozenset()) if mid_line else start
         elif request.last is not None:
             start = last_lines(folder, request.last, kinds, since=since, torn=final)
         limit = None if request.follow or (final and not request.tail) else _limit(folder, start)

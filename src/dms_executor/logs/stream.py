@@ -90,16 +90,18 @@ class LogStream:
         failure: Callable[[], ExecutorError | None] = lambda: None,
         executor: Executor | None = None,
         on_close: Callable[[], None] = lambda: None,
+        mid_line: bool = False,
     ) -> LogStream:
         """Opens `folder/log`, which need not be there yet. What `tail`, `last`, seconds in `since` mean is fixed now.
 
         `watcher` wakes a follower; `finished` is set once the execution is terminal and its log complete, or nobody
         shall wait any longer; `failure` then gives the error to raise, if any. `executor`: the threads that read
-        (None: the loop's); `on_close` is called once nobody reads any more. Raises InvalidRequest, StateTooNew.
+        (None: the loop's); `on_close` is called once nobody reads any more; `mid_line`: `tail` begins at once, not with
+        the next line. Raises InvalidRequest, StateTooNew.
         """
         final = finished.is_set() and not isinstance(failure(), ExecutorClosed)
         opening = asyncio.get_running_loop().run_in_executor(
-            executor, partial(Excerpt.open, folder, request, now=time.time_ns(), final=final)
+            executor, partial(Excerpt.open, folder, request, now=time.time_ns(), final=final, mid_line=mid_line)
         )
         try:
             excerpt = await asyncio.shield(opening)

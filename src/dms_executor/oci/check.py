@@ -34,21 +34,18 @@ DEFAULT_PIDS = 4096
 _LEAST_CPU = 0.01  # a quota of 1 ms, the kernel's smallest
 _LEAST_DISK = 1 << 20
 _IMAGE = "$.engine_spec.params.image"
-_VARIANTS = {"linux/arm64": "v8", "linux/amd64": "v1"}  # what goes without saying
 
 
 def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams, Reference]:
     """What can be judged without looking at the host. Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`."""
     params = checked_params(request.engine_spec.params)
     reference = parse_reference(params.image, ENGINE)
-    for field, present, mend in (("$.tty", request.tty, "Leave tty out"),):
-        if present:
-            raise _lacking(field, mend)
     _check_platform(params)
     if request.network not in ("none", "user", "host"):
         raise _lacking("$.network", "Use 'none', 'user' or 'host'")
     policy.check_network(request.network)
     check_scripts(request)
+    _check_terminal(request)
     _check_least(request)
     check_volumes(request, ENGINE)
     return params, reference
@@ -64,6 +61,8 @@ def check_runtime(request: ExecutionRequest, flavour: Flavour) -> None:
     for power, field, named in (
         ("devices", "$.devices", request.devices),
         ("gpus", "$.resources.gpus", request.resources.gpus),
+        ("attach", "$.stdin_open", request.stdin_open),
+        ("tty", "$.tty", request.tty),
     ):
         if named and power in flavour.lacks:
             raise _lacking_with(flavour, field, f"Leave {power} out")
@@ -88,19 +87,15 @@ def check_power(power: str, flavour: Flavour, execution_id: str) -> None:
         )
 
 
-def check_paths(
-    request: ExecutionRequest, reference: Reference, policy: Policy, refused: Sequence[Path]
-) -> Grant | None:
+def check_paths(request: ExecutionRequest, reference: Reference, policy: Policy, refused: Sequence[Path]) -> Grant:
     """Opens every host path that the request names; gives the image's grant. Makes nothing. Blocks."""
     grant = grant_image(reference, policy, refused)
     verify_volumes(request, policy, refused)
     return grant
 
 
-def grant_image(reference: Reference, policy: Policy, refused: Sequence[Path]) -> Grant | None:
-    """The folder or file of a local image. Raises `InvalidRequest`, `PolicyDenied`. Blocks."""
-    if not reference.is_local:
-        return None
+def grant_image(reference: Reference, policy: Policy, refused: Sequence[Path]) -> Grant:
+    """The folder or file of the image. Raises `InvalidRequest`, `PolicyDenied`. Blocks."""
     with policy.open(reference.path, field=_IMAGE, refused=refused) as granted:
         archive = reference.transport.endswith("-archive")
         if granted.is_dir == archive:
@@ -165,8 +160,15 @@ def _may_go_unenforced(limit: str, is_named: bool, host: Host, policy: Policy) -
 
 def _check_platform(params: OciParams) -> None:
     host = f"linux/{host_architecture()}"
-    if params.platform is not None and params.platform not in (host, f"{host}/{_VARIANTS.get(host)}"):
+    if params.platform not in (None, host):
         raise _lacking("$.engine_spec.params.platform", f"This host is {host}: leave platform out")
+
+
+def _check_terminal(request: ExecutionRequest) -> None:
+    if request.tty and not request.init:
+        raise InvalidRequest(
+            "a job's terminal is made by the executor's own init", path="$.tty", mend="Leave init out, or tty"
+        )
 
 
 def _check_least(request: ExecutionRequest) -> None:

@@ -11,20 +11,33 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import msgspec
 
-from ..engine import Channel, Command, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
+from ..engine import (
+    Attached,
+    Channel,
+    Command,
+    Engine,
+    EngineContext,
+    Execution,
+    Exit,
+    Handle,
+    Observed,
+    Prepared,
+    Report,
+)
 from ..errors import (
     EngineUnreachable,
     ExecutionNotRunning,
     StartFailed,
 )
 from ..images import ImageConfig, ImageStore, parse_reference
-from ..policy import Grant
+from ..policy import Grant, reopen
 from ..processes import boot_id
 from ..supervisor import shim as shims
+from ..supervisor.attachment import attach
 from ..supervisor.record import decode_exit, read_exit
 from ..threads import finished
 from ..typed import known
@@ -39,7 +52,6 @@ from .files import Files
 from .freezer import freeze, process_gone
 from .gauge import Gauge
 from .host import Host, prepare_host
-from .images import OciImages
 from .network_check import check_network
 from .plan import Plan, ShimAddress, address_of
 from .probing import probed
@@ -50,8 +62,12 @@ from .survey import survey
 from .userns import check_host
 from .vouched import Vouched
 
+if TYPE_CHECKING:
+    from ..images.unpack import Unpacker
+
 __all__ = ["OciEngine"]
 
+_UNPACK_DEADLINE = 1800.0
 _RECONNECTS = 3
 _GONE = 5.0  # seconds for a shim to end once it was told to
 _LOG = logging.getLogger("dms_executor.oci")
@@ -77,7 +93,7 @@ class OciEngine(Files, Engine):
         self._gauge = Gauge()
         self._devices = OciDevices(context, self._settings)
         self._vouched = Vouched()
-        self._images = OciImages(self._settings, self._store)
+        self._unpacker: Unpacker | None = None
         self._host: Host | None = None
         self._boot = ""
 
@@ -123,8 +139,12 @@ class OciEngine(Files, Engine):
         grant, volumes = vouched if vouched is not None else await finished(None, self._grants, x)
         image, digest = ImageConfig(), None
         if reference.transport != "rootfs":
-            brought = await self._images.bring(x, params, reference, grant, host, report)
-            image, digest = brought.config, brought.digest
+            unpacker = self._unpacking(host)
+            with await asyncio.to_thread(reopen, grant, field="$.engine_spec.params.image") as granted:
+                unpacked = await unpacker.unpacked(
+                    reference, granted, params.image, x.token, report, request.prepare_timeout or _UNPACK_DEADLINE
+                )
+            image, digest = unpacked.config, unpacked.digest
         root = None if digest else grant
         plan = Plan(image=image, root=root, digest=digest, volumes=volumes, limits=limits, devices=devices)
         if limits.disk is not None:
@@ -268,6 +288,11 @@ class OciEngine(Files, Engine):
         """Raises `StartFailed`, `ExecutionNotRunning`."""
         return await open_exec(x, command, await self._ready(), self._context, self._settings, h.state.get("ids"))
 
+    async def attach(self, x: Execution, h: Handle) -> Attached:
+        """Raises `ExecutionNotRunning`, `NotSupported`."""
+        check.check_power("attach", (await self._ready()).runtime.flavour, x.id)
+        return await attach(x.folder)
+
     async def _ready(self, *, launching: bool = False) -> Host:
         if self._host is None or (launching and await self._host.has_lost_its_scope()):
             host = await prepare_host(self._settings, self._context.state_dir)
@@ -275,7 +300,18 @@ class OciEngine(Files, Engine):
             self._host = host
         return self._host
 
-    def _grants(self, x: Execution) -> tuple[Grant | None, Volumes]:
+    def _unpacking(self, host: Host) -> Unpacker:
+        """One for all executions: whoever asks for the same image shares one unpacking."""
+        if self._unpacker is None:
+            from ..images.unpack import Unpacker  # not at start-up: only images need it
+
+            namespace = inside.Namespace(host.rootless) if host.rootless is not None else None
+            self._unpacker = Unpacker(
+                self._store, umoci=self._settings.umoci, skopeo=self._settings.skopeo, namespace=namespace
+            )
+        return self._unpacker
+
+    def _grants(self, x: Execution) -> tuple[Grant, Volumes]:
         policy, request = self._context.policy, x.request
         reference = parse_reference(checked_params(request.engine_spec.params).image, self.name)
         grant = check.grant_image(reference, policy, self._refused)

@@ -43,6 +43,7 @@ _SEGMENT = 64 << 20  # bytes of one file of the log
 _DRAIN = 1.0  # seconds that a stream may stay open once the job is gone
 _REPORT_FD = 3
 _FIRST_PASSED = 4
+_TERMINAL = (80, 24)  # columns and rows, of a terminal whose size nobody says
 
 
 class Launch:
@@ -167,6 +168,7 @@ def _shim_spec(
         thaw=[(freezer[0], freezer[2])] if freezer else [],
         forget=_secret_files(x, state_folder(host.runtime, x.folder, host.room)),
         userns=host.rootless.maps if host.rootless is not None else None,
+        input="terminal" if x.request.tty else "pipe" if x.request.stdin_open else None,
     )
 
 
@@ -199,6 +201,7 @@ def _write_bundle(
             scripts_fd=_FIRST_PASSED + 1 if request.provision_scripts else None,
             init=request.init,
             processes=processes,
+            terminal=(request.tty_size or _TERMINAL) if request.tty else None,
         ),
         hostname=hostname,
         network=request.network,

@@ -34,15 +34,23 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
 
     def to_oci(
-        self, *, filter_fd: int | None, init: bool, scripts_fd: int | None = None, processes: int | None = None
+        self,
+        *,
+        filter_fd: int | None,
+        init: bool,
+        scripts_fd: int | None = None,
+        processes: int | None = None,
+        terminal: tuple[int, int] | None = None,
     ) -> dict[str, Any]:
         """`process` of the runtime's configuration. `filter_fd`: the seccomp program, `scripts_fd`: for our init, too.
 
-        `processes`: how many each user of the job may have, where no cgroup counts them.
+        `processes`: how many each user of the job may have, where no cgroup counts them. `terminal`: the size of the
+        one that our init makes.
         """
         wrapper: list[str] = []
         if init:
-            options = ["-s", str(filter_fd)] if filter_fd is not None else []
+            options = ["-t", "{}x{}".format(*terminal)] if terminal is not None else []
+            options += ["-s", str(filter_fd)] if filter_fd is not None else []
             options += ["-p", str(scripts_fd), FOLDER] if scripts_fd is not None else []
             wrapper = [INIT, *options, "--"]
         return {
@@ -59,7 +67,9 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
 def process_of(params: OciParams, image: ImageConfig, request: ExecutionRequest, user: User, hostname: str) -> Process:
     """Raises `StartFailed` where nobody names a command."""
-    defaults = {"PATH": _PATH, "HOSTNAME": hostname, **image.environment}
+    # TERM as Docker has it.
+    terminal = {"TERM": "xterm"} if request.tty else {}
+    defaults = {"PATH": _PATH, "HOSTNAME": hostname, **terminal, **image.environment}
     environment = merged_environment(defaults, params.environment, request)
     environment.setdefault("HOME", user.home)
     return Process(

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import msgspec
 
 from ..errors import InvalidRequest
-from ..images.hosts import RegistryHost
 from ..typed import known
 from ..types import SpecConfig
 from .flavours import Platform
@@ -22,8 +21,8 @@ ROOM = "/run/dms-executor"  # where root's shims mount their tmpfs
 class OciParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`engine_spec.params`. None is unset: the image's own value counts; an empty list or text is not unset.
 
-    `image`: a registry's ("alpine:3.20"), `rootfs:DIR`, `oci:DIR[:TAG]`, `oci-archive:FILE` or `docker-archive:FILE`.
-    `user`: "name", "uid", either with ":group". `pull`: when to ask the registry. `platform`: "linux/amd64".
+    `image`: `rootfs:DIR` or `oci:DIR[:TAG]`. `user`: "name", "uid", either with ":group". `pull`: when to look for a
+    newer image. `platform`: "linux/amd64".
     """
 
     image: str
@@ -64,8 +63,7 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     that is installed. `userns`: whether each job has a user namespace with a range of ids of its own: wherever it can,
     always or never (docs/decisions.md). `cdi_folders`: where CDI specs lie, the last counts most. `cdi_hooks`: what to
     do with a device whose spec has programs run on the host as root: refuse it, give it without them, or run them
-    (docs/devices.md). `registries`: how a registry is spoken to, by its host and port (docs/images.md). `auth_file`:
-    where the credentials of registries are; None: in the usual places of this user.
+    (docs/devices.md).
     """
 
     runtime: str | None = None
@@ -77,8 +75,6 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     platform: Platform | None = None
     umoci: str | None = None
     skopeo: str | None = None
-    registries: dict[str, RegistryHost] = {}
-    auth_file: str | None = None
     cdi_folders: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     cdi_hooks: Literal["refuse", "skip", "run"] = "refuse"
 

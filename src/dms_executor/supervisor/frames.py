@@ -6,8 +6,11 @@ import struct
 from collections.abc import Iterator
 
 __all__ = [
+    "ATTACH",
+    "ATTACHED",
     "CLOSE",
     "CLOSED",
+    "CLOSE_INPUT",
     "CONFIG",
     "CONFIG_MAX",
     "ENDED",
@@ -27,6 +30,7 @@ __all__ = [
     "OPEN",
     "OPEN_MAX",
     "READY",
+    "RESIZE",
     "SIGNAL",
     "STARTED",
     "STATE",
@@ -45,6 +49,7 @@ _PAYLOAD_MAX = 65536
 OPEN_MAX = 4000
 
 CONFIG, GO, STOP, SIGNAL, HELLO, OPEN, ENTER, CLOSE = 1, 2, 3, 4, 5, 6, 7, 8
+ATTACH, CLOSE_INPUT, RESIZE, ATTACHED = 9, 10, 11, 72
 READY, STARTED, FAILED, STATE, ENDED, OK, ERROR, CLOSED = 64, 65, 66, 67, 68, 69, 70, 71
 INIT_STARTED, INIT_FAILED, INIT_EXITED, INIT_BORN, INIT_TERMINAL, INIT_GO, INIT_SIGNAL = 96, 97, 98, 99, 104, 105, 112
 
@@ -58,6 +63,7 @@ _SIZES: dict[int, tuple[int, int]] = {
     OK: (0, 0),
     ERROR: (4, _PAYLOAD_MAX),
     CLOSED: (8, 8),
+    ATTACHED: (4, 4),
     INIT_STARTED: (8, 8),
     INIT_FAILED: (4, 4 + 1024),
     INIT_EXITED: (4, 4),

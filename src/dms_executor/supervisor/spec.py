@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 
@@ -14,6 +15,7 @@ from . import frames
 __all__ = ["Bind", "DeviceNode", "Loop", "Network", "Overlay", "ShimSpec", "UsageSource", "encode", "milliseconds"]
 
 _NO_DESCRIPTOR = b"\xff\xff\xff\xff"
+_INPUTS = {"pipe": 1, "terminal": 2}
 _LONGEST = 3.0e9  # seconds, as in native/keeper.c
 _MOST_DESCRIPTORS = 253  # SCM_MAX_FD of the kernel's net/scm.h
 
@@ -98,7 +100,8 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     `cgroup_join_first`: before it is ready, for hierarchies in which the runtime places nothing; `cgroup_touch`: when
     all is over, to spare the next job a wait. `forget`: files in the folder that are removed once the job runs.
     `ids`: first id and number of ids that the job's own are mapped to; `hold`: a descriptor kept to the shim's end.
-    `userns`: newuidmap, newgidmap and their maps, for a shim that is not root.
+    `userns`: newuidmap, newgidmap and their maps, for a shim that is not root. `input`: a `pipe` that stays open
+    for who attaches, once `stdin` is fed into it, or the `terminal` of the init's making; then there is no `stdin`.
     """
 
     argv: list[str]
@@ -130,6 +133,7 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     hold: int | None = None
     userns: tuple[str, str, str, str] | None = None
     network: Network | None = None
+    input: Literal["pipe", "terminal"] | None = None
 
 
 def milliseconds(seconds: float) -> int:
@@ -194,6 +198,8 @@ def _entries(spec: ShimSpec, descriptors: _Descriptors) -> Iterator[tuple[int, b
     if spec.stdin is not None:
         yield 10, descriptors.index(spec.stdin)
     yield from ((11, descriptors.index(fd)) for fd in spec.passed)
+    if spec.input is not None:
+        yield 43, _u32(_INPUTS[spec.input])
     yield 12, _u32(spec.report)
     if spec.pidfile:
         yield 13, _text(spec.pidfile)

@@ -139,11 +139,31 @@ def _check_ranges(request: ExecutionRequest) -> None:
     _check_ports(request)
     if request.stdin and request.stdin_file is not None:
         raise InvalidRequest("stdin and stdin_file exclude each other", path="$.stdin_file", mend="Give one of them")
+    _check_terminal(request)
     for name in request.provision_scripts:
         if not _ID.fullmatch(name):
             raise InvalidRequest(
                 f"{name!r} is not a script's name", path="$.provision_scripts", mend="Use A-Z a-z 0-9 . _ -"
             )
+
+
+def _check_terminal(request: ExecutionRequest) -> None:
+    for name in ("stdin", "stdin_file"):
+        if request.tty and getattr(request, name):
+            raise InvalidRequest(
+                "a terminal's input is what is typed on it",
+                path=f"$.{name}",
+                mend="Leave out tty, or write it by attach",
+            )
+    if request.tty_size is None:
+        return
+    if not request.tty:
+        raise InvalidRequest("there is no terminal", path="$.tty_size", mend="Set tty, or leave tty_size out")
+    # struct winsize has 16 bits for each: ioctl_tty(2)
+    if not all(0 < cells <= 65535 for cells in request.tty_size):
+        raise InvalidRequest(
+            f"{request.tty_size} is no terminal's size", path="$.tty_size", mend="[columns, rows], e.g. [80, 24]"
+        )
 
 
 def _check_texts(request: ExecutionRequest) -> None:

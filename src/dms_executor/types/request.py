@@ -85,8 +85,9 @@ class ExecutionRequest(_Request, frozen=True, kw_only=True, weakref=True):
     `secret_environment` is never stored in the database; `provision_scripts` maps names to scripts that run,
     in name order, before the job; `persist_logs` None is the executor's default, 0 drops the log once a
     result was delivered; `devices` are names of the Container Device Interface (`vendor.com/class=name`);
-    `stdin` and `stdin_file` exclude each other; `init=False` is for images that bring
-    an init of their own.
+    `stdin` and `stdin_file` exclude each other; `stdin_open`: after them the job's stdin stays open, for
+    `Executor.attach`; `tty`: the job runs on a terminal of `tty_size` (columns, rows; None: 80, 24), whose input is
+    open likewise; `init=False` is for images that bring an init of their own.
     """
 
     job_id: str
@@ -108,7 +109,9 @@ class ExecutionRequest(_Request, frozen=True, kw_only=True, weakref=True):
     devices: list[str] = []
     stdin: bytes = b""
     stdin_file: str | None = None
+    stdin_open: bool = False
     tty: bool = False
+    tty_size: tuple[int, int] | None = None
     init: bool = True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .attached import *  # noqa: F403
 from .capacity import *  # noqa: F403
 from .close import *  # noqa: F403
 from .commands import *  # noqa: F403
