@@ -1,14 +1,11 @@
-"""What starts quickly loads little; help teaches by examples."""
+"""What starts quickly loads little; docs/benchmarks.md has the times."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-import click
 import pytest
-
-from dms_executor.cli.commands import group
 
 from .conftest import Cli
 
@@ -39,17 +36,33 @@ def test_ps_loads_no_engine_and_no_yaml(cli: Cli) -> None:
     assert not loaded & {"yaml", "dms_executor.oci", "dms_executor.testing", "dms_executor.cli.run"}
 
 
-@pytest.mark.parametrize("name", group.list_commands(click.Context(group)))
-def test_each_command_has_an_example(cli: Cli, name: str) -> None:
-    finished = cli(name, "--help")
-    assert finished.code == 0
-    assert b"Example" in finished.out
-    assert f"dms-executor {name}".encode() in finished.out or b"dms-executor --json" in finished.out
+def test_a_bare_import_loads_nothing_but_logging() -> None:
+    program = "import sys; before = set(sys.modules); import dms_executor; print(*set(sys.modules) - before)"
+    command = [sys.executable, "-c", program]
+    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert {name for name in loaded if name.startswith("dms_executor")} == {"dms_executor"}
+    assert not loaded & {"asyncio", "msgspec", "sqlite3", "click", "yaml"}
 
 
-def test_help_lists_every_command(cli: Cli) -> None:
-    shown = cli("--help").out.decode()
-    assert all(f"  {name} " in shown for name in ("run", "ps", "logs", "wait", "cancel", "inspect", "rm", "engines"))
+_LOOKS = [
+    ("ps", "-a"),
+    ("logs", "x"),
+    ("wait", "x"),
+    ("inspect", "x"),
+    ("rm", "x"),
+    ("events",),
+    ("stats", "--no-stream"),
+    ("port", "x"),
+]
+
+
+@pytest.mark.parametrize("arguments", _LOOKS, ids=" ".join)
+def test_a_command_that_looks_loads_no_engine_and_nothing_of_run(cli: Cli, arguments: tuple[str, ...]) -> None:
+    loaded = _loaded(cli, *arguments)
+    assert "dms_executor.executor" in loaded
+    engines = {name for name in loaded if name.split(".")[1:2] in (["oci"], ["docker"], ["qemu"], ["testing"])}
+    assert not engines
+    assert not loaded & {"yaml", "importlib.metadata", "dms_executor.cli.run", "dms_executor.cli.request"}
 
 
 def test_the_version(cli: Cli) -> None:

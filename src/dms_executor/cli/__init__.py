@@ -15,6 +15,7 @@ import click
 from ..errors import ExecutorError
 from .codes import CANNOT_RUN, FAILED, INTERRUPTED, USAGE
 from .commands import group
+from .habits import of_option
 from .terminal import open_standard_descriptors, report, silence
 
 __all__ = ["main"]
@@ -38,14 +39,11 @@ def _code(given: list[str]) -> int:
     try:
         code = group.main(args=given, prog_name="dms-executor", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return USAGE
     except click.UsageError as error:
-        report(_usage(error), as_json=as_json)
-        return CANNOT_RUN if error.ctx is not None and error.ctx.info_name == "run" else USAGE
+        report(_usage(error), as_json=as_json, kind="UsageError")
+        return CANNOT_RUN if error.ctx is not None and error.ctx.info_name in ("run", "exec") else USAGE
     except click.ClickException as error:
-        report(ExecutorError(error.format_message()), as_json=as_json)
+        report(ExecutorError(error.format_message()), as_json=as_json, kind="UsageError")
         return error.exit_code
     except ExecutorError as error:
         report(error, as_json=as_json)
@@ -53,13 +51,16 @@ def _code(given: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except OSError as error:
-        report(ExecutorError(_system(error)), as_json=as_json)
+        report(ExecutorError(_system(error)), as_json=as_json, kind="OSError")
         return FAILED
 
 
 def _usage(error: click.UsageError) -> ExecutorError:
     wrong = ExecutorError(error.format_message().rstrip("."))
-    if error.ctx is not None:
+    hint = getattr(error, "hint", "") or (of_option(error.option_name) if isinstance(error, click.NoSuchOption) else "")
+    if hint:
+        wrong.mend = hint
+    elif error.ctx is not None:
         wrong.mend = f"`{error.ctx.command_path} --help` shows how it is used"
     return wrong
 

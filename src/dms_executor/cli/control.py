@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .session import Command, Session, each, session_of
+from .durations import seconds
+from .session import Command, Session, completed, each, session_of
 from .terminal import emit, emit_json
 
 if TYPE_CHECKING:
@@ -18,8 +19,14 @@ __all__ = ["cancel_command", "kill_command", "pause_command", "resume_command", 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _ids(function: F) -> F:
-    return click.argument("ids", nargs=-1, required=True, metavar="ID...")(click.pass_context(function))  # type: ignore[return-value]
+def _ids(which: str) -> Callable[[F], F]:
+    """ID..., completed with those that are alive (`ids_alive`) or with all (`ids`)."""
+
+    def decorate(function: F) -> F:
+        argument = click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=completed(which))
+        return argument(click.pass_context(function))  # type: ignore[return-value]
+
+    return decorate
 
 
 def _told(session: Session, ids: tuple[str, ...], act: Callable[[Executor, str], Awaitable[None]]) -> int:
@@ -39,7 +46,7 @@ def _told(session: Session, ids: tuple[str, ...], act: Callable[[Executor, str],
 
 
 @click.command("wait", cls=Command, examples="code=$(dms-executor wait brisk-heron-3f9a1c)")
-@_ids
+@_ids("ids")
 def wait_command(context: click.Context, ids: tuple[str, ...]) -> int:
     """Wait for executions and print the exit code of each, in the order given.
 
@@ -70,9 +77,15 @@ def wait_command(context: click.Context, ids: tuple[str, ...]) -> int:
     dms-executor cancel --signal INT --grace 60 brisk-heron-3f9a1c
     """,
 )
-@click.option("-s", "--signal", metavar="SIGNAL", help="Instead of the image's stop signal, or TERM.")
-@click.option("--grace", type=float, metavar="SECONDS", help="Until KILL; 10 without it.")
-@_ids
+@click.option(
+    "-s",
+    "--signal",
+    metavar="SIGNAL",
+    shell_complete=completed("signals"),
+    help="Instead of the image's stop signal, or TERM.",
+)
+@click.option("-t", "--grace", "--time", "grace", type=seconds, help="Until KILL (30, 2m); 10 without it.")
+@_ids("ids_alive")
 def cancel_command(context: click.Context, signal: str | None, grace: float | None, ids: tuple[str, ...]) -> int:
     """Terminate executions: a signal, a grace period, then KILL. Returns when they are gone."""
 
@@ -83,8 +96,16 @@ def cancel_command(context: click.Context, signal: str | None, grace: float | No
 
 
 @click.command("kill", cls=Command, examples="dms-executor kill -s HUP brisk-heron-3f9a1c")
-@click.option("-s", "--signal", default="KILL", show_default=True, metavar="SIGNAL", help="Name or number.")
-@_ids
+@click.option(
+    "-s",
+    "--signal",
+    default="KILL",
+    show_default=True,
+    metavar="SIGNAL",
+    shell_complete=completed("signals"),
+    help="Name or number.",
+)
+@_ids("ids_alive")
 def kill_command(context: click.Context, signal: str, ids: tuple[str, ...]) -> int:
     """Send a signal to the main process of running jobs."""
 
@@ -95,14 +116,14 @@ def kill_command(context: click.Context, signal: str, ids: tuple[str, ...]) -> i
 
 
 @click.command("pause", cls=Command, examples="dms-executor pause brisk-heron-3f9a1c")
-@_ids
+@_ids("ids_alive")
 def pause_command(context: click.Context, ids: tuple[str, ...]) -> int:
     """Freeze jobs; their timeouts go on."""
     return _told(session_of(context), ids, lambda executor, execution_id: executor.pause(execution_id))
 
 
 @click.command("resume", cls=Command, examples="dms-executor resume brisk-heron-3f9a1c")
-@_ids
+@_ids("ids_alive")
 def resume_command(context: click.Context, ids: tuple[str, ...]) -> int:
     """Let frozen jobs go on."""
     return _told(session_of(context), ids, lambda executor, execution_id: executor.resume(execution_id))
@@ -117,7 +138,7 @@ def resume_command(context: click.Context, ids: tuple[str, ...]) -> int:
     """,
 )
 @click.option("-f", "--force", is_flag=True, help="Cancel those that are not finished.")
-@_ids
+@_ids("ids")
 def rm_command(context: click.Context, force: bool, ids: tuple[str, ...]) -> int:
     """Remove executions with their logs and results; their ids are free again."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .session import Command, session_of
+from .session import Command, completed, session_of
 from .terminal import STDOUT
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["cp_command"]
 
 _STDIN = 0
+_SIDE = completed("ids_with_colon")
 _IN_JOB = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127}):(.*)", re.DOTALL)
 
 
@@ -32,8 +33,8 @@ _IN_JOB = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127}):(.*)", re.DOTALL)
 )
 @click.option("-a", "--archive", is_flag=True, help="Keep user and group ids, and set-user-id bits on the way out.")
 @click.option("-L", "--follow-link", is_flag=True, help="Follow SRC where it is a symbolic link.")
-@click.argument("source", metavar="SRC|ID:SRC|-", type=click.UNPROCESSED)
-@click.argument("target", metavar="DST|ID:DST|-", type=click.UNPROCESSED)
+@click.argument("source", metavar="SRC|ID:SRC|-", type=click.UNPROCESSED, shell_complete=_SIDE)
+@click.argument("target", metavar="DST|ID:DST|-", type=click.UNPROCESSED, shell_complete=_SIDE)
 @click.pass_context
 def cp_command(context: click.Context, archive: bool, follow_link: bool, source: str, target: str) -> int:
     """Copy files and folders into a running job, or out of it, as docker does.

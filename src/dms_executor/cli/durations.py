@@ -7,7 +7,7 @@ from datetime import datetime
 
 import click
 
-__all__ = ["ago", "since"]
+__all__ = ["ago", "seconds", "since"]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _FORM = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
@@ -22,11 +22,23 @@ def since(text: str) -> float | str:
     except ValueError:
         pass
     if _FORM.fullmatch(text):
-        return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
+        return _seconds(text)
     try:
         return datetime.fromisoformat(text).astimezone().isoformat()
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is no time: use 90, 10m, 2h or 2026-01-31T12:00:00Z") from error
+
+
+def seconds(text: str) -> float:
+    """Seconds, plain or with units: 90, 1.5, 10m, 2h30m. The type of an option."""
+    try:
+        return _seconds(text) if _FORM.fullmatch(text) else float(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no duration: use 90, 1.5, 10m or 2h30m") from error
+
+
+def _seconds(text: str) -> float:
+    return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
 
 
 def ago(seconds: float) -> str:

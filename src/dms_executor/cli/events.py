@@ -9,7 +9,7 @@ import click
 
 from .durations import since
 from .pipe import while_somebody_reads
-from .session import Command, session_of
+from .session import Command, completed, session_of
 from .terminal import STDOUT, emit, emit_json
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ _STATUSES = ("pending", "running", "paused", "success", "failed", "cancelled")
 @click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C; from now on, unless --after or --since.")
 @click.option("--after", type=click.IntRange(min=0), metavar="N", help="Past event N; 0: all that are kept.")
 @click.option("--since", "begin", metavar="TIME", help="Only from then on: 90, 10m, 2h, or 2026-01-31T12:00:00Z.")
-@click.option("--id", "ids", multiple=True, metavar="ID", help="Only of this execution.")
+@click.option(
+    "--id", "ids", multiple=True, metavar="ID", shell_complete=completed("ids"), help="Only of this execution."
+)
 @click.option("--job-id", "job_ids", multiple=True, metavar="ID", help="Only of this job.")
 @click.option("--status", "statuses", multiple=True, type=click.Choice(_STATUSES), help="Only into this status.")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Only of executions with this label.")

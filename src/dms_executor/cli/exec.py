@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .codes import CANNOT_RUN, TIMED_OUT
+from .durations import seconds
 from .run import guarded
-from .session import Command, Session, session_of
+from .session import Command, Session, completed, session_of
+from .terminal import emit_json
 
 if TYPE_CHECKING:
+    from ..executor import Executor
     from ..lifecycle import ExecSession
     from .foreground import Interrupts
 
@@ -36,8 +40,8 @@ _REPEATED: dict[str, Any] = {"multiple": True}
 @click.option("-e", "--env", **_REPEATED, metavar="K=V", help="A variable; K alone is taken from here.")
 @click.option("-w", "--workdir", metavar="DIR", help="Working directory inside.")
 @click.option("-u", "--user", metavar="USER[:GROUP]", help="User inside, by name or number.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Kill the command after so long; exit code 124.")
-@click.argument("execution_id", metavar="ID")
+@click.option("--timeout", type=seconds, help="Kill the command after so long (90, 10m); exit code 124.")
+@click.argument("execution_id", metavar="ID", shell_complete=completed("ids_alive"))
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD...")
 @click.pass_context
 def exec_command(context: click.Context, /, **options: Any) -> int:
@@ -58,6 +62,8 @@ async def _execute(session: Session, options: dict[str, Any]) -> int:
         refuse_no_terminal()
     with Interrupts() as interrupts:
         async with session.open() as executor:
+            if session.json:
+                return await _as_one_object(executor, options, interrupts)
             command = await executor.exec_session(
                 options["execution_id"],
                 options["words"],
@@ -71,6 +77,39 @@ async def _execute(session: Session, options: dict[str, Any]) -> int:
             async with command:
                 with Keyboard(command, reads=options["interactive"], raw=options["tty"]):
                     return await _seen_through(command, interrupts)
+
+
+async def _as_one_object(executor: Executor, options: dict[str, Any], interrupts: Interrupts) -> int:
+    """With --json its whole result is one line at its end."""
+    if options["tty"]:
+        raise click.UsageError("--json gives a result, and a terminal has none: leave out -t")
+    working = asyncio.create_task(
+        executor.exec(
+            options["execution_id"],
+            options["words"],
+            stdin=await asyncio.to_thread(_read) if options["interactive"] else b"",
+            environment=dict(map(_variable, options["env"])),
+            working_directory=options["workdir"],
+            user=options["user"],
+            timeout=options["timeout"],
+        )
+    )
+    interrupted = asyncio.create_task(interrupts.next())
+    try:
+        await asyncio.wait({working, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            return 128 + interrupted.result()
+        result = working.result()
+    finally:
+        for task in (working, interrupted):
+            task.cancel()
+        await asyncio.wait({working, interrupted})
+    emit_json({"execution_id": options["execution_id"], **result.to_builtins()})
+    return _code(result.exit_code, timed_out=result.timed_out)
+
+
+def _read() -> bytes:
+    return sys.stdin.buffer.read()
 
 
 async def _seen_through(command: ExecSession, interrupts: Interrupts) -> int:
@@ -91,8 +130,11 @@ async def _seen_through(command: ExecSession, interrupts: Interrupts) -> int:
 async def _copied(command: ExecSession) -> int:
     async for stream, data in command:
         await asyncio.to_thread(_write, 1 if stream == "stdout" else 2, data)
-    code = await command.wait()
-    if command.timed_out:
+    return _code(await command.wait(), timed_out=command.timed_out)
+
+
+def _code(code: int | None, *, timed_out: bool) -> int:
+    if timed_out:
         return TIMED_OUT
     return CANNOT_RUN if code is None else code
 

@@ -11,7 +11,7 @@ import click
 
 from .durations import ago
 from .ports import shown_ports
-from .session import Command, each, session_of
+from .session import Command, completed, each, session_of
 from .terminal import emit, emit_json, table
 
 if TYPE_CHECKING:
@@ -39,12 +39,17 @@ _ENDS = {
     examples="""
     dms-executor ps
     dms-executor ps -a --status failed --label team=search
+    dms-executor logs $(dms-executor ps -lq)
     dms-executor cancel $(dms-executor ps -q --job-id nightly)
     """,
 )
 @click.option("-a", "--all", "finished_too", is_flag=True, help="Finished ones, too.")
 @click.option("-q", "--quiet", is_flag=True, help="Only their ids.")
 @click.option("--no-trunc", is_flag=True, help="Whole commands and images.")
+@click.option(
+    "-n", "--last", type=click.IntRange(min=0), metavar="N", help="The last N that were made, finished or not."
+)
+@click.option("-l", "--latest", is_flag=True, help="The last one that was made: -n 1.")
 @click.option("--status", "statuses", multiple=True, type=click.Choice(_STATUSES), help="Only of this status.")
 @click.option("--job-id", metavar="ID", help="Only of this job.")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Only with this label.")
@@ -54,18 +59,21 @@ def ps_command(
     finished_too: bool,
     quiet: bool,
     no_trunc: bool,
+    last: int | None,
+    latest: bool,
     statuses: tuple[str, ...],
     job_id: str | None,
     labels: tuple[str, ...],
 ) -> int:
     """List executions, the latest first; without -a only those that are not finished."""
     session = session_of(context)
-    wanted = statuses or (None if finished_too else _ALIVE)
+    last = 1 if latest and last is None else last
+    wanted = statuses or (None if finished_too or last is not None else _ALIVE)
     pairs = dict(label.partition("=")[::2] for label in labels)
 
     async def show(executor: Executor) -> None:
         found = await executor.list(statuses=wanted, job_id=job_id, labels=pairs)
-        found.reverse()
+        found = found[::-1][:last]
         if quiet:
             for info in found:
                 emit(info.request.execution_id)
@@ -80,7 +88,7 @@ def ps_command(
 
 @click.command("inspect", cls=Command, examples="dms-executor inspect --show-environment brisk-heron-3f9a1c")
 @click.option("--show-environment", is_flag=True, help="The values of environment variables, too.")
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=completed("ids"))
 @click.pass_context
 def inspect_command(context: click.Context, show_environment: bool, ids: tuple[str, ...]) -> int:
     """Show all that is known of executions, as JSON.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-__all__ = ["JsonLines", "TextLines"]
+__all__ = ["EitherLines", "JsonLines", "TextLines"]
 
 
 class TextLines(logging.Formatter):
@@ -39,3 +40,16 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)
+
+
+class EitherLines(logging.Formatter):
+    """One of the two, chosen when a record comes."""
+
+    def __init__(self, as_json: Callable[[], bool]) -> None:
+        super().__init__()
+        self._as_json = as_json
+        self._json, self._text = JsonLines(), TextLines()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record."""
+        return (self._json if self._as_json() else self._text).format(record)

@@ -8,7 +8,7 @@ import click
 
 from .durations import since
 from .pipe import while_somebody_reads
-from .session import Command, session_of
+from .session import Command, completed, session_of
 from .terminal import STDOUT
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ __all__ = ["logs_command"]
 @click.option("-t", "--timestamps", is_flag=True, help="The time (UTC) before each line.")
 @click.option("--stdout", "stdout_only", is_flag=True, help="Only the job's stdout.")
 @click.option("--stderr", "stderr_only", is_flag=True, help="Only the job's stderr.")
-@click.argument("execution_id", metavar="ID")
+@click.argument("execution_id", metavar="ID", shell_complete=completed("ids"))
 @click.pass_context
 def logs_command(
     context: click.Context,

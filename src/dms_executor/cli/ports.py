@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .session import Command, session_of
+from .session import Command, completed, session_of
 from .terminal import emit, emit_json
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def shown_ports(ports: list[PortMapping]) -> str:
 
 
 @click.command("port", cls=Command, examples="curl http://$(dms-executor port brisk-heron-3f9a1c 80)/")
-@click.argument("execution_id", metavar="ID")
+@click.argument("execution_id", metavar="ID", shell_complete=completed("ids_alive"))
 @click.argument("wanted", required=False, metavar="[PORT[/udp]]")
 @click.pass_context
 def port_command(context: click.Context, execution_id: str, wanted: str | None) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .gpus import gpus_of
+from .job_file import job_file, located
 from .ports import published
+from .volumes import mount, output, tmpfs, volume
 
 if TYPE_CHECKING:
     from ..types import ExecutionRequest
 
 __all__ = ["build_request"]
 
-_TRANSPORTS = ("rootfs", "oci", "oci-archive", "docker-archive")
 _FIRST = (
     "agile amber bold brave brisk calm clear cool deft eager fair fleet glad keen kind lucid merry neat quick swift"
 )
@@ -33,7 +34,7 @@ def build_request(options: Mapping[str, Any], words: Sequence[str]) -> Execution
     from ..errors import InvalidRequest
     from ..types import decode_request, encode
 
-    fields = _job_file(options["file"]) if options["file"] else {}
+    fields = job_file(options["file"]) if options["file"] else {}
     _lay_over(fields, options)
     _lay_spec_over(fields, options, words)
     fields.setdefault("execution_id", made_up_id())
@@ -52,23 +53,8 @@ def made_up_id() -> str:
     return "-".join((secrets.choice(_FIRST.split()), secrets.choice(_SECOND.split()), secrets.token_hex(3)))
 
 
-def _job_file(name: str) -> Fields:
-    import msgspec
-
-    try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        found: Any = msgspec.json.decode(data) if name.endswith(".json") else msgspec.yaml.decode(data)
-    except OSError as error:
-        raise click.BadParameter(f"{name}: {error.strerror}", param_hint="--file") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{name} is neither JSON nor YAML: {error}", param_hint="--file") from error
-    if not isinstance(found, dict):
-        raise click.BadParameter(f"{name} holds no job, but {type(found).__name__}", param_hint="--file")
-    return found
-
-
 def _lay_over(fields: Fields, options: Mapping[str, Any]) -> None:
-    plain = {"execution_id": "id", "job_id": "job_id", "timeout": "timeout", "network": "network"}
+    plain = {"execution_id": "id"} | {name: name for name in ("job_id", "timeout", "persist_logs", "network", "init")}
     for field, option in plain.items():
         if options[option] is not None:
             fields[field] = options[option]
@@ -85,12 +71,14 @@ def _lay_over(fields: Fields, options: Mapping[str, Any]) -> None:
     if options["device"]:
         fields["devices"] = [*(fields.get("devices") or []), *options["device"]]
     _merge(fields, "environment", _environment(options["env_file"], options["env"]))
+    _merge(fields, "secret_environment", _environment([], options["secret_env"]))
+    _merge(fields, "provision_scripts", dict(map(_script, options["provision"])))
     _merge(fields, "labels", dict(_pair(text, "--label") for text in options["label"]))
-    inputs = [_volume(text) for text in options["volume"]] + [_tmpfs(text) for text in options["tmpfs"]]
+    inputs = [*map(volume, options["volume"]), *map(mount, options["mount"]), *map(tmpfs, options["tmpfs"])]
     if inputs:
         fields["inputs"] = [*(fields.get("inputs") or []), *inputs]
     if options["output"]:
-        fields["outputs"] = [*(fields.get("outputs") or []), *map(_output, options["output"])]
+        fields["outputs"] = [*(fields.get("outputs") or []), *map(output, options["output"])]
 
 
 def _lay_spec_over(fields: Fields, options: Mapping[str, Any], words: Sequence[str]) -> None:
@@ -107,9 +95,13 @@ def _lay_spec_over(fields: Fields, options: Mapping[str, Any], words: Sequence[s
         "user": "user",
         "pull": "pull",
         "hostname": "hostname",
+        "platform": "platform",
+        "read_only_root": "read_only",
     }.items():
         if options[option] is not None:
             params[param] = options[option]
+    if options["entrypoint"] is not None:
+        params["entrypoint"] = [options["entrypoint"]] if options["entrypoint"] else []
     _merge(spec, "params", params)
 
 
@@ -124,15 +116,7 @@ def _words(engine: str | None, words: Sequence[str]) -> Fields:
         if "image" not in known and "script" in known:
             return {"script": list(words)}
     image, *command = words
-    return {"image": _located(image), **({"cmd": command} if command else {})}
-
-
-def _located(image: str) -> str:
-    """A relative path behind a transport is one from here."""
-    transport, separator, path = image.partition(":")
-    if separator and path and transport in _TRANSPORTS:
-        return f"{transport}:{Path(path).absolute()}"
-    return image
+    return {"image": located(image, Path.cwd()), **({"cmd": command} if command else {})}
 
 
 def _merge(fields: Fields, name: str, more: Fields) -> None:
@@ -140,31 +124,12 @@ def _merge(fields: Fields, name: str, more: Fields) -> None:
         fields[name] = {**fields[name], **more}
 
 
-def _volume(text: str) -> Fields:
-    """SRC:DST[:ro|rw]: writable unless said, as docker has it; a source without a slash names a volume."""
-    source, separator, rest = text.partition(":")
-    target, _, mode = rest.partition(":")
-    if not separator or not source or not target or mode not in ("", "ro", "rw"):
-        raise click.BadParameter(f"{text!r} is not SRC:DST or SRC:DST:ro", param_hint="--volume")
-    named = "/" not in source and source not in (".", "..")
-    kind = {"type": "volume", "source": source} if named else {"type": "bind", "source": str(Path(source).absolute())}
-    return {**kind, "target": target, "read_only": mode == "ro"}
-
-
-def _output(text: str) -> Fields:
-    """SRC:DST: the host's folder and the one inside; DST alone lies in the results folder."""
-    source, separator, target = text.partition(":")
-    if not separator:
-        return {"target": source}
-    if not source or not target or ":" in target:
-        raise click.BadParameter(f"{text!r} is not SRC:DST", param_hint="--output")
-    return {"source": str(Path(source).absolute()), "target": target}
-
-
-def _tmpfs(text: str) -> Fields:
-    """DST or DST:64MiB; docker's DST:size=64MiB, too."""
-    target, _, size = text.partition(":")
-    return {"type": "tmpfs", "target": target, **({"size": size.removeprefix("size=")} if size else {})}
+def _script(name: str) -> tuple[str, str]:
+    """A script's name and its bytes, as JSON has them."""
+    try:
+        return Path(name).name, base64.b64encode(Path(name).read_bytes()).decode()
+    except OSError as error:
+        raise click.BadParameter(f"{name}: {error.strerror}", param_hint="--provision") from error
 
 
 def _environment(files: Sequence[str], given: Sequence[str]) -> dict[str, str]:

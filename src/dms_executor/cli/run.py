@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .codes import CANNOT_RUN, INTERRUPTED, of_error
-from .session import Command, Session, session_of
+from .durations import seconds
+from .session import Command, Session, completed, session_of
 from .terminal import ProgressLine, emit, emit_json, end_line, report, silence
 
 if TYPE_CHECKING:
@@ -22,20 +23,32 @@ F = TypeVar("F", bound=Callable[..., Any])
 _REPEATED: dict[str, Any] = {"multiple": True}
 
 _JOB_OPTIONS = [
-    click.option("--engine", metavar="NAME", help="Engine; without it the first that is usable here."),
-    click.option("--memory", metavar="SIZE", help="Memory limit: 256MiB, 1GB."),
+    click.option(
+        "--engine",
+        metavar="NAME",
+        shell_complete=completed("engines"),
+        help="Engine; without it the first that is usable here.",
+    ),
+    click.option("-m", "--memory", metavar="SIZE", help="Memory limit: 256MiB, 1GB."),
     click.option("--cpus", type=float, metavar="N", help="Cores: 0.5 is half of one."),
-    click.option("--pids", type=int, metavar="N", help="At most so many processes and threads."),
+    click.option(
+        "--pids", "--pids-limit", "pids", type=int, metavar="N", help="At most so many processes and threads."
+    ),
     click.option("--disk", metavar="SIZE", help="Size of the writable layer."),
     click.option("-v", "--volume", **_REPEATED, metavar="SRC:DST[:ro]", help="Mount a host path into the job."),
     click.option("--output", **_REPEATED, metavar="SRC:DST", help="Bring DST of the job home to SRC at its end."),
+    click.option("--mount", **_REPEATED, metavar="K=V,...", help="As docker has it: type=bind,src=DIR,dst=DIR,ro."),
     click.option("--tmpfs", **_REPEATED, metavar="DST[:SIZE]", help="An empty folder in memory."),
     click.option("--results-dir", metavar="DIR", help="Leave stdout, stderr, exit_code and outputs here."),
     click.option("-e", "--env", **_REPEATED, metavar="K=V", help="A variable; K alone is taken from here."),
     click.option("--env-file", **_REPEATED, metavar="FILE", help="Variables, one K=V a line."),
+    click.option("--secret-env", **_REPEATED, metavar="K[=V]", help="The same, never shown and never kept."),
+    click.option("--provision", **_REPEATED, metavar="FILE", help="A script that runs before the job, in it."),
     click.option("--device", **_REPEATED, metavar="NAME", help="A CDI device: vendor.com/class=name."),
     click.option("--gpus", **_REPEATED, metavar="WHICH", help="GPUs of the job's own: 1, device=0, driver=amd."),
-    click.option("--network", metavar="NAME", help="none (the default), user, host, or one of the engine's."),
+    click.option(
+        "--network", "--net", "network", metavar="NAME", help="none (the default), user, host, or one of the engine's."
+    ),
     click.option(
         "-p",
         "--publish",
@@ -46,9 +59,14 @@ _JOB_OPTIONS = [
     click.option("-w", "--workdir", metavar="DIR", help="Working directory inside."),
     click.option("-u", "--user", metavar="USER[:GROUP]", help="User inside, by name or number."),
     click.option("--hostname", metavar="NAME", help="Hostname inside."),
+    click.option("--entrypoint", metavar="CMD", help="Instead of the image's; '' for none."),
+    click.option("--read-only", is_flag=True, default=None, help="No writable layer."),
+    click.option("--init/--no-init", default=None, help="An init of ours (the default), or the image's own."),
+    click.option("--platform", metavar="OS/ARCH", help="Which one of the image's: linux/amd64."),
     click.option("--pull", type=click.Choice(["missing", "always", "never"]), help="When to ask the registry."),
-    click.option("--timeout", type=float, metavar="SECONDS", help="Kill the job after so long; exit code 124."),
-    click.option("--id", metavar="ID", help="Execution id; made up without it."),
+    click.option("--timeout", type=seconds, help="Kill the job after so long (90, 10m, 2h); exit code 124."),
+    click.option("--persist-logs", type=seconds, help="Keep the log so long after the end; 0: until it was seen."),
+    click.option("--id", "--name", "id", metavar="ID", help="Execution id; made up without it."),
     click.option("--job-id", metavar="ID", help="Job id; the execution's without it."),
     click.option("-l", "--label", **_REPEATED, metavar="K=V", help="A label, for `ps --label`."),
     click.option("-f", "--file", metavar="FILE", help="Job file, YAML or JSON; options count more. -: stdin."),
@@ -127,7 +145,7 @@ def guarded(session: Session, work: Callable[[], int]) -> int:
         end_line()
         return INTERRUPTED
     except OSError as error:
-        report(ExecutorError(str(error)), as_json=session.json)
+        report(ExecutorError(str(error)), as_json=session.json, kind="OSError")
         return CANNOT_RUN
 
 

@@ -7,18 +7,19 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .codes import FAILED, INTERRUPTED
-from .log_format import JsonLines, TextLines
+from .log_format import EitherLines
 from .terminal import end_line, report, silence
 
 if TYPE_CHECKING:
     from ..executor import Executor
 
-__all__ = ["Command", "Session", "each", "options_of_all", "session_of"]
+__all__ = ["Command", "Session", "completed", "each", "options_of_all", "session_of"]
 
 
 class Session:
@@ -28,7 +29,7 @@ class Session:
         self.state_dir: str | None = None
         self.json = False
         self.verbosity = 0
-        self.log_format = "text"
+        self.log_format: str | None = None
 
     @asynccontextmanager
     async def open(self, *, follow: bool = True) -> AsyncIterator[Executor]:
@@ -38,6 +39,12 @@ class Session:
 
         async with Executor.open(self.state_dir, policy=Policy.trusted(), _follow=follow) as executor:
             yield executor
+
+    def used_before(self) -> bool:
+        """Whether the state folder is there."""
+        from ..journal.folder import state_folder_default
+
+        return (Path(self.state_dir) if self.state_dir is not None else state_folder_default()).exists()
 
     def run(self, work: Callable[[Executor], Awaitable[int | None]], *, follow: bool = False) -> int:
         """Opens the executor and does one command's work with it."""
@@ -57,9 +64,10 @@ class Session:
             return 0
 
     def begin_logging(self) -> None:
-        """Warnings, with -v transitions, with -vv each call to the outside, to stderr."""
+        """Warnings, with -v transitions, with -vv each call to the outside, to stderr; with --json as JSON, too."""
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(JsonLines() if self.log_format == "json" else TextLines())
+        # --json may come behind the command, and so later than this.
+        handler.setFormatter(EitherLines(lambda: self.log_format == "json" or (self.log_format is None and self.json)))
         logger = logging.getLogger("dms_executor")
         logger.addHandler(handler)
         logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(self.verbosity, 2)])
@@ -68,6 +76,18 @@ class Session:
 def session_of(context: click.Context) -> Session:
     """The session of a command's context."""
     return context.ensure_object(Session)
+
+
+def completed(what: str) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
+    """How a parameter is completed, by a function of `completion`, which is imported when a key asks for it."""
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+        from . import completion
+
+        found: list[Any] = getattr(completion, what)(context, parameter, incomplete)
+        return found
+
+    return complete
 
 
 def _set_json(context: click.Context, _parameter: click.Parameter, value: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .pipe import while_somebody_reads
-from .session import Command, each, session_of
+from .session import Command, completed, each, session_of
 from .terminal import STDOUT, emit_json, table
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _CLEAR = b"\x1b[H\x1b[J"
 )
 @click.option("--no-stream", is_flag=True, help="One look, then end.")
 @click.option("--interval", type=click.FloatRange(min=0.1), default=_INTERVAL, metavar="SECONDS", help="1 without it.")
-@click.argument("ids", nargs=-1, metavar="[ID...]")
+@click.argument("ids", nargs=-1, metavar="[ID...]", shell_complete=completed("ids_alive"))
 @click.pass_context
 def stats_command(context: click.Context, no_stream: bool, interval: float, ids: tuple[str, ...]) -> int:
     """Show what running jobs use, again and again until they have ended; without IDs all that run.
@@ -60,8 +60,8 @@ def stats_command(context: click.Context, no_stream: bool, interval: float, ids:
 
 
 async def _follow(executor: Executor, ids: tuple[str, ...], interval: float, *, as_json: bool, once: bool) -> None:
-    await _samples(executor, ids)
-    await asyncio.sleep(min(interval, _FIRST))
+    if await _samples(executor, ids):
+        await asyncio.sleep(min(interval, _FIRST))
     while True:
         found = await _samples(executor, ids)
         if ids and not found:

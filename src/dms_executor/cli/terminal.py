@@ -53,8 +53,8 @@ def say(text: str) -> None:
     _complain(f"dms-executor: {text}\n")
 
 
-def report(error: ExecutorError, *, as_json: bool) -> None:
-    """An error: message and mend, or one object."""
+def report(error: ExecutorError, *, as_json: bool, kind: str | None = None) -> None:
+    """An error: message and mend, or one object whose `type` is the error's own unless said."""
     if not as_json:
         mend = f"\n  {error.mend}" if error.mend else ""
         say(error.message + mend)
@@ -62,7 +62,7 @@ def report(error: ExecutorError, *, as_json: bool) -> None:
     from ..types import encode
 
     fields = {
-        "type": "UsageError" if type(error).__name__ == "ExecutorError" else type(error).__name__,
+        "type": kind or type(error).__name__,
         "message": error.message,
         "mend": error.mend,
         "execution_id": error.execution_id,

@@ -99,7 +99,7 @@ class Core:
         """The engine that a request names, else the first usable one by rank."""
         if request.engine_spec.type is not None:
             return await self.engine(request.engine_spec.type)
-        problems = []
+        problems: list[EngineUnavailable] = []
         for kind in await self.in_thread(_by_rank):
             if kind.rank >= 1000:
                 continue
@@ -107,13 +107,16 @@ class Core:
                 engine = await self.engine(kind.name)
                 probe = await engine.probe()
             except (EngineUnavailable, EngineUnreachable) as error:
-                problems.append(f"{kind.name}: {error.message}")
+                problems.append(EngineUnavailable(f"{kind.name}: {error.message}", mend=error.mend))
                 continue
             if probe.usable:
                 return engine
-            problems.append(f"{kind.name}: {probe.problem}")
+            problems.append(EngineUnavailable(f"{kind.name}: {probe.problem}", mend=probe.mend))
+        # The one that would be taken if it could is the one to mend.
+        mend = f"{problems[0].mend.rstrip('.')}. " if problems and problems[0].mend else ""
         raise EngineUnavailable(
-            f"no engine is usable here ({'; '.join(problems)})", mend="`dms-executor engines` says how to mend each"
+            f"no engine is usable here ({'; '.join(problem.message for problem in problems)})",
+            mend=f"{mend}`dms-executor engines` says how to mend the others",
         )
 
     async def capacity(self, engine: Engine, request: ExecutionRequest) -> Capacity | None:

@@ -113,13 +113,7 @@ class ExecutionResult(_Record, frozen=True, kw_only=True):
 
     def to_builtins(self) -> dict[str, Any]:
         """The result as JSON types: output as text, with `stdout_base64` beside it where that lost something."""
-        fields: dict[str, Any] = msgspec.to_builtins(self, builtin_types=(bytes,))
-        for name in ("stdout", "stderr"):
-            raw: bytes = fields[name]
-            fields[name] = raw.decode("utf-8", "replace")
-            if fields[name].encode() != raw:
-                fields[f"{name}_base64"] = base64.b64encode(raw).decode()
-        return fields
+        return _with_text(self)
 
 
 class ExecResult(_Record, frozen=True, kw_only=True):
@@ -131,6 +125,20 @@ class ExecResult(_Record, frozen=True, kw_only=True):
     stdout_truncated: bool = False
     stderr_truncated: bool = False
     timed_out: bool = False
+
+    def to_builtins(self) -> dict[str, Any]:
+        """As `ExecutionResult.to_builtins`."""
+        return _with_text(self)
+
+
+def _with_text(result: ExecutionResult | ExecResult) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(result, builtin_types=(bytes,))
+    for name in ("stdout", "stderr"):
+        raw: bytes = fields[name]
+        fields[name] = raw.decode("utf-8", "replace")
+        if fields[name].encode() != raw:
+            fields[f"{name}_base64"] = base64.b64encode(raw).decode()
+    return fields
 
 
 class Stats(_Record, frozen=True, kw_only=True):
