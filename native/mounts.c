@@ -44,7 +44,8 @@ int mounts_reopen(struct config *config, char *what, size_t size)
 {
     for (size_t i = 0; i < config->mount_count; i++) {
         struct mount_entry *entry = &config->mounts[i];
-        if (entry->kind == MOUNT_BIND && reopen(&entry->fd) != 0) {
+        bool has_source = entry->kind == MOUNT_BIND || (entry->kind == MOUNT_DEVICE && entry->fd >= 0);
+        if (has_source && reopen(&entry->fd) != 0) {
             snprintf(what, size, "cannot open %s once more", entry->target);
             return -1;
         }

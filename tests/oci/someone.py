@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,9 @@ class Someone:
         self.name, self.uid, self.gid = name, account.pw_uid, account.pw_gid
         self.folder = folder
         self._become = list(become)
+        self.settings: dict[str, Any] = {}
+        """Of the engine oci, beside the runtime."""
+        self._pretended: dict[str, str] = {}
         self.environment = {"PATH": PATH, "HOME": str(folder), "TMPDIR": str(folder), "PYTHONPATH": _python_path()}
         if not become and "XDG_RUNTIME_DIR" in os.environ:
             self.environment["XDG_RUNTIME_DIR"] = os.environ["XDG_RUNTIME_DIR"]
@@ -50,11 +54,32 @@ class Someone:
 
     def does(self, runtime: str, *steps: tuple[str, Any], policy: dict[str, Any] | None = None) -> list[Any]:
         """The answers of ordinary.py to these steps."""
-        asked = json.dumps({"runtime": runtime, "steps": steps, "policy": policy})
+        settings = {"runtime": runtime, **self.settings}
+        asked = json.dumps({"settings": settings, "steps": steps, "policy": policy, "pretended": self._pretended})
         done = self.python(str(HERE / "ordinary.py"), str(self.folder / "state"), stdin=asked)
         assert done.returncode == 0, done.stderr
         answers: list[Any] = json.loads(done.stdout)
         return answers
+
+    def pretends(self, **paths: Path) -> None:
+        """From now on the package finds those of the host elsewhere; names are below `dms_executor.devices`."""
+        self._pretended = {name: str(path) for name, path in paths.items()}
+
+    def opens(self, path: str, major: int, minor: int) -> None:
+        """From now on that device node is everybody's for this user: in mount namespaces of the user's own commands."""
+        if self.run("sh", "-c", f": <{path} && : >{path}").returncode == 0:
+            return
+        if os.geteuid() != 0:
+            pytest.skip(f"an ordinary user cannot open {path}: chmod 0666 {path}")
+        self.has_node(path, major, minor, 0o666)
+
+    def has_node(self, path: str, major: int, minor: int, mode: int) -> None:
+        """One of that mode, which is root's, in the place of another."""
+        node = self.folder / f"{Path(path).name}-{mode:o}"
+        os.mknod(node, stat.S_IFCHR | mode, os.makedev(major, minor))
+        node.chmod(mode)
+        script = 'mount --bind "$0" "$1" && shift && exec "$@"'
+        self._become = ["unshare", "--mount", "sh", "-c", script, str(node), path, *self._become]
 
     def _interpreter(self) -> str:
         for path in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):

@@ -7,7 +7,6 @@ machine's, since busybox has no UDP.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -28,51 +27,9 @@ from dms_executor.types import PortMapping, StorageVolume
 
 from .. import lan, runsc
 from .conftest import Bench, Ran, opened
+from .talk import PYTHON, SERVE, TALK, machines_python, needs_python, reply
 
-PYTHON = "/usr/bin/python3"
-pytestmark = pytest.mark.skipif(not Path(PYTHON).exists(), reason="no python3 of the distribution's own")
-
-TALK = """
-import socket
-
-def tcp(address, port):
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as s:
-        s.settimeout(1.5)
-        try:
-            s.connect((address, port))
-            return s.recv(100).decode().strip()
-        except OSError as error:
-            return type(error).__name__
-
-def udp(address, port, data=b"x"):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.settimeout(1.5)
-        try:
-            s.sendto(data, (address, port))
-            return s.recv(100)
-        except OSError as error:
-            return type(error).__name__.encode()
-
-"""
-SERVE = """
-import socket, threading
-t = socket.create_server(("0.0.0.0", 80))
-u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-u.bind(("0.0.0.0", 8085))
-
-def datagrams():
-    while True:
-        data, peer = u.recvfrom(100)
-        u.sendto(b"job " + data, peer)
-
-threading.Thread(target=datagrams, daemon=True).start()
-print("serving", flush=True)
-while True:
-    c, _ = t.accept()
-    c.recv(2)
-    c.sendall(b"job")
-    c.close()
-"""
+pytestmark = needs_python
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,11 +60,7 @@ async def bench(tmp_path: Path, busybox: Path, runtime: str, program: str) -> As
 
 def python(script: str, **fields: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The job that runs it: command and fields of the request."""
-    mounts = [
-        StorageVolume(source=str(Path(folder).resolve()), target=folder)
-        for folder in ("/usr", "/lib", "/lib64")
-        if Path(folder).exists()
-    ]
+    mounts = [StorageVolume(source=source, target=target) for target, source in machines_python().items()]
     return (PYTHON, "-c", textwrap.dedent(script)), {"inputs": mounts, "network": "user", **fields}
 
 
@@ -127,20 +80,6 @@ async def serving(bench: Bench, *ports: PortMapping) -> AsyncIterator[tuple[Exec
     finally:
         await bench.engine.destroy(x, handle)
         assert bench.left(x) == []
-
-
-def reply(address: str, port: int, protocol: str) -> bytes:
-    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, kind) as client:
-        client.settimeout(1)
-        client.connect((address, port))
-        for _ in range(9):
-            # Datagrams may be lost: the first one, while slirp4netns asks who has the job's address.
-            client.send(b"hi")
-            with contextlib.suppress(TimeoutError):
-                return client.recv(100)
-        return client.recv(100)
 
 
 async def test_a_job_reaches_outside_and_nothing_of_the_hosts_own(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,13 +93,15 @@ def grant_devices(
     return granting.granted()
 
 
-def usable_gpu(registry: Registry, hooks: Hooks) -> bool:
-    """Whether any of the GPUs that are here could be given to a job. Blocks."""
+def usable_gpu(registry: Registry, hooks: Hooks, check: Callable[[DeviceGrants], None]) -> bool:
+    """Whether any of the GPUs that are here could be given to a job; `check` raises where it cannot. Blocks."""
     here = gpu.discover()
     found = registry.load() if here else {}
     for one in here:
         try:
-            _Granting((), hooks).add_gpu(one, here, found)
+            granting = _Granting((), hooks)
+            granting.add_gpu(one, here, found)
+            check(granting.granted())
             return True
         except ExecutorError:
             continue

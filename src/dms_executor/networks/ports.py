@@ -27,6 +27,7 @@ __all__ = ["Reservation", "check_ports", "reserve"]
 _TRIES = 64
 _PATIENCE = 5.0  # seconds for another start that is about to take the same port, and may fail
 _PAUSE = 0.02
+_ANOTHER = "Choose another host_port (0: one is chosen), or a host_ip that this host has"
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -93,6 +94,9 @@ def _taken(port: PortMapping, index: int, reservation: Reservation) -> PortMappi
         time.sleep(_PAUSE)  # nobody tells when a name gets free
     try:
         _tried(port, port.host_port)
+    except PermissionError as error:
+        mend = "Choose a host_port from net.ipv4.ip_unprivileged_port_start on (sysctl), or run as root"
+        raise _in_use(port, index, error.strerror or str(error), mend) from error
     except OSError as error:
         raise _in_use(port, index, error.strerror or str(error)) from error
     return port
@@ -144,9 +148,8 @@ def _tried(port: PortMapping, number: int) -> int:
         return bound
 
 
-def _in_use(port: PortMapping, index: int, why: str) -> ResourcesUnavailable:
+def _in_use(port: PortMapping, index: int, why: str, mend: str = _ANOTHER) -> ResourcesUnavailable:
     number = port.host_port or "any"
     return ResourcesUnavailable(
-        f"$.ports[{index}]: {port.protocol} port {number} of {port.host_ip} cannot be had: {why}",
-        mend="Choose another host_port (0: one is chosen), or a host_ip that this host has",
+        f"$.ports[{index}]: {port.protocol} port {number} of {port.host_ip} cannot be had: {why}", mend=mend
     )

@@ -47,14 +47,15 @@ def oci_config(
     swap: bool,
     first_id: int | None = None,
     is_root: bool = True,
-    kept: Mapping[int, list[str]] = MappingProxyType({}),
+    kept: Mapping[str, list[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The whole configuration, of JSON types.
 
     `first_id`: of the job's range of ids; None: it has the runtime's. `is_root`: the runtime is root of the host.
-    `cgroup` None: there is none to be had. `kept`: what the mount of the volume of that index must keep.
+    `cgroup` None: there is none to be had. `kept`: what the mount at that place in the room must keep.
     """
-    in_userns = first_id is not None or not is_root
+    # The kernel mounts a new sysfs only for the owner of the network namespace that it shows.
+    foreign = network == "host" if not is_root else network != "none" and first_id is not None
     linux: dict[str, Any] = {
         "namespaces": _namespaces(network, room),
         "resources": _resources(limits, swap, device_rules(devices)) if cgroup is not None else {},
@@ -77,9 +78,9 @@ def oci_config(
         "hostname": hostname,
         # Our init last: nothing that the request names may cover it.
         "mounts": [
-            *_system_mounts(f"{room}/{SYSFS}" if in_userns and network != "none" else None, cgroup is not None),
+            *_system_mounts(f"{room}/{SYSFS}" if foreign else None, cgroup is not None),
             *_own_mounts(room, volumes, is_mapped=first_id is not None, kept=kept),
-            *device_mounts(room, devices),
+            *device_mounts(room, devices, kept),
             _mount(INIT, "bind", f"{room}/init", ["bind", "ro", "nosuid", "nodev"]),
         ],
         "linux": linux,
@@ -145,7 +146,6 @@ def _resources(limits: Limits, swap: bool, rules: list[dict[str, Any]]) -> dict[
 
 
 def _system_mounts(sysfs: str | None, has_cgroup: bool) -> list[dict[str, Any]]:
-    # The kernel mounts a new sysfs only for the owner of the network namespace that it shows.
     sys = _mount("/sys", "bind", sysfs, ["rbind", *_SAFE, "ro"]) if sysfs else None
     return [
         _mount("/proc", "proc", "proc", _SAFE),
@@ -160,10 +160,11 @@ def _system_mounts(sysfs: str | None, has_cgroup: bool) -> list[dict[str, Any]]:
     ]
 
 
-def _own_mounts(room: str, volumes: Volumes, *, is_mapped: bool, kept: Mapping[int, list[str]]) -> list[dict[str, Any]]:
+def _own_mounts(room: str, volumes: Volumes, *, is_mapped: bool, kept: Mapping[str, list[str]]) -> list[dict[str, Any]]:
     targets = {mount.target for mount in volumes.mounts}
     mounts = [
-        _volume_mount(room, index, mount, is_mapped, kept.get(index, [])) for index, mount in enumerate(volumes.mounts)
+        _volume_mount(room, index, mount, is_mapped, kept.get(volume_path(index), []))
+        for index, mount in enumerate(volumes.mounts)
     ]
     # What a volume covers is the volume's.
     files = [name for name in NETWORK_FILES if not {f"/etc/{name}", "/etc"} & targets]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -22,8 +23,10 @@ from ..errors import NotSupported
 from ..policy import reopen
 from ..supervisor import spec
 from ..types import GPU, ExecutionRequest
+from .bound_nodes import check_nodes
 from .flavours import Flavour
 from .process import Process
+from .rootless import Rootless
 from .spec import OciSettings
 from .users import User
 
@@ -45,20 +48,27 @@ class OciDevices:
         self._registry = Registry(settings.cdi_folders)
         self._turn = asyncio.Lock()
 
-    async def grant(self, request: ExecutionRequest) -> DeviceGrants:
+    async def grant(self, request: ExecutionRequest, rootless: Rootless | None) -> DeviceGrants:
         """Raises `InvalidRequest`, `PolicyDenied`, `NotSupported`, `ResourcesUnavailable`, `EngineUnavailable`."""
         if not request.devices and not request.resources.gpus:
             return DeviceGrants()
         async with self._turn:
-            return await asyncio.to_thread(self._grant, request)
+            return await asyncio.to_thread(self._grant, request, rootless)
 
-    async def powers(self, flavour: Flavour) -> frozenset[str]:
+    async def powers(self, flavour: Flavour, rootless: Rootless | None) -> frozenset[str]:
         """Its capabilities: GPUs only where one of those that are here could be given."""
         async with self._turn:
-            has_gpu = await asyncio.to_thread(usable_gpu, self._registry, self._settings.cdi_hooks)
+            has_gpu = await asyncio.to_thread(self._has_gpu, rootless)
         return frozenset({"devices", "gpus"} if has_gpu else {"devices"}) - flavour.lacks
 
-    def _grant(self, request: ExecutionRequest) -> DeviceGrants:
+    def _has_gpu(self, rootless: Rootless | None) -> bool:
+        def check(granted: DeviceGrants) -> None:
+            if rootless is not None:
+                check_nodes(granted, rootless, User())
+
+        return usable_gpu(self._registry, self._settings.cdi_hooks, check)
+
+    def _grant(self, request: ExecutionRequest, rootless: Rootless | None) -> DeviceGrants:
         try:
             granted = grant_devices(
                 request,
@@ -70,6 +80,8 @@ class OciDevices:
         except NotSupported as error:
             error.engine = "oci"
             raise
+        if rootless is not None:
+            check_nodes(granted, rootless, User())
         for target in (*(node.path for node in granted.nodes), *(mount.target for mount in granted.mounts)):
             if _is_taken(target):
                 raise NotSupported(
@@ -122,16 +134,19 @@ def shim_mounts(devices: DeviceGrants, user: User, keep: Callable[[int], int]) -
     return made
 
 
-def device_mounts(room: str, devices: DeviceGrants) -> list[dict[str, Any]]:
-    """`mounts` of the configuration; their flags are those of the shim's mounts."""
+def device_mounts(
+    room: str, devices: DeviceGrants, kept: Mapping[str, list[str]] = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """`mounts` of the configuration; their flags are those of the shim's mounts. `kept`: see `oci_config`."""
     nodes = [
         {"destination": node.path, "type": "bind", "source": f"{room}/dev/{index}", "options": _NODE}
         for index, node in enumerate(devices.nodes)
     ]
     binds = []
     for index, mount in enumerate(devices.mounts):
-        source = f"{room}/{_mount_path(index)}"
-        binds.append({"destination": mount.target, "type": "bind", "source": source, "options": _options(mount)})
+        place = _mount_path(index)
+        options = [*_options(mount), *kept.get(place, [])]
+        binds.append({"destination": mount.target, "type": "bind", "source": f"{room}/{place}", "options": options})
     return [*binds, *nodes]
 
 

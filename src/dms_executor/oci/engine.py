@@ -120,12 +120,11 @@ class OciEngine(Files, Engine):
         _, reference = check.check_request(request, policy)
         host = await self._ready()
         check.check_runtime(request, host.runtime.flavour)
-        await check_network(request, self._settings, host.runtime.flavour.networks)
+        await check_network(request, self._settings, host)
         check.limits_of(request, host, policy)
         check_host(self._settings.userns, "" if host.rootless is not None else host.no_userns)
         grant = await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)
-        host.need_root_for_devices(request)
-        await self._devices.grant(request)
+        await self._devices.grant(request, host.rootless)
         self._vouched.keep(request, grant)
 
     async def prepare(self, x: Execution, report: Report) -> Prepared:
@@ -134,7 +133,7 @@ class OciEngine(Files, Engine):
         params, reference = check.check_request(request, policy)
         host = await self._ready()
         limits, unenforced = check.limits_of(request, host, policy)
-        devices = await self._devices.grant(request)
+        devices = await self._devices.grant(request, host.rootless)
         vouched = self._vouched.take(request)
         grant, volumes = vouched if vouched is not None else await finished(None, self._grants, x)
         image, digest = ImageConfig(), None

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import EngineUnavailable, NotSupported
-from ..types import ByteSize, Capacity, ExecutionRequest
+from ..types import ByteSize, Capacity
 from .cgroups import Cgroups, detect, make_shims_group
 from .delegation import Delegated, delegated, given, settle
 from .devices import gpus_here
@@ -73,14 +73,6 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
                 what=what,
                 mend=self.unlimited,
                 execution_id=execution_id,
-            )
-
-    def need_root_for_devices(self, request: ExecutionRequest) -> None:
-        """Raises `NotSupported`: an ordinary user's shim makes no device node."""
-        field = "$.devices" if request.devices else "$.resources.gpus" if request.resources.gpus else ""
-        if field and self.rootless is not None:
-            raise NotSupported(
-                f"engine oci cannot give {field} without root", engine="oci", what=field, mend="Run it as root"
             )
 
     def job_group(self, parent: str, token: str) -> str:

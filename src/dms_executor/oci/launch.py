@@ -20,6 +20,7 @@ from ..supervisor import binary, spec
 from ..supervisor.spawning import mapped
 from ..volumes import RESERVED_TARGETS
 from .accounts import check_accounts
+from .bound_nodes import check_nodes
 from .bundle import network_files, oci_config, volume_path
 from .devices import equipped, joined, shim_mounts
 from .host import Host
@@ -53,7 +54,7 @@ class Launch:
         self.spec: spec.ShimSpec
         self.fds: list[int] = []
         self.ids: IdRange | None = None
-        self.kept: dict[int, list[str]] = {}
+        self.kept: dict[str, list[str]] = {}
 
     def keep(self, fd: int) -> int:
         self.fds.append(fd)
@@ -97,7 +98,7 @@ def assemble(
             *_volume_mounts(launch, plan),
         ]
         user = _user(plan, params, lower, launch.ids, host.rootless)
-        mounts += shim_mounts(plan.devices, user, launch.keep)
+        mounts += _device_mounts(launch, plan, user, host.rootless)
         _write_bundle(x, plan, params, host, context, settings, user, launch)
         bundle = launch.keep(_folder(x.folder / "bundle"))
         mounts.append(spec.Bind(fd=bundle, target="bundle", recursive=False, idmapped=with_userns))
@@ -295,7 +296,7 @@ def _volume_mounts(launch: Launch, plan: Plan) -> list[Any]:
             continue
         granted = reopen(mount.grant, field=f"{mount.field}.source")
         fd = launch.keep(granted.fd)
-        launch.kept[index] = _locked(fd)
+        launch.kept[volume_path(index)] = _locked(fd)
         mounts.append(
             spec.Bind(
                 fd=fd,
@@ -308,10 +309,19 @@ def _volume_mounts(launch: Launch, plan: Plan) -> list[Any]:
     return mounts
 
 
+def _device_mounts(launch: Launch, plan: Plan, user: User, rootless: Rootless | None) -> list[Any]:
+    if rootless is not None:
+        check_nodes(plan.devices, rootless, user)
+    mounts = shim_mounts(plan.devices, user, launch.keep)
+    launch.kept |= {mount.target: _locked(mount.fd) for mount in mounts if isinstance(mount, spec.Bind)}
+    return mounts
+
+
 def _locked(fd: int) -> list[str]:
     """What an ordinary user's runtime may not take away from the mount that `fd` lies on: mount_namespaces(7)."""
     flags = os.fstatvfs(fd).f_flag
-    return [name for name, flag in (("noexec", os.ST_NOEXEC), ("ro", os.ST_RDONLY)) if flags & flag]
+    known = (("noexec", os.ST_NOEXEC), ("nodev", os.ST_NODEV), ("ro", os.ST_RDONLY))
+    return [name for name, flag in known if flags & flag]
 
 
 def _filter(context: EngineContext, settings: OciSettings) -> int:

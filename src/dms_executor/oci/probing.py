@@ -32,15 +32,16 @@ async def probed(engine: str, settings: OciSettings, state_dir: Path, devices: O
     except EngineUnavailable as error:
         return Probe(engine=engine, usable=False, problem=error.message, mend=error.mend)
     room = await asyncio.to_thread(capacity, host, state_dir)
-    given = await devices.powers(host.runtime.flavour) if host.rootless is None else frozenset[str]()
+    given = await devices.powers(host.runtime.flavour, host.rootless)
+    networks, lacking = await network_powers(settings, host)
     who = "; rootless" if host.rootless is not None else ""
     return Probe(
         engine=engine,
         usable=True,
         version=f"{version} ({host.runtime.why}; cgroups {host.cgroups.mode}{who})",
-        capabilities=capabilities(host) | given | await network_powers(settings, host.runtime.flavour.networks),
+        capabilities=capabilities(host) | given | networks,
         capacity=room,
-        mend=host.unlimited,
+        mend="; ".join(filter(None, (host.unlimited, lacking))),
     )
 
 

@@ -26,6 +26,7 @@ __all__ = ["Rootless", "explained", "find_rootless", "room_of", "why_no_namespac
 _LEAST_KERNEL = (5, 11)  # an overlay may be mounted in a user namespace
 _LEAST_IDS = 65535  # beside root: with fewer, ids of usual images (nobody is 65534) have no place
 _MOST_RANGES = 20  # native/userns.c
+_OVERFLOW = 65534  # whom the kernel shows where an id has none: user_namespaces(7)
 _PROC_SYS = "/proc/sys"
 _ETC = "/etc"
 
@@ -58,6 +59,12 @@ class Rootless(msgspec.Struct, frozen=True, kw_only=True):
     def knows(self, status: os.stat_result) -> bool:
         """Whether that file's owner and group have ids in the namespace."""
         return _maps(self.uid_map, status.st_uid) and _maps(self.gid_map, status.st_gid)
+
+    def outside(self, user: User) -> tuple[int, set[int]]:
+        """The host's ids of a user of a job and of its groups, as far as they have any."""
+        gids = (_outside(self.gid_map, gid) for gid in (user.gid, *user.groups))
+        uid = _outside(self.uid_map, user.uid)
+        return _OVERFLOW if uid is None else uid, {gid for gid in gids if gid is not None}
 
     def check_user(self, user: User) -> None:
         """Raises `StartFailed` for ids that nobody has in the namespace."""
@@ -186,6 +193,14 @@ def _maps(words: str, outside: int) -> bool:
     numbers = [int(word) for word in words.split()]
     ranges = zip(numbers[1::3], numbers[2::3], strict=True)
     return any(first <= outside < first + count for first, count in ranges)
+
+
+def _outside(words: str, inside: int) -> int | None:
+    numbers = [int(word) for word in words.split()]
+    for first, start, count in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True):
+        if first <= inside < first + count:
+            return start + inside - first
+    return None
 
 
 def _map(own: int, ranges: list[tuple[int, int]]) -> str:
