@@ -20,6 +20,11 @@ from dms_executor.oci.engine import OciEngine
 from dms_executor.policy import Policy
 from dms_executor.types import ByteSize, ExecutionRequest, Output, Progress, Resources
 
+# Here and not where they are used: a fixture that several modules import is made for each of them.
+from .someone import somebody, someone
+
+__all__ = ["somebody", "someone"]
+
 LIMITS = Resources(memory=ByteSize("64MiB"), pids=64)
 
 

@@ -16,10 +16,10 @@ import pytest
 
 from dms_executor.devices.access import permitted
 
-from .someone import Someone, somebody, someone
+from .someone import Someone
 from .test_rootless import left, request, root
 
-__all__ = ["root", "somebody", "someone"]
+__all__ = ["root"]
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes and specs need root to make")
 NAME = "vendor.test/copy=null"

@@ -20,11 +20,11 @@ import pytest
 from dms_executor.processes import start_time
 
 from .. import lan
-from .someone import Someone, somebody, someone
+from .someone import Someone
 from .talk import PYTHON, SERVE, TALK, machines_python, needs_python, reply
 from .test_rootless import Root, left, request, root, strays
 
-__all__ = ["root", "somebody", "someone"]
+__all__ = ["root"]
 
 pytestmark = needs_python
 PORT = {"container_port": 80}

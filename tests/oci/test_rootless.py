@@ -17,9 +17,9 @@ from dms_executor.errors import EngineUnavailable
 from dms_executor.oci import rootless
 
 from ..images.conftest import Layout, layout
-from .someone import Someone, somebody, someone
+from .someone import Someone
 
-__all__ = ["layout", "somebody", "someone"]
+__all__ = ["layout"]
 
 KEPT = {"exit", "log", "request.json", "handle.json", "result.json", "shim.log", "intent.json", "started.json"}
 Root = dict[str, Any]
