@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from spawner import spawn
+
 HYBRID = Path("/sys/fs/cgroup/unified")
 
 
@@ -43,7 +45,7 @@ class Bare:
         helper = [str(self.helper), *layers, str(self.first_id), self.detach]
         command = [*helper, *self.command, "run", "--bundle", str(bundle), name]
         began = time.perf_counter()
-        output, code = _spawn(command)
+        output, code = spawn(command)
         took = time.perf_counter() - began
         if (code, output) != (0, b"hi\n"):
             raise SystemExit(f"the bare side failed: {code} {output!r}")
@@ -73,15 +75,3 @@ def bare_config(config: dict, bundle_files: Path) -> dict:
             mount = {**mount, "source": str(bundle_files / Path(source).name)}
         mounts.append(mount)
     return {**config, "process": {**config["process"], "args": ["echo", "hi"]}, "mounts": mounts}
-
-
-def _spawn(command: list[str]) -> tuple[bytes, int]:
-    reader, writer = os.pipe()
-    actions = [(os.POSIX_SPAWN_DUP2, writer, 1), (os.POSIX_SPAWN_CLOSE, reader)]
-    pid = os.posix_spawn(command[0], command, {"PATH": os.environ["PATH"]}, file_actions=actions)
-    os.close(writer)
-    output = b""
-    while chunk := os.read(reader, 65536):
-        output += chunk
-    os.close(reader)
-    return output, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -1,4 +1,4 @@
-/* `dms-init [-w] [-t SIZE] [-s FD] [-p FD FOLDER] -- ARGV...`: pid 1 of a job, or the first process of a session in it.
+/* `dms-init [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] -- ARGV...`: pid 1 of a job, or the first process of a session in it.
  * docs/protocol.md, section 3. */
 #include <errno.h>
 #include <fcntl.h>
@@ -160,9 +160,17 @@ static _Noreturn void hung_up(void)
     _exit(HUNG_UP);
 }
 
-/* Nothing of a session runs before it is in the control group by which it can be killed. */
-static void await_go(void)
+/* Nothing of a session runs before it is in the control group by which it can be killed. It moves itself; where it may
+ * not (before Linux 5.16 the writer's rights counted, not the opener's), or where that group has gone with who asked for
+ * us, it waits. */
+static void await_go(int group)
 {
+    bool joined = group >= 0 && write(group, "0", 1) == 1;
+    if (group >= 0)
+        close(group);
+    if (joined)
+        return;
+
     uint8_t bytes[FRAME_HEADER];
     struct frame frame;
     size_t have = 0;
@@ -254,7 +262,7 @@ static int open_report(void)
 
 int main(int argc, char **argv)
 {
-    int filter = -1, scripts = -1, next = 1;
+    int filter = -1, scripts = -1, group = -1, next = 1;
     const char *folder = NULL, *problem;
     bool waits = false;
     const char *size = NULL;
@@ -265,6 +273,10 @@ int main(int argc, char **argv)
     if (next < argc && strcmp(argv[next], "-w") == 0) {
         waits = true;
         next++;
+    }
+    if (next + 1 < argc && strcmp(argv[next], "-j") == 0) {
+        group = atoi(argv[next + 1]);
+        next += 2;
     }
     if (next + 1 < argc && strcmp(argv[next], "-t") == 0) {
         size = argv[next + 1];
@@ -280,7 +292,7 @@ int main(int argc, char **argv)
         next += 3;
     }
     if (next >= argc || strcmp(argv[next], "--") != 0 || next + 1 >= argc)
-        fail(EINVAL, "usage: dms-init [-w] [-t COLUMNSxROWS] [-s FD] [-p FD FOLDER] -- ARGV...");
+        fail(EINVAL, "usage: dms-init [-w [-j FD]] [-t COLUMNSxROWS] [-s FD] [-p FD FOLDER] -- ARGV...");
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     int signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -296,7 +308,7 @@ int main(int argc, char **argv)
             prctl(PR_SET_PDEATHSIG, 0);
     }
     if (waits)
-        await_go();
+        await_go(group);
     if (size != NULL)
         open_terminal(size);
     if (filter >= 0 && seccomp_install(filter) != 0)

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,6 +28,8 @@
 #define ALONE 100         /* ticks that an init without a group of its own has for killing its children itself */
 #define DEPTH 16          /* of processes between the shim and a session's first one */
 #define PREFIX "exec-"
+
+enum { REPORT = 3, GROUP }; /* descriptors of the command */
 
 struct session {
     bool used, ending;
@@ -86,9 +89,54 @@ static int make_group(struct session *it, const char *group)
     return -1;
 }
 
+/* The file by which the session's init moves itself. In version 1 it is that of threads, which a thread can write itself
+ * into without the lock that costs a grace period (cgroup_procs_write_start in kernel/cgroup/cgroup.c). */
+static int open_group(const struct session *it)
+{
+    char path[PATH_MAX];
+    path_of(it, "tasks", path);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd >= 0 || errno != ENOENT)
+        return fd;
+    path_of(it, "cgroup.procs", path);
+    return open(path, O_WRONLY | O_CLOEXEC);
+}
+
+/* The runtime moves the new process into the job's groups. The first move takes a grace period of the kernel's, some
+ * 10 ms, in which it waits; one of ours begins that now, while the runtime comes up. It must not outlive its use. */
+static void begin_grace_period(const struct session *it)
+{
+    pid_t self = getpid();
+    if (fork() != 0)
+        return; /* without it all goes on, later */
+    sys_close_from(0); /* its copies would hold streams and connections open */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == self)
+        write_in(it, "cgroup.procs", "0");
+    _exit(0);
+}
+
 static bool job_runs(void)
 {
     return shim.phase == PHASE_RUNNING && !shim.job_reported && !shim.init_gone;
+}
+
+/* With its group behind the report socket, for the init. */
+static pid_t spawn_runtime(const struct session *it, char **argv, const int *fds, int count)
+{
+    int placed[OPEN_FDS + 1], group;
+    if (it->number == 0)
+        return job_spawn_plain(argv, shim.config.env, fds, count);
+    if (count <= REPORT || (group = open_group(it)) < 0)
+        return -1;
+    memcpy(placed, fds, GROUP * sizeof *fds);
+    placed[GROUP] = group;
+    memcpy(placed + GROUP + 1, fds + GROUP, (size_t)(count - GROUP) * sizeof *fds);
+    begin_grace_period(it);
+    pid_t pid = job_spawn_plain(argv, shim.config.env, placed, count + 1);
+    int error = errno;
+    close(group);
+    errno = error;
+    return pid;
 }
 
 void session_open(int client, const struct frame *frame, const int *fds, int count)
@@ -117,7 +165,7 @@ void session_open(int client, const struct frame *frame, const int *fds, int cou
         refuse(client, errno, "cannot make a control group for the command");
         return;
     }
-    pid_t pid = job_spawn_plain(request.argv, shim.config.env, fds, count);
+    pid_t pid = spawn_runtime(it, request.argv, fds, count);
     if (pid < 0) {
         refuse(client, errno, "cannot execute the runtime");
         sessions_sweep();
@@ -139,6 +187,19 @@ static bool is_descendant(pid_t pid)
     return false;
 }
 
+static bool is_in_group(const struct session *it, pid_t pid)
+{
+    char path[PATH_MAX], line[32];
+    bool found = false;
+    path_of(it, "cgroup.procs", path);
+    FILE *file = fopen(path, "re");
+    while (file != NULL && !found && fgets(line, sizeof line, file) != NULL)
+        found = strtol(line, NULL, 10) == pid;
+    if (file != NULL)
+        fclose(file);
+    return found;
+}
+
 void session_enter(int client, pid_t pid)
 {
     struct session *it = of_client(client);
@@ -149,7 +210,7 @@ void session_enter(int client, pid_t pid)
     }
     it->init = pid;
     snprintf(text, sizeof text, "%d", (int)pid);
-    if (it->number != 0 && !write_in(it, "cgroup.procs", text)) {
+    if (it->number != 0 && !is_in_group(it, pid) && !write_in(it, "cgroup.procs", text)) {
         refuse(client, errno, "cannot move the command into its control group");
         return;
     }

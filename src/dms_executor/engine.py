@@ -291,7 +291,8 @@ class Execs(Protocol):
     """The power `exec`."""
 
     async def exec(self, x: Execution, h: Handle, command: Command) -> Channel:
-        """Returns once the command runs. Raises `StartFailed`, `ExecutionNotRunning`.
+        """Returns once the command runs. Raises `StartFailed`, `ExecutionNotRunning`: with status "paused" for a paused
+        job, which whatever process may have paused.
 
         The channel's owner that dies in any way takes the command along, and leaves the job.
         """

@@ -23,7 +23,16 @@ from ..policy import Policy
 from ..registry import engine_class, engine_names
 from ..tasks import Tasks
 from ..typed import known
-from ..types import Capacity, ExecutionRequest, Probe, Resources, Settings, SpecConfig, check_id
+from ..types import (
+    Capacity,
+    ExecutionRequest,
+    ExecutionStatus,
+    Probe,
+    Resources,
+    Settings,
+    SpecConfig,
+    check_id,
+)
 from .live import Live
 
 if TYPE_CHECKING:
@@ -172,6 +181,13 @@ class Core:
                 execution_id=execution_id,
             )
         return row
+
+    def seen_running(self, execution_id: str) -> Live | None:
+        """One that runs as far as this process knows, which watches it; without a look into the record."""
+        for live in self.live.values():
+            if live.x.id == execution_id and live.status is ExecutionStatus.RUNNING and not live.ended:
+                return live
+        return None
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """Runs what blocks on the one pool for files."""

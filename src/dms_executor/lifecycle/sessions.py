@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from ..engine import Channel, Command, Execs
 from ..errors import ExecutionNotRunning, ExecutorClosed, ExecutorError, InvalidRequest, NotSupported
-from ..types import ExecResult, ExecutionStatus, Stream, signal_number
+from ..types import ExecResult, Stream, signal_number
 from .stop import running
 
 if TYPE_CHECKING:
@@ -131,14 +131,10 @@ async def open_session(core: Core, execution_id: str, command: Command, timeout:
     """Begins a command in a running job. Raises `ExecutionNotRunning`, `NotSupported`, `StartFailed`."""
     if timeout is not None and not 0 < timeout < 1e9:
         raise InvalidRequest(f"{timeout} is no duration", path="$.timeout", mend="Use seconds, more than 0")
-    live = await running(core, execution_id)
+    live = core.seen_running(execution_id) or await running(core, execution_id)
     if live.handle is None or not isinstance(live.engine, Execs):
         raise NotSupported(
             f"engine {live.engine.name} has no exec", engine=live.engine.name, what="exec", execution_id=execution_id
-        )
-    if (await core.row(execution_id)).status is ExecutionStatus.PAUSED:
-        raise ExecutionNotRunning(
-            f"execution {execution_id} is paused", status="paused", mend="Resume it first", execution_id=execution_id
         )
     try:
         channel = await core.unless_closed(live.engine.exec(live.x, live.handle, command))

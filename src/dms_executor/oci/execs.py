@@ -24,7 +24,7 @@ from .users import User, resolve_user
 
 __all__ = ["open_exec"]
 
-_FILTER = 4  # after the report socket
+_GROUP = 4  # after the report socket; the shim puts it there, where the session has a control group of its own
 
 
 async def open_exec(
@@ -47,27 +47,31 @@ def _spec(
 ) -> SessionSpec:
     group = host.job_group(settings.cgroup_parent, x.token)
     if host.cgroups.is_frozen(group):
-        raise ExecutionNotRunning("the job is paused", status="paused", execution_id=x.id)
+        raise ExecutionNotRunning(
+            f"execution {x.id} is paused", status="paused", mend="Resume it first", execution_id=x.id
+        )
     process = _process(x, command, host, group)
+    killable = _killable(host, group)
     passed: list[int] = []
     try:
         if x.request.init:
             passed.append(_filter(context, settings))
-        wrapper = [INIT, "-w"]
+        wrapper = [INIT, "-w", *(("-j", str(_GROUP)) if killable else ())]
         if command.terminal is not None:
             wrapper += ["-t", "{}x{}".format(*command.terminal)]
         if passed:  # else the runtime has the profile from the container's configuration
-            wrapper += ["-s", str(_FILTER)]
+            wrapper += ["-s", str(_GROUP + 1 if killable else _GROUP)]
         process["args"] = [*wrapper, "--", *command.argv]
         passed.append(_in_memory(msgspec.json.encode(process)))
     except BaseException:
         for fd in passed:
             os.close(fd)
         raise
+    preserved = len(passed) + bool(killable)
     return SessionSpec(
-        exec_argv(host.runtime, x.folder, x.token, preserved=len(passed), room=host.room, options=host.options),
+        exec_argv(host.runtime, x.folder, x.token, preserved=preserved, room=host.room, options=host.options),
         passed,
-        group=_killable(host, group),
+        group=killable,
         owner=first_id,
         terminal=command.terminal is not None,
     )

@@ -40,9 +40,9 @@ _READ = 4096
 class SessionSpec:
     """What the shim is asked for.
 
-    `argv`: the command that it runs, with the report socket as descriptor 3 and `passed` from 4 on (they are closed).
-    `group`: the job's control group in which the session gets its own; empty: none. `owner`: the host's id of the
-    job's root, to whom the pipes are given.
+    `argv`: the command that it runs, with the report socket as descriptor 3 and `passed` after it (they are closed).
+    `group`: the job's control group in which the session gets its own, which is descriptor 4 then; empty: none.
+    `owner`: the host's id of the job's root, to whom the pipes are given.
     """
 
     def __init__(self, argv: list[str], passed: list[int], *, group: str, owner: int | None, terminal: bool) -> None:
@@ -130,8 +130,8 @@ class Session:
         self._failure = ""
         self._errno: int | None = None
         self._killing = False
-        self._loop.add_reader(self._control, self._control_readable)
-        self._loop.add_reader(self._report, self._report_readable)
+        self._loop.add_reader(self._control, self._serve, self._control_readable)
+        self._loop.add_reader(self._report, self._serve, self._report_readable)
 
     # -- what a channel owes -------------------------------------------------------------------------------------
 
@@ -172,9 +172,12 @@ class Session:
         await self._close(kill=True)
 
     async def aclose(self) -> None:
-        """Kills what has not ended."""
+        """Kills what has not ended, and returns once nothing of that is left."""
         try:
-            await self._close(kill=not self._exit.done())
+            if self._exit.done():
+                self._send_close(kill=False)  # the shim reads it before it sees the connection end
+            else:
+                await self._close(kill=True)
         finally:
             if self._entering is not None:
                 self._entering.cancel()
@@ -193,11 +196,11 @@ class Session:
                 await self._started
         except TimeoutError:
             raise StartFailed(f"the runtime did not start the command within {_START:.0f} s") from None
+        if self._failure:
+            raise StartFailed(self._failure, errno=self._errno)
         refusal = opened.result() if opened.done() else None
         if refusal is not None:
             raise ExecutionNotRunning(f"the command was refused: {refusal}")
-        if self._failure:
-            raise StartFailed(self._failure, errno=self._errno)
         if not self._reported:
             if self._control.fileno() < 0:
                 raise ExecutionNotRunning("the job has ended")
@@ -213,8 +216,10 @@ class Session:
         return " ".join(said.split()) or "the runtime ended and started nothing"
 
     async def _enter(self, pid: int) -> None:
-        """Lets the init go on once it is where it can be killed with all that it will start."""
+        """Tells the shim which process it is, and lets it go on where it could not move itself into its group."""
         refusal = await self._ask(frames.ENTER, struct.pack("<I", pid))
+        if self._reported:
+            return  # it runs, or has ended already
         if refusal is not None:
             self._fail(f"the command cannot be confined: {refusal}")
             return
@@ -222,6 +227,16 @@ class Session:
             self._report.send(frames.pack(frames.INIT_GO), socket.MSG_NOSIGNAL)
 
     # -- what comes ----------------------------------------------------------------------------------------------
+
+    def _serve(self, readable: Callable[[], None]) -> None:
+        """A defect in there would be the event loop's to log, and nobody would ever hear of the start again."""
+        try:
+            readable()
+        except Exception as error:
+            self._fail(f"a session failed: {error!r}; this is a defect, please report it")
+            self._hang_up_report()
+            self._hang_up_control()
+            raise
 
     def _report_readable(self) -> None:
         try:
