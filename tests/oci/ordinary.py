@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from dms_executor import ExecutionResult, Executor, LogStreamRequest, Policy, Settings
+from dms_executor import ExecResult, ExecutionResult, Executor, LogStreamRequest, Policy, Settings
 from dms_executor.errors import ExecutorError
 from dms_executor.types import decode_request, encode
 
@@ -23,6 +23,8 @@ from dms_executor.types import decode_request, encode
 async def _step(executor: Executor, name: str, value: Any) -> Any:
     if name in ("run", "start"):
         return await getattr(executor, name)(decode_request(json.dumps(value).encode()))
+    if name == "exec":
+        return await executor.exec(*value)
     if name == "start together":
         asked = [decode_request(json.dumps(each).encode()) for each in value]
         await asyncio.gather(*(executor.start(each) for each in asked))
@@ -54,7 +56,7 @@ def _plain(answer: Any) -> Any:
     if not isinstance(answer, msgspec.Struct):
         return answer
     plain = json.loads(encode(answer))
-    if isinstance(answer, ExecutionResult):  # JSON has them as base64
+    if isinstance(answer, ExecutionResult | ExecResult):  # JSON has them as base64
         plain |= {"stdout": answer.stdout.decode(), "stderr": answer.stderr.decode()}
     return plain
 

@@ -67,7 +67,7 @@ def look(stdout: str, user_first: str, token: str) -> dict[str, Any]:
         "cgroup": {line.split(":", 2)[2].replace(token, "its token") for line in parts["cgroup"]},
         "bounds": parts["bounds"],
         "network": [name.strip() for name in parts["network"]],
-        "addresses": parts["addresses"],
+        "addresses": {_address(line) for line in parts["addresses"]},
         "sockets": parts["sockets"],
         "processes": set(parts["processes"]) - {"tr", "head", "sort"},
         "writable kernel files": set(parts["writable"]),
@@ -131,6 +131,14 @@ def _mount(line: str) -> tuple[str, str, str]:
         kind = "bind"
     flags = [flag for flag in fields[5].split(",") if flag in _FLAGS]
     return place, kind, " ".join(sorted(flags))
+
+
+def _address(line: str) -> str:
+    """Of a route: interface, destination, gateway and mask, as the kernel has them; of IPv6 the address."""
+    fields = line.split()
+    if len(fields) == 1:
+        return "link-local" if line.startswith("fe80") else line.strip()
+    return " ".join((fields[0], fields[1], fields[2], fields[7]))
 
 
 def _source(line: str, token: str) -> str:

@@ -17,7 +17,7 @@ import pytest
 from dms_executor.devices.access import permitted
 
 from .someone import Someone
-from .test_rootless import left, request, root
+from .test_rootless import Root, left, request, root
 
 __all__ = ["root"]
 
@@ -67,7 +67,7 @@ def test_a_device_that_is_a_copy_of_null(
     machine.has(0o666)
     machine.says()
     script = "echo gone >/dev/copy && cat /dev/copy && stat -c '%F %t:%T %a' /dev/copy; mknod /tmp/x c 1 3 || echo no"
-    fields = {"devices": [NAME], "init": init, "params": {"user": user}}
+    fields: Root = {"devices": [NAME], "init": init, "params": {"user": user}}
     result, info = someone.does(runtime, ("run", request(root, "sh", "-c", script, **fields)), ("inspect", "e"))
     assert result["stdout"].splitlines() == ["character special file 1:3 666", "no"], result
     assert f"device: {NAME} (/dev/copy)" in info["loosened"]

@@ -27,7 +27,7 @@ from .test_rootless import Root, left, request, root, strays
 __all__ = ["root"]
 
 pytestmark = needs_python
-PORT = {"container_port": 80}
+PORT: dict[str, Any] = {"container_port": 80}
 
 
 @pytest.fixture(scope="module", autouse=True)

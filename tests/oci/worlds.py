@@ -62,7 +62,7 @@ class World:
             "cgroup": {"/"},
             "bounds": ["64", str(64 << 20)],
             "network": ["lo"],
-            "addresses": ["0" * 31 + "1"],
+            "addresses": {"0" * 31 + "1"},
             "sockets": [],
             "processes": {"/dev/.dms-executor-init", "sh"},
             # Anybody may ask to be woken by pressure; nothing of it changes the host.
