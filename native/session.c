@@ -180,7 +180,8 @@ void session_open(int client, const struct frame *frame, const int *fds, int cou
 static bool is_descendant(pid_t pid)
 {
     for (int level = 0; level < DEPTH && pid > 1; level++) {
-        if (job_is_child(pid))
+        /* At ourselves: the runtime above it has ended since the last look, and its children are ours now. */
+        if (job_is_child(pid) || (level > 0 && pid == getpid()))
             return true;
         pid = sys_parent(pid);
     }
