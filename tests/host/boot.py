@@ -8,8 +8,6 @@ The host has no network. See docs/host.md.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import mmap
 import os
 import shutil
 import signal
@@ -24,16 +22,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+# A script runs from its own folder, a test imports the package.
+if __package__:
+    from . import machines
+else:
+    import machines
+
 ROOT = Path(__file__).parents[2]
-QEMU = "qemu-system-x86_64"
 OUT_OF_TIME = 124  # like timeout(1)
 NO_ANSWER = 125
 _PROBE_SECONDS = 15.0
 _RUNSC = "runsc"  # in the host's checkout
+_SLOW = {"tcg", "uml"}
 _TEST_SECONDS = 1800  # pytest's limit of one test where all is emulated
-# Each word for a reason: https://docs.kernel.org/admin-guide/kernel-parameters.html. `panic=-1` ends a failed boot.
-# An emulated HPET is read under a lock of QEMU's: the time stamp counter is the cheaper clock there.
-_KERNEL = "console=ttyS0 quiet panic=-1 cryptomgr.notests mitigations=off tsc=reliable clocksource=tsc"
 
 
 def main() -> int:
@@ -43,7 +44,7 @@ def main() -> int:
         return 0
     out = Path(arguments.out or tempfile.mkdtemp(prefix="dms-executor-host."))
     out.mkdir(parents=True, exist_ok=True)
-    accel = os.environ.get("DMS_EXECUTOR_HOST_ACCEL") or _accelerator(cache)
+    accel = os.environ.get("DMS_EXECUTOR_HOST_ACCEL") or _accelerator(cache, arguments.light)
     words = command_of(arguments.command, accel, arguments.processes)
     (out / "command").write_bytes(_joined(words))
     (out / "environment").write_bytes(_joined(_variables(accel)))
@@ -55,7 +56,11 @@ def main() -> int:
         checkout = Path(scratch) / "checkout.tar"
         _pack(checkout)
         began = time.monotonic()
-        ended = _run(_machine(cache, accel, checkout, out), arguments.timeout, out / "output")
+        if accel == "uml":
+            machine = machines.uml(cache, checkout, out, Path(scratch))
+        else:
+            machine = machines.qemu(cache, accel, checkout, out)
+        ended = _run(machine, arguments.timeout, out / "output")
     print(f"host: {accel}, {time.monotonic() - began:.0f} s; report and logs: {out}", file=sys.stderr)
     if not ended:
         print(f"host: killed after {arguments.timeout:g} s", file=sys.stderr)
@@ -76,6 +81,9 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", help="where report and logs go; a new temporary folder")
     parser.add_argument("--processes", type=int, default=1, help="how many of pytest share the tests")
     parser.add_argument("--systemd", action="store_true", help="boot with systemd, D-Bus, logind and users' managers")
+    parser.add_argument(
+        "--light", action="store_true", help="where no KVM works, a kernel as a program: sooner, has less"
+    )
     parser.add_argument("--build", action="store_true", help="only build")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args(words)
@@ -89,7 +97,7 @@ def command_of(words: Sequence[str], accel: str, processes: int = 1) -> list[str
     if words[0] != "pytest":
         return list(words)
     report = ["--junitxml=/run/report/junit.xml", "-p", "no:cacheprovider"]
-    slow = ["-p", "tests.host.slow"] if accel == "tcg" else []
+    slow = ["-p", "tests.host.slow"] if accel in _SLOW else []
     runner = ["pytest"] if processes == 1 else ["tests.host.shards", str(processes)]
     return ["python", "-m", *runner, *slow, *report, *words[1:]]
 
@@ -100,7 +108,7 @@ def _variables(accel: str) -> list[str]:
     chosen = {name: value for name, value in chosen.items() if not name.startswith("DMS_EXECUTOR_HOST")}
     if _runsc():
         chosen["DMS_EXECUTOR_RUNSC"] = f"/checkout/{_RUNSC}"
-    if accel == "tcg":
+    if accel in _SLOW:
         chosen["PYTEST_TIMEOUT"] = str(_TEST_SECONDS)
         chosen.setdefault("DMS_EXECUTOR_SLOW", "10")
         # It doubles what each test takes here, and is on in every run outside.
@@ -154,65 +162,26 @@ def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     return entry
 
 
-def _machine(cache: Path, accel: str, checkout: Path, out: Path) -> list[str]:
-    memory = os.environ.get("DMS_EXECUTOR_HOST_MEMORY", "3072")
-    return [
-        *_bare(
-            cache,
-            accel,
-            f"{_KERNEL} {os.environ.get('DMS_EXECUTOR_HOST_KERNEL', '')}",
-            memory,
-            len(os.sched_getaffinity(0)),
-            out / "console",
-        ),
-        *("-drive", f"file={_escaped(cache / 'root.img')},format=raw,if=none,id=root,cache=unsafe,snapshot=on"),
-        *("-device", "virtio-blk-pci,drive=root"),
-        *("-drive", f"file={_escaped(checkout)},format=raw,if=none,id=checkout,readonly=on"),
-        *("-device", "virtio-blk-pci,drive=checkout"),
-        *("-fsdev", f"local,id=out,path={_escaped(out)},security_model=none"),
-        *("-device", "virtio-9p-pci,fsdev=out,mount_tag=out"),
-        *(
-            "-device",
-            "virtio-serial-pci",
-            "-chardev",
-            "stdio,id=said,signal=off",
-            "-device",
-            "virtconsole,chardev=said",
-        ),
-    ]
-
-
-def _bare(cache: Path, accel: str, kernel: str, memory: str, cpus: int, console: Path) -> list[str]:
-    if accel == "tcg":
-        # Without it a guest may hang at the calibration of its clock while the machine is busy.
-        kernel += f" tsc_early_khz={_tsc_khz()}"
-    return [
-        *("setpriv", "--pdeathsig", "KILL", QEMU, "-M", "q35", "-m", memory, "-smp", str(cpus)),
-        *("-accel", "tcg,thread=multi" if accel == "tcg" else "kvm", "-cpu", "max" if accel == "tcg" else "host"),
-        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", f"file:{console}"),
-        *("-kernel", str(cache / "vmlinuz"), "-initrd", str(cache / "initrd.cpio"), "-append", kernel),
-    ]
-
-
-def _escaped(path: Path) -> str:
-    return str(path.resolve()).replace(",", ",,")
-
-
-def _accelerator(cache: Path) -> str:
-    """KVM where it really boots a guest: asked once a boot of this machine."""
+def _accelerator(cache: Path, light: bool) -> str:
+    """KVM where it really boots a guest; else, where little is needed, a kernel as a program. Asked once a boot."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     known = cache / "accel"
-    if known.exists() and known.read_text().split()[0] == boot:
-        return known.read_text().split()[1]
-    found = "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and _kvm_boots(cache) else "tcg"
-    known.write_text(f"{boot} {found}\n")
-    return found
+    if not known.exists() or known.read_text().split()[:1] != [boot]:
+        has_kvm = os.access("/dev/kvm", os.R_OK | os.W_OK) and _boots(cache, "kvm")
+        found = ["kvm", "kvm"] if has_kvm else ["tcg", "uml" if _boots(cache, "uml") else "tcg"]
+        written = known.with_suffix(f".{os.getpid()}")
+        written.write_text(" ".join([boot, *found]))
+        written.rename(known)
+    return known.read_text().split()[2 if light else 1]
 
 
-def _kvm_boots(cache: Path) -> bool:
+def _boots(cache: Path, accel: str) -> bool:
     with tempfile.TemporaryDirectory(prefix="dms-executor-host.") as scratch:
         console = Path(scratch) / "console"
-        words = _bare(cache, "kvm", f"{_KERNEL} host.probe", "512", 1, console)
+        if accel == "kvm":
+            words = machines.bare(cache, "kvm", f"{machines.KERNEL} host.probe", "512", 1, console)
+        else:
+            words = machines.uml_bare(cache, "512", console, Path(scratch), "host.probe")
         _run(words, _PROBE_SECONDS, Path(scratch) / "output", quiet=True)
         return console.exists() and b"host: up" in console.read_bytes()
 
@@ -265,18 +234,7 @@ def _tail(path: Path) -> str:
     return path.read_bytes()[-3000:].decode(errors="replace")
 
 
-def _tsc_khz() -> int:
-    """The rate of this machine's time stamp counter, which an emulated guest sees unscaled."""
-    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-    code.write(b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3")  # rdtsc; shl rdx, 32; or rax, rdx; ret
-    read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
-    began, ticks = time.monotonic_ns(), read()
-    time.sleep(0.1)
-    ticks, took = read() - ticks, time.monotonic_ns() - began
-    return int(ticks * 1_000_000 // took)
-
-
 if __name__ == "__main__":
-    if shutil.which(QEMU) is None:
-        sys.exit(f"{QEMU} is missing: apt-get install qemu-system-x86")
+    if shutil.which(machines.QEMU) is None:
+        sys.exit(f"{machines.QEMU} is missing: apt-get install qemu-system-x86")
     sys.exit(main())

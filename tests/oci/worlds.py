@@ -28,6 +28,8 @@ _MASKED_FILES = (
     *("/proc/timer_list", "/proc/timer_stats"),
 )
 _READ_ONLY = ("/proc/bus", "/proc/dynamic_debug", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# Knobs of a kernel that is a program (docs/host.md): its exit code, and how it traces. No other kernel has them.
+_OF_A_PROGRAM = ("/proc/exitcode", "/proc/sysemu")
 _FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
 _SAFE = "nodev noexec nosuid"
 
@@ -66,7 +68,10 @@ class World:
             "sockets": [],
             "processes": {"/dev/.dms-executor-init", "sh"},
             # Anybody may ask to be woken by pressure; nothing of it changes the host.
-            "writable kernel files": {f"/proc/pressure/{name}" for name in _names("/proc/pressure")},
+            "writable kernel files": {
+                *(f"/proc/pressure/{name}" for name in _names("/proc/pressure")),
+                *(() if self.userns or self.user else _there(_OF_A_PROGRAM)),
+            },
             "secrets": set() if self.userns or self.user else _readable_by_plain_root(),
             "/dev": {*_NODES, *_LINKS, *self._links(), "mqueue", "pts", "shm", ".dms-executor-init"},
             "/": {"bin", "dev", "etc", "proc", "root", "sys", "tmp"},
