@@ -99,7 +99,10 @@ def _key(program: Program, host: Host) -> tuple[str, int, int, str]:
 
 
 async def _tried(program: Program, host: Host) -> str:
-    folder = await asyncio.to_thread(_folder, host)
+    try:
+        folder = await asyncio.to_thread(_folder, host)
+    except OSError as error:
+        return f"no folder to try it in: {error}"
     try:
         told = spec.ShimSpec(
             argv=["/nonexistent"],
@@ -122,5 +125,9 @@ async def _tried(program: Program, host: Host) -> str:
 
 
 def _folder(host: Host) -> Path:
-    Path(host.room).mkdir(mode=0o711, parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix="dms-executor-"))
+    room = Path(host.room)
+    room.mkdir(mode=0o711, parents=True, exist_ok=True)
+    try:
+        return Path(tempfile.mkdtemp(prefix="dms-executor-"))
+    except OSError:  # a service may have none for temporary files, but the room must be ours to write to
+        return Path(tempfile.mkdtemp(prefix="dms-executor-", dir=room.parent))
