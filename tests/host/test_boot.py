@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from . import machines
 from .boot import command_of, parsed
 
 HERE = Path(__file__).parent
@@ -30,6 +31,15 @@ def test_pytest_writes_a_report_and_other_commands_stay_as_they_are() -> None:
     assert emulated[:5] == ["python", "-m", "pytest", "-p", "tests.host.slow"]
     assert emulated[-1] == "tests/oci"
     assert "tests.host.slow" not in command_of(["pytest"], "kvm")
+
+
+def test_no_kernel_writes_to_the_root_image_or_the_checkout(tmp_path: Path) -> None:
+    cache, checkout, out, scratch = (tmp_path / name for name in ("cache", "checkout.tar", "out", "scratch"))
+    program = machines.uml(cache, checkout, out, scratch)
+    assert f"ubd0={scratch}/root.cow,{cache}/root.img" in program
+    assert f"ubd1r={checkout}" in program
+    drives = [word for word in machines.qemu(cache, "kvm", checkout, out) if word.startswith("file=")]
+    assert ["snapshot=on" in drive or "readonly=on" in drive for drive in drives] == [True, True]
 
 
 def test_several_processes_run_each_test_once(tmp_path: Path) -> None:
