@@ -8,6 +8,7 @@ The host has no network. See docs/host.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -188,20 +189,27 @@ def _boots(cache: Path, accel: str) -> bool:
 
 def _run(words: Sequence[str], seconds: float, output: Path, quiet: bool = False) -> bool:
     """False where the time ran out. What the guest writes goes to our stdout as it comes, and to `output`."""
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
     if process.stdout is None or process.stderr is None:
         raise RuntimeError("no pipes")
     late = threading.Event()
 
     def kill() -> None:
+        # A kernel that is a program has helpers, which would keep its output open.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def kill_late() -> None:
         late.set()
-        process.kill()
+        kill()
 
     def stop(signum: int, frame: object) -> None:
-        process.kill()
+        kill()
         sys.exit(128 + signum)
 
-    timer = threading.Timer(seconds, kill)
+    timer = threading.Timer(seconds, kill_late)
     complaints = threading.Thread(target=_copy, args=(process.stderr, sys.stderr.buffer if not quiet else None))
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -212,9 +220,8 @@ def _run(words: Sequence[str], seconds: float, output: Path, quiet: bool = False
         process.wait()
     finally:
         timer.cancel()
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        kill()
+        process.wait()
         complaints.join()
         signal.signal(signal.SIGTERM, before)
     return not late.is_set()
