@@ -44,18 +44,23 @@ async def listed(
     labels: Mapping[str, str],
     limit: int | None,
     after: str | None,
+    newest_first: bool,
 ) -> list[ExecutionInfo]:
-    """Executions in order of creation, from the one after `after`. Raises `ExecutionNotFound`, `InvalidRequest`."""
+    """Executions in order of creation or against it, from `after` on. Raises `ExecutionNotFound`, `InvalidRequest`."""
     chosen = None if statuses is None else [status.value for status in named_statuses(statuses)]
     if limit is not None and limit < 0:
         raise InvalidRequest(f"{limit} is no number of executions", path="$.limit", mend="Use 0 or more")
-    place = 0 if after is None else (await core.row(after)).seq
+    place = None if after is None else (await core.row(after)).seq
     found: list[ExecutionInfo] = []
     while limit is None or len(found) < limit:
-        page = await core.journal.rows(statuses=chosen, job_id=job_id, after=place, limit=_PAGE)
+        # Who asks for ten gets ten rows read; labels are not known to the database, so with them it may take more.
+        size = _PAGE if limit is None or labels else min(_PAGE, limit - len(found))
+        page = await core.journal.rows(
+            statuses=chosen, job_id=job_id, after=place, limit=size, newest_first=newest_first
+        )
         matching = [row for row in page if labels.items() <= row.request.labels.items()]
         found += [described(core, row) for row in matching]
-        if len(page) < _PAGE:
+        if len(page) < size:
             break
         place = page[-1].seq
     return found if limit is None else found[:limit]

@@ -243,14 +243,21 @@ class Executor:
         labels: Mapping[str, str] | None = None,
         limit: int | None = None,
         after: str | None = None,
+        newest_first: bool = False,
     ) -> builtins.list[ExecutionInfo]:
-        """Executions in order of creation; `after` is the last id of the page before.
+        """Executions in order of creation, or the newest first; `after` is the last id of the page before.
 
         Raises `ExecutionNotFound` where `after` was removed meanwhile.
         """
         await self._refresh()
         return await listed(
-            self._open_core(), statuses=statuses, job_id=job_id, labels=labels or {}, limit=limit, after=after
+            self._open_core(),
+            statuses=statuses,
+            job_id=job_id,
+            labels=labels or {},
+            limit=limit,
+            after=after,
+            newest_first=newest_first,
         )
 
     async def get_status(self, execution_id: str) -> ExecutionStatus:

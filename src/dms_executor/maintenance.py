@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator
 
 from . import recovery
 from .errors import EngineUnavailable, EngineUnreachable, ExecutionAlreadyFinished, ExecutionNotFound
@@ -15,6 +16,8 @@ from .types import CleanupReport
 
 __all__ = ["cleanup"]
 
+_PAGE = 500  # rows read at once
+
 _log = logging.getLogger(__name__)
 
 
@@ -24,9 +27,8 @@ async def cleanup(core: Core, *, running: bool) -> CleanupReport:
         await _cancel_all(core)
     report = await recovery.recover(core, thorough=True)
     freed = executions = 0
-    for row in await core.journal.rows(statuses=None, job_id=None, after=0, limit=None):
-        if row.finished_at is None or not row.terminal:
-            continue
+    async for row in _finished(core):
+        assert row.finished_at is not None
         age = time.time() - row.finished_at / 1e9
         if age >= max(core.settings.record_retention, row.request.persist_logs or 0):
             freed += await _drop(core, row)
@@ -38,6 +40,16 @@ async def cleanup(core: Core, *, running: bool) -> CleanupReport:
             freed += await _drop(core, row)
     await core.journal.forget_events(core.settings.record_retention)
     return CleanupReport(executions=executions, leftovers=len(report.leftovers), bytes_freed=freed)
+
+
+async def _finished(core: Core) -> AsyncIterator[Row]:
+    """Page by page, the oldest first: history is not held in memory whole."""
+    place: int | None = None
+    while page := await core.journal.rows(after=place, limit=_PAGE):
+        place = page[-1].seq
+        for row in page:
+            if row.terminal and row.finished_at is not None:
+                yield row
 
 
 def _log_over(core: Core, row: Row, age: float) -> bool:

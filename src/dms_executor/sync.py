@@ -119,10 +119,14 @@ class Executor:
         labels: Mapping[str, str] | None = None,
         limit: int | None = None,
         after: str | None = None,
+        newest_first: bool = False,
     ) -> builtins.list[ExecutionInfo]:
-        """Executions in order of creation; `after` is the last id of the page before."""
-        executor = self._executor
-        return self._call(executor.list(statuses=statuses, job_id=job_id, labels=labels, limit=limit, after=after))
+        """Executions in order of creation, or the newest first; `after` is the last id of the page before."""
+        return self._call(
+            self._executor.list(
+                statuses=statuses, job_id=job_id, labels=labels, limit=limit, after=after, newest_first=newest_first
+            )
+        )
 
     def get_status(self, execution_id: str) -> ExecutionStatus:
         """The status that is recorded now."""

@@ -20,6 +20,7 @@ __all__ = ["completion_command", "engines", "ids", "ids_alive", "ids_with_colon"
 
 VARIABLE = "_DMS_EXECUTOR_COMPLETE"
 _ALIVE = ("pending", "running", "paused")
+_LOOKED_THROUGH = 1000  # the newest ones: a key must be answered at once, however long the history is
 _AT_MOST = 200
 
 
@@ -87,8 +88,8 @@ async def _listed(session: Session, incomplete: str, statuses: tuple[str, ...] |
     if not await asyncio.to_thread(session.used_before):
         return []  # completing makes no state folder
     async with session.open(follow=False) as executor:
-        found = await executor.list(statuses=statuses)
-    chosen = [info for info in reversed(found) if info.request.execution_id.startswith(incomplete)]
+        found = await executor.list(statuses=statuses, limit=_LOOKED_THROUGH, newest_first=True)
+    chosen = [info for info in found if info.request.execution_id.startswith(incomplete)]
     return [CompletionItem(info.request.execution_id, help=_about(info)) for info in chosen[:_AT_MOST]]
 
 

@@ -72,8 +72,7 @@ def ps_command(
     pairs = dict(label.partition("=")[::2] for label in labels)
 
     async def show(executor: Executor) -> None:
-        found = await executor.list(statuses=wanted, job_id=job_id, labels=pairs)
-        found = found[::-1][:last]
+        found = await executor.list(statuses=wanted, job_id=job_id, labels=pairs, limit=last, newest_first=True)
         if quiet:
             for info in found:
                 emit(info.request.execution_id)

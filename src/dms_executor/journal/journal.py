@@ -26,7 +26,7 @@ from ..errors import (
     ExecutorClosed,
     ExecutorError,
 )
-from ..types import Capacity, Event, ExecutionResult, ExecutionStatus, decode
+from ..types import TERMINAL, Capacity, Event, ExecutionResult, ExecutionStatus, decode
 from . import files
 from .clock import instant, nanoseconds
 from .folder import EXECUTIONS
@@ -39,6 +39,9 @@ __all__ = ["NOTIFY", "Journal"]
 
 NOTIFY = "notify"
 T = TypeVar("T")
+# `+seq`: by the index of what is not done, in which history is not. Ordered by the bare column SQLite goes through all
+# rows instead (https://sqlite.org/optoverview.html#disqualifying_where_clause_terms_using_unary_).
+_OPEN = "WHERE phase != 'done' ORDER BY +seq"
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM executions "
 
 
@@ -179,7 +182,7 @@ class Journal:
 
     async def open_rows(self) -> list[Row]:
         """All that is not done: what runs, what is not destroyed yet, and what is half removed."""
-        return await self._hop(self._rows, "WHERE phase != 'done' ORDER BY seq")
+        return await self._hop(self._rows, _OPEN)
 
     async def open_owners(self) -> set[str | None]:
         """The owners and stoppers that rows which are not done name."""
@@ -195,18 +198,31 @@ class Journal:
         return {name for (name,) in await self._hop(self._query, "SELECT DISTINCT engine FROM executions")}
 
     async def rows(
-        self, *, statuses: Iterable[str] | None, job_id: str | None, after: int, limit: int | None
+        self,
+        *,
+        statuses: Iterable[str] | None = None,
+        job_id: str | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
     ) -> list[Row]:
-        """Rows in order of creation, past the one whose `seq` is `after`."""
-        clauses, values = ["phase != 'removing'", "seq > ?"], list[Any]([after])
+        """Rows in order of creation or against it, past the one whose `seq` is `after`."""
+        clauses, values, alive = ["phase != 'removing'"], list[Any](), False
+        if after is not None:
+            clauses.append(f"seq {'<' if newest_first else '>'} ?")
+            values.append(after)
         if statuses is not None:
             chosen = list(statuses)
+            alive = TERMINAL.isdisjoint(chosen)
+            if alive:
+                clauses.append("phase != 'done'")
             clauses.append(f"status IN ({', '.join('?' * len(chosen))})")
             values += chosen
         if job_id is not None:
             clauses.append("job_id=?")
             values.append(job_id)
-        text = f"WHERE {' AND '.join(clauses)} ORDER BY seq"
+        order = f"{'+' if alive else ''}seq{' DESC' if newest_first else ''}"
+        text = f"WHERE {' AND '.join(clauses)} ORDER BY {order}"
         return await self._hop(self._rows, text if limit is None else f"{text} LIMIT {int(limit)}", *values)
 
     async def events(self, after: int, limit: int = 1000) -> list[tuple[Event, str]]:
@@ -249,7 +265,7 @@ class Journal:
         except OSError as error:
             raise files.os_error(error, self.state_dir / NOTIFY) from error
         self._standing = Standing(self.state_dir, durable=self._durable)
-        return self._rows("WHERE phase != 'done' ORDER BY seq")
+        return self._rows(_OPEN)
 
     def _close(self) -> None:
         if self._standing is not None:

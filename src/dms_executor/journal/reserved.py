@@ -16,7 +16,7 @@ from ..types import GPU, Capacity, ExecutionRequest, decode
 
 __all__ = ["OPEN", "reserve"]
 
-OPEN = "phase NOT IN ('finished', 'done', 'removing')"
+OPEN = "phase != 'done' AND phase NOT IN ('finished', 'removing')"  # the first half is what the index has
 
 
 def reserve(database: sqlite3.Connection, x: Execution, engine: str, capacity: Capacity) -> Execution:

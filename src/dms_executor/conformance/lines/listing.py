@@ -24,6 +24,10 @@ async def test_executions_are_listed_in_order_of_creation_by_pages(bench: Bench)
         pages.append([info.request.execution_id for info in page])
         after = pages[-1][-1]
     assert pages == [["z", "a"], ["m", "b"], ["y"]]
+    newest = [info.request.execution_id for info in await bench.executor.list(limit=2, newest_first=True)]
+    assert newest == ["y", "b"]
+    rest = await bench.executor.list(newest_first=True, after=newest[-1])
+    assert [info.request.execution_id for info in rest] == ["m", "a", "z"]
 
 
 @line("2")
