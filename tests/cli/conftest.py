@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,7 @@ import pytest
 import dms_executor
 
 LIMIT = 60.0
-_COMMANDS = ("sh", "echo", "sleep", "cat", "true", "false", "env", "yes", "touch", "stty", "tty")
+_COMMANDS = ("sh", "echo", "sleep", "cat", "true", "false", "env", "yes", "touch", "stty", "tty", "vi", "top")
 
 
 class Finished(NamedTuple):
@@ -46,6 +48,7 @@ class Cli:
         stdout: Any = subprocess.PIPE,
         env: dict[str, str] | None = None,
         nohup: bool = False,
+        controls: bool = False,
     ) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, "-m", "dms_executor.cli", *arguments],
@@ -53,7 +56,7 @@ class Cli:
             stdout=stdout,
             stderr=subprocess.PIPE,
             env=self.environment() | (env or {}),
-            preexec_fn=_ignore_hangup if nohup else _heed_signals,
+            preexec_fn=_ignore_hangup if nohup else _lead if controls else _heed_signals,
             start_new_session=True,
         )
         self._begun.append(process)
@@ -74,6 +77,8 @@ class Cli:
         for process in self._begun:
             if process.poll() is None:
                 process.kill()
+            if process.stdin is not None and process.stdin.closed:
+                process.stdin = None  # else communicate() would flush it
             process.communicate(timeout=LIMIT)
 
 
@@ -81,6 +86,12 @@ def _heed_signals() -> None:
     # A test runner in the background of a shell ignores SIGINT, and its children would, too.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def _lead() -> None:
+    """Stdin is the controlling terminal, which tells of changes of its size by a signal."""
+    _heed_signals()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def _ignore_hangup() -> None:

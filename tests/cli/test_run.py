@@ -57,7 +57,7 @@ def test_a_lost_job_exits_125(cli: Cli) -> None:
         (["run", "--engine", "memory", "dance"], "'dance' is no step"),
         (["run", "--engine", "memory", "--memory", "10Q", "exit 0"], "$.resources.memory"),
         (["run", "--engine", "memory", "--id", "a/b", "exit 0"], "$.execution_id"),
-        (["run", "--engine", "memory", "-t", "exit 0"], "terminal"),
+        (["run", "--engine", "memory", "-t", "exit 0"], "has no tty"),
         (["run", "--rm", "-d", "x"], "--rm"),
         (["run", "-v", "nonsense", "x"], "SRC:DST"),
         (["run", "-f", "/nonexistent/job.yaml"], "No such file"),

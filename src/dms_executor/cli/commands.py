@@ -29,6 +29,7 @@ _COMMANDS = {
     "resume": ("control", "Let frozen jobs go on."),
     "rm": ("control", "Remove executions with their logs and results."),
     "cleanup": ("cleanup", "Drop what is kept too long, and leftovers."),
+    "attach": ("attach", "Connect to a running job: its input, its terminal, its output."),
     "exec": ("exec", "Execute a further command in a running job."),
     "cp": ("copy", "Copy files into a running job, or out of it."),
     "inspect": ("listing", "Show all that is known of executions, as JSON."),

@@ -11,13 +11,13 @@ import click
 
 from .codes import CANNOT_RUN, TIMED_OUT
 from .durations import seconds
+from .keys import DEFAULT, DetachKeys
 from .run import guarded
 from .session import Command, Session, completed, session_of
 from .terminal import emit_json
 
 if TYPE_CHECKING:
     from ..executor import Executor
-    from ..lifecycle import ExecSession
     from .foreground import Interrupts
 
 __all__ = ["exec_command"]
@@ -37,6 +37,7 @@ _REPEATED: dict[str, Any] = {"multiple": True}
 )
 @click.option("-i", "--interactive", is_flag=True, help="Give our stdin to the command.")
 @click.option("-t", "--tty", is_flag=True, help="Run it on a terminal, which is ours.")
+@click.option("--detach-keys", default=DEFAULT, show_default=True, metavar="KEYS", help="What leaves the terminal.")
 @click.option("-e", "--env", **_REPEATED, metavar="K=V", help="A variable; K alone is taken from here.")
 @click.option("-w", "--workdir", metavar="DIR", help="Working directory inside.")
 @click.option("-u", "--user", metavar="USER[:GROUP]", help="User inside, by name or number.")
@@ -48,17 +49,19 @@ def exec_command(context: click.Context, /, **options: Any) -> int:
     """Execute a further command in a running job.
 
     Its exit code is ours: 124 after a timeout, 125 if it could not be made, 126 and 127 if it is not executable or
-    not there. It ends with us, however we end; the job goes on.
+    not there. It ends with us, however we end, by the keys that leave as well; the job goes on.
     """
     session = session_of(context)
     return guarded(session, lambda: asyncio.run(_execute(session, options)))
 
 
 async def _execute(session: Session, options: dict[str, Any]) -> int:
+    from .conversation import seen_through
     from .foreground import Interrupts
-    from .keyboard import Keyboard, refuse_no_terminal
+    from .keyboard import Keyboard, refuse_no_terminal, terminal_size
 
-    if options["tty"]:
+    reads, tty, keys = options["interactive"], options["tty"], DetachKeys(options["detach_keys"])
+    if reads and tty:
         refuse_no_terminal()
     with Interrupts() as interrupts:
         async with session.open() as executor:
@@ -67,16 +70,19 @@ async def _execute(session: Session, options: dict[str, Any]) -> int:
             command = await executor.exec_session(
                 options["execution_id"],
                 options["words"],
-                tty=options["tty"],
-                size=_size() if options["tty"] else None,
+                tty=tty,
+                size=terminal_size() if tty else None,
                 environment=dict(map(_variable, options["env"])),
                 working_directory=options["workdir"],
                 user=options["user"],
                 timeout=options["timeout"],
             )
             async with command:
-                with Keyboard(command, reads=options["interactive"], raw=options["tty"]):
-                    return await _seen_through(command, interrupts)
+                if not reads and not tty:
+                    command.close_stdin()
+                with Keyboard(command, reads=reads, tty=tty, keys=keys) as keyboard:
+                    code = await seen_through(command, interrupts, keyboard)
+                return _code(await command.wait(), timed_out=command.timed_out) if code is None else code
 
 
 async def _as_one_object(executor: Executor, options: dict[str, Any], interrupts: Interrupts) -> int:
@@ -112,44 +118,12 @@ def _read() -> bytes:
     return sys.stdin.buffer.read()
 
 
-async def _seen_through(command: ExecSession, interrupts: Interrupts) -> int:
-    """To its end, or to the first signal that wants us gone."""
-    copying = asyncio.create_task(_copied(command))
-    interrupted = asyncio.create_task(interrupts.next())
-    try:
-        await asyncio.wait({copying, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        if interrupted.done():
-            return 128 + interrupted.result()
-        return await copying
-    finally:
-        for task in (copying, interrupted):
-            task.cancel()
-        await asyncio.wait({copying, interrupted})
-
-
-async def _copied(command: ExecSession) -> int:
-    async for stream, data in command:
-        await asyncio.to_thread(_write, 1 if stream == "stdout" else 2, data)
-    return _code(await command.wait(), timed_out=command.timed_out)
-
-
 def _code(code: int | None, *, timed_out: bool) -> int:
     if timed_out:
         return TIMED_OUT
     return CANNOT_RUN if code is None else code
 
 
-def _write(fd: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(fd, left) :]
-
-
 def _variable(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     return name, value if separator else os.environ.get(name, "")
-
-
-def _size() -> tuple[int, int]:
-    columns, rows = os.get_terminal_size(0)
-    return max(1, columns), max(1, rows)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..executor import Executor
     from ..logs.stream import LogStream
     from ..types import ExecutionRequest, ExecutionResult
+    from .lent import Lent
 
 __all__ = ["Foreground", "Interrupts"]
 
@@ -74,6 +75,7 @@ class Foreground:
         executor: Executor,
         request: ExecutionRequest,
         interrupts: Interrupts,
+        lent: Lent,
         *,
         progress: ProgressLine,
         as_json: bool,
@@ -82,6 +84,7 @@ class Foreground:
         self._request = request
         self._id = request.execution_id
         self._interrupts = interrupts
+        self._lent = lent
         self._progress = progress
         self._json = as_json
         self._starting: asyncio.Task[None] | None = None
@@ -117,22 +120,43 @@ class Foreground:
         return 0
 
     async def _see_through(self) -> int:
-        if self._json:
-            result = await self._executor.wait(self._id)
-        else:
-            # The stream is open before the result is asked for: with persist_logs=0 that takes the log away.
-            logs = LogStreamRequest(execution_id=self._id, follow=True)
-            async with await self._executor.get_log_stream(logs) as stream:
-                copying = asyncio.create_task(self._copy(stream))
-                try:
-                    result = await self._executor.wait(self._id)
-                    await self._drain(copying)
-                finally:
-                    copying.cancel()
-                    await asyncio.wait({copying})
+        # The keyboard first: whoever answers to what is shown types it to the job, not to a terminal that is ours yet.
+        async with self._lent.to(self._executor, self._request) as keyboard:
+            left = keyboard.detached if keyboard is not None else asyncio.Event()
+            result = await (self._unless(left) if self._json else self._shown(left))
+        if result is None:
+            say(f"left execution {self._id}, which goes on")
+            return 0
         if self._cancels:
             await asyncio.wait(self._cancels)
         return self._conclude(result)
+
+    async def _shown(self, left: asyncio.Event) -> ExecutionResult | None:
+        """The result, once what was written is out; None where the job was left."""
+        # The stream is open before the result is asked for: with persist_logs=0 that takes the log away.
+        logs = LogStreamRequest(execution_id=self._id, follow=True)
+        async with await self._executor.get_log_stream(logs) as stream:
+            copying = asyncio.create_task(self._copy(stream))
+            try:
+                result = await self._unless(left)
+                if result is not None:
+                    await self._drain(copying)
+                return result
+            finally:
+                copying.cancel()
+                await asyncio.wait({copying})
+
+    async def _unless(self, left: asyncio.Event) -> ExecutionResult | None:
+        """The result; None where the job was left by the keys for that."""
+        waiting = asyncio.create_task(self._executor.wait(self._id))
+        leaving = asyncio.create_task(left.wait())
+        try:
+            await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            return await waiting if waiting.done() else None
+        finally:
+            for task in (waiting, leaving):
+                task.cancel()
+            await asyncio.wait({waiting, leaving})
 
     async def _copy(self, stream: LogStream) -> None:
         try:

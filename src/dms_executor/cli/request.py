@@ -54,6 +54,10 @@ def made_up_id() -> str:
 
 
 def _lay_over(fields: Fields, options: Mapping[str, Any]) -> None:
+    if options["tty"]:
+        fields["tty"] = True
+    elif options["interactive"]:
+        fields["stdin_open"] = True
     plain = {"execution_id": "id"} | {name: name for name in ("job_id", "timeout", "persist_logs", "network", "init")}
     for field, option in plain.items():
         if options[option] is not None:

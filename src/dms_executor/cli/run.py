@@ -11,11 +11,13 @@ import click
 
 from .codes import CANNOT_RUN, INTERRUPTED, of_error
 from .durations import seconds
+from .keys import DEFAULT, DetachKeys
 from .session import Command, Session, completed, session_of
 from .terminal import ProgressLine, emit, emit_json, end_line, report, silence
 
 if TYPE_CHECKING:
     from ..types import ExecutionRequest
+    from .lent import Lent
 
 __all__ = ["guarded", "run_command", "start_command"]
 
@@ -70,8 +72,8 @@ _JOB_OPTIONS = [
     click.option("--job-id", metavar="ID", help="Job id; the execution's without it."),
     click.option("-l", "--label", **_REPEATED, metavar="K=V", help="A label, for `ps --label`."),
     click.option("-f", "--file", metavar="FILE", help="Job file, YAML or JSON; options count more. -: stdin."),
-    click.option("-i", "--interactive", is_flag=True, help="Give our stdin, to its end, to the job."),
-    click.option("-t", "--tty", is_flag=True, help="A terminal for the job (not in this release)."),
+    click.option("-i", "--interactive", is_flag=True, help="Give our stdin to the job; with -d: keep its stdin open."),
+    click.option("-t", "--tty", is_flag=True, help="Run it on a terminal, which is ours; with -d: for `attach`."),
     click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="IMAGE [CMD...]"),
 ]
 _PIPE_CLOSED = 128 + signal.SIGPIPE
@@ -97,19 +99,25 @@ def _job_options(function: F) -> F:
 )
 @click.option("-d", "--detach", is_flag=True, help="Leave it running and print its id.")
 @click.option("--rm", "remove", is_flag=True, help="Remove the execution after its end.")
+@click.option(
+    "--detach-keys", default=DEFAULT, show_default=True, metavar="KEYS", help="What leaves the job's terminal."
+)
 @_job_options
 @click.pass_context
-def run_command(context: click.Context, /, detach: bool, remove: bool, **options: Any) -> int:
+def run_command(context: click.Context, /, detach: bool, remove: bool, detach_keys: str, **options: Any) -> int:
     """Execute a job and wait for its end.
 
     Its output comes here as it is written, and its exit code is ours: 124 after a timeout, 125 if it could not be
     made or its code is unknown, 126 and 127 if its command is not executable or not there. Ctrl-C cancels it, a
-    second Ctrl-C kills it.
+    second Ctrl-C kills it; with -it that key, like all others, is the job's own. ctrl-p ctrl-q leaves a job on a
+    terminal, which goes on: `attach` comes back to it.
     """
     if detach and remove:
         raise click.UsageError("--rm needs somebody who waits for the end: leave out -d", context)
     session = session_of(context)
-    return guarded(session, lambda: _run(session, options, detach=detach, remove=remove))
+    if options["tty"] and not detach and session.json:
+        raise click.UsageError("--json says nothing of a terminal's output: leave out -t, or use -d", context)
+    return guarded(session, lambda: _run(session, options, detach=detach, remove=remove, detach_keys=detach_keys))
 
 
 @click.command(
@@ -126,7 +134,7 @@ def run_command(context: click.Context, /, detach: bool, remove: bool, **options
 def start_command(context: click.Context, /, **options: Any) -> int:
     """Begin a job, print its id and leave it running: `run -d`."""
     session = session_of(context)
-    return guarded(session, lambda: _run(session, options, detach=True, remove=False))
+    return guarded(session, lambda: _run(session, options, detach=True, remove=False, detach_keys=""))
 
 
 def guarded(session: Session, work: Callable[[], int]) -> int:
@@ -149,28 +157,33 @@ def guarded(session: Session, work: Callable[[], int]) -> int:
         return CANNOT_RUN
 
 
-def _run(session: Session, options: dict[str, Any], *, detach: bool, remove: bool) -> int:
+def _run(session: Session, options: dict[str, Any], *, detach: bool, remove: bool, detach_keys: str) -> int:
     from ..errors import NotSupported
+    from .lent import Lent
     from .request import build_request
+    from .stdin import is_file, with_stdin
 
     words = options.pop("words")
-    if options["tty"]:
-        raise NotSupported("a job's terminal comes with a later release", what="tty", mend="Leave out -t")
-    request = build_request(options, words)
-    if options["interactive"]:
-        from .stdin import with_stdin
+    lent = Lent(reads=options["interactive"], keys=DetachKeys(detach_keys))
+    request = lent.sized(build_request(options, words), detach=detach)
+    if request.stdin_open and lent.reads and is_file():
+        request = with_stdin(request)  # its end is there already: nothing need be passed on
+    try:
+        return asyncio.run(_execute(session, request, lent, detach=detach, remove=remove))
+    except NotSupported as error:
+        if error.what != "$.stdin_open" or not lent.reads:
+            raise
+    # An engine that only takes all of it at once; it refused before anything was made.
+    return asyncio.run(_execute(session, with_stdin(request), lent, detach=detach, remove=remove))
 
-        request = with_stdin(request)
-    return asyncio.run(_execute(session, request, detach=detach, remove=remove))
 
-
-async def _execute(session: Session, request: ExecutionRequest, *, detach: bool, remove: bool) -> int:
+async def _execute(session: Session, request: ExecutionRequest, lent: Lent, *, detach: bool, remove: bool) -> int:
     from .foreground import Foreground, Interrupts
 
     progress = ProgressLine()
     with Interrupts() as interrupts:
         async with session.open() as executor:
-            job = Foreground(executor, request, interrupts, progress=progress, as_json=session.json)
+            job = Foreground(executor, request, interrupts, lent, progress=progress, as_json=session.json)
             if not detach:
                 return await job.run(remove=remove)
             code = await job.start()

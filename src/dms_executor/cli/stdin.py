@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..types import ExecutionRequest
 
-__all__ = ["LIMIT", "with_stdin"]
+__all__ = ["LIMIT", "is_file", "with_stdin"]
 
 LIMIT = 64 * 2**20
 """Bytes that are read into the request."""
@@ -17,14 +17,22 @@ LIMIT = 64 * 2**20
 _SMALL = 2**20
 
 
+def is_file() -> bool:
+    """Whether our stdin is a regular file."""
+    return stat.S_ISREG(os.fstat(0).st_mode)
+
+
 def with_stdin(request: ExecutionRequest) -> ExecutionRequest:
-    """The request with our stdin, read to its end; a big regular file is named instead. Raises `InvalidRequest`."""
+    """The request with our stdin, read to its end, as all of the job's; a big regular file is named instead.
+
+    Raises `InvalidRequest`.
+    """
     import msgspec
 
     path = _big_file()
     if path is not None:
-        return msgspec.structs.replace(request, stdin_file=path)
-    return msgspec.structs.replace(request, stdin=_read())
+        return msgspec.structs.replace(request, stdin_file=path, stdin_open=False)
+    return msgspec.structs.replace(request, stdin=_read(), stdin_open=False)
 
 
 def _big_file() -> str | None:
