@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from spawner import spawn
@@ -15,10 +16,24 @@ HYBRID = Path("/sys/fs/cgroup/unified")
 
 
 class Bare:
-    """`RUNTIME run` of a bundle: same mounts, limits and namespaces, no shim, no init, overlay by a small C helper."""
+    """`RUNTIME run` of a bundle: same mounts, limits and namespaces, no shim, no init, overlay by a small C helper.
 
-    def __init__(self, runtime: str, rootfs: Path, config: dict, scratch: Path, options: tuple[str, ...] = ()) -> None:
+    `enter`: the words before it all by which an ordinary user becomes root of a user namespace.
+    """
+
+    def __init__(
+        self,
+        runtime: str,
+        rootfs: Path,
+        config: dict,
+        scratch: Path,
+        options: tuple[str, ...] = (),
+        enter: Sequence[str] = (),
+    ) -> None:
         self.command = [shutil.which(runtime) or runtime, *options]
+        self.enter = list(enter)
+        if enter:
+            self.command += ["--root", str(scratch / "runtime")]
         self.detach = str(HYBRID) if runtime == "crun" and HYBRID.is_dir() else "-"
         mappings = config["linux"].get("uidMappings", [])
         self.first_id = mappings[0]["hostID"] if mappings else 0
@@ -39,16 +54,19 @@ class Bare:
         (bundle / "merged").mkdir(parents=True)
         bundle.chmod(0o711)
         config = {**self.config, "root": {"path": str(bundle / "merged"), "readonly": False}}
-        config["linux"] = {**config["linux"], "cgroupsPath": f"/dms-executor-bench/{name}"}
+        if "cgroupsPath" in config["linux"]:
+            config["linux"] = {**config["linux"], "cgroupsPath": f"/dms-executor-bench/{name}"}
         (bundle / "config.json").write_text(json.dumps(config))
         layers = [str(self.rootfs), str(bundle / "upper"), str(bundle / "work"), str(bundle / "merged")]
         helper = [str(self.helper), *layers, str(self.first_id), self.detach]
-        command = [*helper, *self.command, "run", "--bundle", str(bundle), name]
+        command = [*self.enter, *helper, *self.command, "run", "--bundle", str(bundle), name]
         began = time.perf_counter()
         output, code = spawn(command)
         took = time.perf_counter() - began
         if (code, output) != (0, b"hi\n"):
             raise SystemExit(f"the bare side failed: {code} {output!r}")
+        # An overlay's work folder has mode 0.
+        (bundle / "work" / "work").chmod(0o700)
         shutil.rmtree(bundle)
         return took
 
@@ -67,11 +85,12 @@ def _given_to(rootfs: Path, first_id: int, scratch: Path) -> Path:
 def bare_config(config: dict, bundle_files: Path) -> dict:
     """A config.json of this package as the bare runtime can run it: no init, nothing of the shim's room."""
     mounts = []
+    room = Path(config["root"]["path"]).parent
     for mount in config["mounts"]:
         source = mount["source"]
-        if source.endswith("/init"):
+        if source == f"{room}/init":
             continue
-        if source.startswith("/run/dms-executor/bundle/"):
+        if source.startswith(f"{room}/bundle/"):
             mount = {**mount, "source": str(bundle_files / Path(source).name)}
         mounts.append(mount)
     return {**config, "process": {**config["process"], "args": ["echo", "hi"]}, "mounts": mounts}

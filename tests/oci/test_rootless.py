@@ -161,6 +161,15 @@ def test_the_disk_takes_root(someone: Someone, root: Path) -> None:
     assert (refused["error"], "a loop device takes root" in refused["message"]) == ("NotSupported", True)
 
 
+def test_runsc_takes_root(someone: Someone, root: Path) -> None:
+    runtime = someone.folder / "runsc"
+    runtime.write_text("#!/bin/sh\nexit 0\n")
+    runtime.chmod(0o755)
+    probe, refused = someone.does(str(runtime), ("probe", "oci"), ("run", request(root, "true")))
+    assert (probe["usable"], probe["problem"]) == (False, "the runtime runsc needs root here")
+    assert (refused["error"], "crun or runc" in refused["mend"]) == ("EngineUnavailable", True), refused
+
+
 @pytest.mark.parametrize("init", [True, False])
 def test_a_killed_shim_takes_its_job_along(someone: Someone, root: Path, runtime: str, init: bool) -> None:
     asked = request(root, "sleep", "1000", init=init)
