@@ -79,7 +79,8 @@ def kill_all(groups: list[Path]) -> set[int]:
     """SIGKILL to every process of the groups, as systemd does by default when it stops a service."""
     pids = {int(pid) for group in groups for pid in (group / "cgroup.procs").read_text().split()}
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # what a runtime leaves behind ends by itself
+            os.kill(pid, signal.SIGKILL)
     return pids
 
 
