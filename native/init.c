@@ -1,5 +1,5 @@
-/* `dms-init [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] -- ARGV...`: pid 1 of a job, or the first process of a session in it.
- * docs/protocol.md, section 3. */
+/* `dms-init [-r REPORT] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT] -- ARGV...`: pid 1 of a job, or the
+ * first process of a session in it. docs/protocol.md, section 3. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "frame.h"
+#include "reportfile.h"
 #include "scripts.h"
 #include "search.h"
 #include "seccomp.h"
@@ -26,6 +27,7 @@ enum { REPORT = 3, NOT_EXECUTABLE = 126, NOT_FOUND = 127, HUNG_UP = 137 };
 static int report = REPORT, terminal = -1;
 static pid_t job;         /* or the provision script that runs now */
 static bool in_script, halted, running;
+static bool in_file; /* the report is a file, which nobody answers in */
 static char **job_argv;
 
 static void say(uint8_t type, const uint8_t *payload, size_t length)
@@ -36,7 +38,9 @@ static void say(uint8_t type, const uint8_t *payload, size_t length)
     frame_header(bytes, type, (uint32_t)length);
     if (length > 0)
         memcpy(bytes + FRAME_HEADER, payload, length);
-    ssize_t ignored = send(report, bytes, FRAME_HEADER + length, MSG_NOSIGNAL); /* a hang-up shows in poll */
+    /* A socket's hang-up shows in poll. */
+    ssize_t ignored = in_file ? write(report, bytes, FRAME_HEADER + length)
+                              : send(report, bytes, FRAME_HEADER + length, MSG_NOSIGNAL);
     (void)ignored;
 }
 
@@ -234,19 +238,30 @@ static void reap(void)
             script_ended(status);
             continue;
         }
-        uint8_t raw[4];
+        uint8_t raw[4], used[64];
+        if (in_file)
+            say(FRAME_INIT_USAGE, used, reportfile_usage(used));
         put_u32(raw, (uint32_t)status);
         say(FRAME_INIT_EXITED, raw, sizeof raw);
         _exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
     }
 }
 
+static bool ends_by_default(int signum)
+{
+    return signum != SIGCHLD && signum != SIGCONT && signum != SIGURG && signum != SIGWINCH && signum != SIGTSTP &&
+           signum != SIGTTIN && signum != SIGTTOU;
+}
+
 static void pass_on(int signals)
 {
     struct signalfd_siginfo info;
-    while (read(signals, &info, sizeof info) == sizeof info)
+    while (read(signals, &info, sizeof info) == sizeof info) {
         if (info.ssi_signo != SIGCHLD)
             kill(job, (int)info.ssi_signo);
+        /* Who can only send signals cannot say that a stop is in hand. */
+        halted |= in_file && in_script && ends_by_default((int)info.ssi_signo);
+    }
     reap();
 }
 
@@ -267,7 +282,15 @@ int main(int argc, char **argv)
     bool waits = false;
     const char *size = NULL;
     sigset_t all;
-    report = open_report();
+    if (next + 1 < argc && strcmp(argv[next], "-r") == 0) {
+        report = reportfile_open(argv[next + 1]);
+        in_file = true;
+        next += 2;
+        if (report < 0)
+            fail(errno, "cannot open the report");
+    } else {
+        report = open_report();
+    }
     /* Before any of the job's code runs, so that the first sender the shim sees is us. */
     say(FRAME_INIT_BORN, NULL, 0);
     if (next < argc && strcmp(argv[next], "-w") == 0) {
@@ -287,12 +310,20 @@ int main(int argc, char **argv)
         next += 2;
     }
     if (next + 2 < argc && strcmp(argv[next], "-p") == 0) {
-        scripts = atoi(argv[next + 1]);
+        scripts = *argv[next + 1] == '/' ? open(argv[next + 1], O_RDONLY | O_CLOEXEC) : atoi(argv[next + 1]);
         folder = argv[next + 2];
         next += 3;
+        if (scripts < 0)
+            fail(errno, "cannot open the provision scripts");
+    }
+    if (next + 1 < argc && strcmp(argv[next], "-i") == 0) {
+        int input = open(argv[next + 1], O_RDONLY | O_CLOEXEC);
+        if (input < 0 || dup2(input, 0) < 0)
+            fail(errno, "cannot open the input");
+        next += 2;
     }
     if (next >= argc || strcmp(argv[next], "--") != 0 || next + 1 >= argc)
-        fail(EINVAL, "usage: dms-init [-w [-j FD]] [-t COLUMNSxROWS] [-s FD] [-p FD FOLDER] -- ARGV...");
+        fail(EINVAL, "usage: dms-init [-r REPORT] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT] -- ARGV...");
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     int signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -318,7 +349,8 @@ int main(int argc, char **argv)
     if (in_script && (problem = scripts_write(scripts, folder)) != NULL)
         fail(errno, problem);
     start_next();
-    struct pollfd waited[2] = {{.fd = signals, .events = POLLIN}, {.fd = report, .events = POLLIN}};
+    struct pollfd waited[2] = {{.fd = signals, .events = POLLIN},
+                               {.fd = in_file ? -1 : report, .events = POLLIN}};
     for (;;) {
         if (poll(waited, 2, -1) < 0)
             continue;

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from dms_executor.errors import ExecutorError, InvalidRequest, NotSupported, PolicyDenied
+from dms_executor.limits import Limits
 from dms_executor.oci import OciSpec
 from dms_executor.oci.cgroups import Cgroups
-from dms_executor.oci.check import check_runtime, limits_of
+from dms_executor.oci.check import check_runtime, host_limits
 from dms_executor.oci.flavours import CRUN, RUNSC
 from dms_executor.oci.host import Host
-from dms_executor.oci.plan import Limits
 from dms_executor.oci.runtime import Runtime
 from dms_executor.oci.spec import checked_settings
 from dms_executor.policy import Policy
@@ -173,13 +173,13 @@ HOST = Host(
 def test_limits_that_cannot_be_enforced() -> None:
     named = asking({}, resources=Resources(memory=ByteSize("64MiB")))
     with pytest.raises(NotSupported) as error:
-        limits_of(named, HOST, Policy.trusted())
+        host_limits(named, HOST, Policy.trusted())
     assert error.value.what == "$.resources.memory"
     with pytest.raises(NotSupported):
-        limits_of(asking({}), HOST, Policy())
-    assert limits_of(asking({}), HOST, Policy.trusted()) == (Limits(), ["memory", "pids"])
+        host_limits(asking({}), HOST, Policy())
+    assert host_limits(asking({}), HOST, Policy.trusted()) == (Limits(), ["memory", "pids"])
     lifted = Policy(unenforced=("memory", "pids"))
-    assert limits_of(named, HOST, lifted) == (Limits(), ["memory", "pids"])
+    assert host_limits(named, HOST, lifted) == (Limits(), ["memory", "pids"])
 
 
 def test_settings() -> None:

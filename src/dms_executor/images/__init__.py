@@ -1,6 +1,6 @@
 """Images: from a name to a root tree in the cache, with the image's configuration."""
 
-from .config import ImageConfig, check_platform, host_architecture
+from .config import ImageConfig, check_platform, command_of, host_architecture, stop_signal_of
 from .reference import Reference, parse_reference
 from .store import ImageStore, Unpacked
 
@@ -10,6 +10,8 @@ __all__ = [
     "Reference",
     "Unpacked",
     "check_platform",
+    "command_of",
     "host_architecture",
     "parse_reference",
+    "stop_signal_of",
 ]

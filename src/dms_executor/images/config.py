@@ -9,10 +9,20 @@ import platform
 
 import msgspec
 
-from ..errors import ImagePullFailed
+from ..errors import ImagePullFailed, InvalidRequest, StartFailed
 from ..typed import known
+from ..types import signal_number
 
-__all__ = ["Descriptor", "ImageConfig", "Manifest", "check_platform", "host_architecture", "parse_config"]
+__all__ = [
+    "Descriptor",
+    "ImageConfig",
+    "Manifest",
+    "check_platform",
+    "command_of",
+    "host_architecture",
+    "parse_config",
+    "stop_signal_of",
+]
 
 _GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
@@ -104,3 +114,25 @@ def check_platform(architecture: str, os_name: str, image: str) -> None:
         cause_kind="platform",
         mend=f"Use an image that has linux/{host}",
     )
+
+
+def command_of(image: ImageConfig, entrypoint: list[str] | None, cmd: list[str] | None) -> list[str]:
+    """The job's argv. An entrypoint of the request's own makes the image's command void, as Docker has it.
+
+    Raises `StartFailed` where nobody names a command.
+    """
+    if cmd is None and entrypoint is None:
+        cmd = image.cmd
+    first = image.entrypoint if entrypoint is None else entrypoint
+    argv = [*(first or []), *(cmd or [])]
+    if not argv or not argv[0]:
+        raise StartFailed("no command: the image names none", mend="Give params.cmd or params.entrypoint")
+    return argv
+
+
+def stop_signal_of(image: ImageConfig) -> int:
+    """What ends the job gently; an image's own nonsense is no fault of the request."""
+    try:
+        return signal_number(image.stop_signal or "TERM")
+    except InvalidRequest:
+        return signal_number("TERM")

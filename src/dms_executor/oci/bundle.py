@@ -12,13 +12,13 @@ from types import MappingProxyType
 from typing import Any
 
 from ..devices.grants import DeviceGrants
+from ..limits import Limits
 from ..networks import ADDRESS, FORWARDER, hosts_file, resolv_conf
 from ..volumes import Volume, Volumes
 from .capabilities import MASKED_PATHS, READONLY_PATHS
 from .devices import device_mounts, device_rules
 from .idranges import COUNT
 from .network import NAMESPACE, SYSFS
-from .plan import Limits
 from .process import INIT
 
 __all__ = ["CPU_PERIOD", "NETWORK_FILES", "network_files", "oci_config", "volume_path"]

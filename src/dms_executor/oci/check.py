@@ -9,30 +9,25 @@ from pathlib import Path
 
 from ..errors import InvalidRequest, NotSupported
 from ..images import Reference, host_architecture, parse_reference
+from ..limits import Limits, check_least, limits_of
 from ..policy import Grant, Policy
+from ..scripts import check_scripts
 from ..types import ExecutionRequest
 from ..volumes import check_volumes, verify_volumes
 from .flavours import Flavour
 from .host import Host
-from .plan import Limits
-from .provision import check_scripts
 from .spec import OciParams, checked_params
 
 __all__ = [
-    "DEFAULT_PIDS",
     "check_paths",
     "check_power",
     "check_request",
     "check_runtime",
     "grant_image",
-    "limits_of",
-    "loosened_by",
+    "host_limits",
 ]
 
 ENGINE = "oci"
-DEFAULT_PIDS = 4096
-_LEAST_CPU = 0.01  # a quota of 1 ms, the kernel's smallest
-_LEAST_DISK = 1 << 20
 _IMAGE = "$.engine_spec.params.image"
 
 
@@ -46,7 +41,7 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams,
     policy.check_network(request.network)
     check_scripts(request)
     _check_terminal(request)
-    _check_least(request)
+    check_least(request)
     check_volumes(request, ENGINE)
     return params, reference
 
@@ -106,56 +101,18 @@ def grant_image(reference: Reference, policy: Policy, refused: Sequence[Path]) -
         return granted.grant
 
 
-def limits_of(request: ExecutionRequest, host: Host, policy: Policy) -> tuple[Limits, list[str]]:
+def host_limits(request: ExecutionRequest, host: Host, policy: Policy) -> tuple[Limits, list[str]]:
     """The limits that are set, and the names of those that go unenforced. Raises `NotSupported`."""
-    resources = request.resources
-    named = {"cpu": resources.cpu, "memory": resources.memory, "pids": resources.pids, "disk": resources.disk}
-    defaults: dict[str, float] = {"memory": host.memory // 2, "pids": DEFAULT_PIDS}
-    chosen: dict[str, float | None] = {}
-    unenforced = []
-    for limit, value in named.items():
-        wanted = value if value is not None else defaults.get(limit)
-        chosen[limit] = wanted
-        if wanted is None or limit in host.limits:
-            continue
-        _may_go_unenforced(limit, value is not None, host, policy)
-        unenforced.append(limit)
-        chosen[limit] = None
-    cpu, memory, pids, disk = (chosen[limit] for limit in ("cpu", "memory", "pids", "disk"))
-    limits = Limits(
-        cpu=cpu,
-        memory=int(memory) if memory is not None else None,
-        pids=int(pids) if pids is not None else None,
-        disk=int(disk) if disk is not None else None,
-    )
-    return limits, unenforced
 
+    def reason(limit: str) -> tuple[str, str]:
+        if limit == "disk":
+            if host.rootless is None:
+                return "no loop device or no mke2fs", "Install e2fsprogs"
+            return "a loop device takes root", "Run it as root"
+        why = f"cgroups here: {host.cgroups.mode}, without a usable controller {limit}"
+        return why, host.unlimited.rstrip(".") or "Enable the controller"
 
-def loosened_by(request: ExecutionRequest) -> list[str]:
-    """What a request has beyond the defaults, for `inspect`."""
-    found = [f"network: {request.network}"] if request.network != "none" else []
-    for index, volume in enumerate(request.inputs):
-        if volume.read_only is False and volume.type == "bind":
-            found.append(f"inputs[{index}]: writable")
-    return found
-
-
-def _may_go_unenforced(limit: str, is_named: bool, host: Host, policy: Policy) -> None:
-    if limit in policy.unenforced or (not is_named and policy.missing_defaults == "record"):
-        return
-    field = f"$.resources.{limit}"
-    what = "it is named" if is_named else "its default is set for every job"
-    why = f"cgroups here: {host.cgroups.mode}, without a usable controller {limit}"
-    mend = host.unlimited.rstrip(".") or "Enable the controller"
-    if limit == "disk":
-        why = "no loop device or no mke2fs" if host.rootless is None else "a loop device takes root"
-        mend = "Install e2fsprogs" if host.rootless is None else "Run it as root"
-    raise NotSupported(
-        f"engine {ENGINE} cannot enforce {field} on this host ({why}), and {what}",
-        engine=ENGINE,
-        what=field,
-        mend=f"{mend}, or open the executor with Policy(unenforced=({limit!r},))",
-    )
+    return limits_of(request, policy, engine=ENGINE, memory=host.memory, enforced=host.limits, reason=reason)
 
 
 def _check_platform(params: OciParams) -> None:
@@ -169,16 +126,6 @@ def _check_terminal(request: ExecutionRequest) -> None:
         raise InvalidRequest(
             "a job's terminal is made by the executor's own init", path="$.tty", mend="Leave init out, or tty"
         )
-
-
-def _check_least(request: ExecutionRequest) -> None:
-    resources = request.resources
-    for field, value, least, text in (
-        ("cpu", resources.cpu, _LEAST_CPU, "0.01"),
-        ("disk", resources.disk, _LEAST_DISK, "1MiB"),
-    ):
-        if value is not None and value < least:
-            raise InvalidRequest(f"{value} is too little to run", path=f"$.resources.{field}", mend=f"At least {text}")
 
 
 def _lacking(field: str, mend: str) -> NotSupported:

@@ -33,7 +33,8 @@ from ..errors import (
     ExecutionNotRunning,
     StartFailed,
 )
-from ..images import ImageConfig, ImageStore, parse_reference
+from ..images import ImageConfig, ImageStore, parse_reference, stop_signal_of
+from ..limits import loosened_by
 from ..policy import Grant, reopen
 from ..processes import boot_id
 from ..supervisor import shim as shims
@@ -55,7 +56,6 @@ from .host import Host, prepare_host
 from .network_check import check_network
 from .plan import Plan, ShimAddress, address_of
 from .probing import probed
-from .process import stop_signal
 from .runtime import complaint, last_words, start_failure
 from .spec import OciParams, OciSettings, checked_params, checked_settings
 from .survey import survey
@@ -121,7 +121,7 @@ class OciEngine(Files, Engine):
         host = await self._ready()
         check.check_runtime(request, host.runtime.flavour)
         await check_network(request, self._settings, host)
-        check.limits_of(request, host, policy)
+        check.host_limits(request, host, policy)
         check_host(self._settings.userns, "" if host.rootless is not None else host.no_userns)
         grant = await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)
         await self._devices.grant(request, host.rootless)
@@ -132,7 +132,7 @@ class OciEngine(Files, Engine):
         policy, request = self._context.policy, x.request
         params, reference = check.check_request(request, policy)
         host = await self._ready()
-        limits, unenforced = check.limits_of(request, host, policy)
+        limits, unenforced = check.host_limits(request, host, policy)
         devices = await self._devices.grant(request, host.rootless)
         vouched = self._vouched.take(request)
         grant, volumes = vouched if vouched is not None else await finished(None, self._grants, x)
@@ -150,8 +150,8 @@ class OciEngine(Files, Engine):
             await disk.make_disk(x.folder, limits.disk, host, plan, self._store)
         return Prepared(
             state=plan.to_state(),
-            stop_signal=stop_signal(image),
-            loosened=[*check.loosened_by(request), *devices.told],
+            stop_signal=stop_signal_of(image),
+            loosened=[*loosened_by(request), *devices.told],
             unenforced=unenforced,
         )
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from .plan import Limits
+from ..limits import Limits
 
 __all__ = ["CRUN", "FLAVOURS", "RUNC", "RUNSC", "Flavour", "Platform", "flavour_of"]
 

@@ -9,20 +9,12 @@ import msgspec
 from ..devices.grants import DeviceGrants
 from ..engine import Handle
 from ..images import ImageConfig
+from ..limits import Limits
 from ..policy import Grant
 from ..typed import known
 from ..volumes import Volumes
 
-__all__ = ["Limits", "Plan", "ShimAddress", "address_of"]
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the job may use; None: no limit that could be enforced. Sizes in bytes, `cpu` in cores."""
-
-    cpu: float | None = None
-    memory: int | None = None
-    pids: int | None = None
-    disk: int | None = None
+__all__ = ["Plan", "ShimAddress", "address_of"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

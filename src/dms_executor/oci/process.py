@@ -7,15 +7,14 @@ from typing import Any
 import msgspec
 
 from ..engine import merged_environment
-from ..errors import InvalidRequest, StartFailed
-from ..images import ImageConfig
-from ..types import ExecutionRequest, signal_number
+from ..images import ImageConfig, command_of
+from ..types import ExecutionRequest
 from .capabilities import DEFAULT_CAPABILITIES
 from .provision import FOLDER
 from .spec import OciParams
 from .users import User
 
-__all__ = ["INIT", "PUBLIC", "Process", "capabilities_of", "process_of", "stop_signal"]
+__all__ = ["INIT", "PUBLIC", "Process", "capabilities_of", "process_of"]
 
 # In the job's own /dev, a tmpfs, so that the image is not touched; a file of its top, so that any user can reach it.
 INIT = "/dev/.dms-executor-init"
@@ -73,31 +72,13 @@ def process_of(params: OciParams, image: ImageConfig, request: ExecutionRequest,
     environment = merged_environment(defaults, params.environment, request)
     environment.setdefault("HOME", user.home)
     return Process(
-        argv=_command(params, image),
+        argv=command_of(image, params.entrypoint, params.cmd),
         environment=environment,
         directory=params.working_directory or image.working_directory or "/",
         user=user,
         # By raw frames it would walk around the routes that close link-local addresses to it.
         capabilities=tuple(c for c in DEFAULT_CAPABILITIES if c != "CAP_NET_RAW" or request.network != "user"),
     )
-
-
-def stop_signal(image: ImageConfig) -> int:
-    """What ends the job gently; an image's own nonsense is no fault of the request."""
-    try:
-        return signal_number(image.stop_signal or "TERM")
-    except InvalidRequest:
-        return signal_number("TERM")
-
-
-def _command(params: OciParams, image: ImageConfig) -> list[str]:
-    # An entrypoint of the request's own makes the image's command void, as `docker run --entrypoint` has it.
-    entrypoint = image.entrypoint if params.entrypoint is None else params.entrypoint
-    cmd = image.cmd if params.cmd is None and params.entrypoint is None else params.cmd
-    argv = [*(entrypoint or []), *(cmd or [])]
-    if not argv or not argv[0]:
-        raise StartFailed("no command: the image names none", mend="Give params.cmd or params.entrypoint")
-    return argv
 
 
 def capabilities_of(uid: int, most: tuple[str, ...]) -> dict[str, list[str]]:
