@@ -39,7 +39,8 @@ enum frame_type {
     FRAME_INIT_HALT = 101,
     FRAME_INIT_TERMINAL = 104,
     FRAME_INIT_GO = 105,
-    FRAME_INIT_USAGE = 106, /* in a file only */
+    FRAME_INIT_USAGE = 106,    /* in a file only, as the next */
+    FRAME_INIT_SCRIPTED = 107,
     FRAME_INIT_SIGNAL = 112,
 };
 

@@ -133,6 +133,8 @@ static void start_next(void)
     if (in_script && scripts_next() == NULL) {
         scripts_forget();
         in_script = false;
+        if (in_file)
+            say(FRAME_INIT_SCRIPTED, NULL, 0);
     }
     start_job();
 }

@@ -65,6 +65,7 @@ const char *scripts_write(int fd, const char *folder)
 {
     uint8_t lengths[8];
     place = folder;
+    mkdir(folder, 0700); /* it may be there, else it is made in a folder that others may write to */
     int to = open(folder, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (to < 0)
         return "cannot open the folder of the provision scripts";

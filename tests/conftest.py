@@ -12,6 +12,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from dms_executor.conformance import plugin
+from tests import dockerd
 
 _FOLDERS = ("bin", "dev", "etc", "proc", "sys", "tmp", "root")
 
@@ -22,6 +23,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # An installed package brings the plug-in by its entry point, a bare checkout does not.
     if not config.pluginmanager.is_registered(plugin):
         config.pluginmanager.register(plugin, "dms_executor_conformance")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    dockerd.end_session()
 
 
 @pytest.fixture(autouse=True)

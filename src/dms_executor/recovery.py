@@ -28,6 +28,7 @@ from .journal.clock import moment
 from .lifecycle import Core, Live, adopt
 from .lifecycle.deadline import dismiss_keeper
 from .lifecycle.finish import build_result, finish
+from .lifecycle.pull import pull
 from .types import ExecutionStatus, RecoveryReport
 
 __all__ = ["Again", "discard", "recover"]
@@ -209,6 +210,8 @@ async def _finish(core: Core, row: Row, engine: Engine, end: Exit | None) -> Non
     try:
         if end is None and row.handle is not None:
             end = await engine.watch(live.x, live.handle) if live.handle is not None else None
+        if not engine.keeps_log:
+            await pull(core, live)
         now = datetime.now(UTC)
         lost = Exit(finished_at=now, lost="nothing of it is left", started_at=moment(row.started_at))
         await finish(core, live, end or lost)

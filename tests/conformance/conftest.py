@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from dms_executor.conformance import MemorySubject, ShellSubject, Subject
+from tests import dockerd
+from tests.conformance.docker_subject import DockerSubject
 from tests.runsc import RUNTIMES, program
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -26,12 +28,22 @@ def _oci(runtime: str) -> ShellSubject:
     return dataclasses.replace(plain, traits=traits - {"shared_kernel"} if runtime == "runsc" else traits)
 
 
-@pytest.fixture(params=[MemorySubject(), *map(_oci, RUNTIMES)], ids=str)
+_PLAIN = ShellSubject(image="")
+_DOCKER = DockerSubject(
+    image=dockerd.IMAGE, engine="docker", traits=(_PLAIN.traits | {"slow_preparation"}) - {"supervisor"}
+)
+
+
+@pytest.fixture(params=[MemorySubject(), *map(_oci, RUNTIMES), _DOCKER], ids=str)
 def subject(request: pytest.FixtureRequest) -> Subject:
     chosen: Subject = request.param
     if not isinstance(chosen, ShellSubject):
         return chosen
     rootfs: Path = request.getfixturevalue("rootfs")
+    if isinstance(chosen, DockerSubject):
+        image, daemon = dockerd.session_image(rootfs), dockerd.session()
+        slow, settings = dockerd.slow_image(), {"socket": str(daemon.socket)}
+        return dataclasses.replace(chosen, image=image, slow_image=slow, engine_settings=settings)
     layout, unpacker = request.getfixturevalue("layout"), request.getfixturevalue("slow_unpacker")
     return dataclasses.replace(
         chosen,

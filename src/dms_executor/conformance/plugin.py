@@ -50,9 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_TABLES] = {}
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Takes out the lines that do not apply, and counts them."""
+    """Takes out the lines that do not apply, and counts them: of those that were selected, so that an engine whose
+    lines are not is not even probed.
+    """
     standings: dict[str, Standing] = {}
     kept, out = [], []
     for item in items:

@@ -1,0 +1,83 @@
+"""Validation: what this engine lacks, what the daemon cannot enforce, and what the policy does not allow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InvalidRequest, NotSupported
+from ..images.params import PARAMS
+from ..limits import Limits, check_least, limits_of
+from ..policy import Policy
+from ..scripts import check_scripts
+from ..types import ExecutionRequest
+from ..volumes import check_volumes
+from .daemon import Daemon
+from .spec import DockerParams, checked_params
+
+__all__ = ["check_request", "daemon_limits"]
+
+ENGINE = "docker"
+# https://pkg.go.dev/github.com/distribution/reference: what is not of this form never reaches the daemon's paths.
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
+_LOCAL = ("rootfs", "oci", "oci-archive", "docker-archive")
+_LEAST_MEMORY = 6 << 20  # the daemon's own: https://docs.docker.com/engine/containers/resource_constraints/
+
+
+def check_request(request: ExecutionRequest, policy: Policy) -> DockerParams:
+    """What can be judged without the daemon. Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`."""
+    params = checked_params(request.engine_spec.params)
+    _check_image(params.image)
+    for field, present, mend in (
+        ("$.tty", request.tty, "Leave tty out"),
+        ("$.ports", request.ports, "Leave ports out"),
+        ("$.stdin", request.stdin and not request.init, "Leave init out: it is what hands the input over"),
+        ("$.stdin_file", request.stdin_file and not request.init, "Leave init out: it is what hands the input over"),
+    ):
+        if present:
+            raise _lacking(field, mend)
+    if request.network == "user" or request.network.startswith("container:"):
+        raise _lacking("$.network", "Use 'none', 'bridge', 'host' or the name of a network of the daemon's")
+    policy.check_network(request.network)
+    check_scripts(request)
+    check_least(request)
+    memory = request.resources.memory
+    if memory is not None and memory < _LEAST_MEMORY:
+        raise InvalidRequest(f"{memory} is too little to run", path="$.resources.memory", mend="At least 6MiB")
+    check_volumes(request, ENGINE)
+    return params
+
+
+def daemon_limits(request: ExecutionRequest, daemon: Daemon, policy: Policy) -> tuple[Limits, list[str]]:
+    """The limits that are set, and the names of those that go unenforced. Raises `NotSupported`."""
+
+    def reason(limit: str) -> tuple[str, str]:
+        if limit == "disk":
+            return f"its storage driver is {daemon.storage}", "Leave disk out"
+        return f"the daemon has no {limit} limit", "Enable the control group's controller"
+
+    return limits_of(request, policy, engine=ENGINE, memory=daemon.memory, enforced=daemon.limits, reason=reason)
+
+
+def refused_sources(state_dir: Path, socket: str) -> Sequence[Path]:
+    """What no request may name: the state folder, and the daemon's socket with the folder that shows it."""
+    return (state_dir, Path(socket))
+
+
+def _check_image(image: str) -> None:
+    field = f"{PARAMS}.image"
+    transport, separator, _ = image.partition(":")
+    if separator and transport in _LOCAL:
+        raise NotSupported(
+            f"engine {ENGINE} takes no image from {transport} ({field}: {image!r})",
+            engine=ENGINE,
+            what=field,
+            mend="Give it to the daemon by `docker load` or `docker import`, and use its name",
+        )
+    if not _IMAGE.fullmatch(image) or ".." in image:
+        raise InvalidRequest(f"{image!r} is no image's name", path=field, mend="E.g. 'alpine:3.20'")
+
+
+def _lacking(field: str, mend: str) -> NotSupported:
+    return NotSupported(f"engine {ENGINE} does not have {field} yet", engine=ENGINE, what=field, mend=mend)

@@ -1,0 +1,183 @@
+"""The Docker Engine API over its Unix socket: one function a kind of call, foreign errors mapped here alone.
+
+aiohttp is beneath it, and not aiodocker: that decodes a job's output to text, and inspects a container before it
+attaches to it. https://docs.docker.com/reference/api/engine/
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EngineUnavailable, EngineUnreachable, ExecutorError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["Answer", "ApiError", "Client"]
+
+_DEADLINE = 30.0  # seconds for a call that the daemon answers at once unless it is busy
+_CONNECT = 4.0
+_NEWEST = (1, 47)  # of the API's versions, the last whose changes were read
+_log = logging.getLogger("dms_executor.docker")
+
+
+class ApiError(ExecutorError):
+    """The daemon refused a call. `status`: HTTP's."""
+
+    def __init__(self, message: str, *, status: int = 0, **rest: Any) -> None:
+        super().__init__(message, **rest)
+        self.status = status
+
+
+class Answer:
+    """An answer whose body is read piece by piece."""
+
+    def __init__(self, response: aiohttp.ClientResponse, where: str) -> None:
+        self._response = response
+        self._where = where
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """What has arrived, again and again, to the end. Raises `EngineUnreachable` where that comes too soon."""
+        import aiohttp
+
+        try:
+            while piece := await self._response.content.readany():
+                yield piece
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _unreachable(self._where, error) from error
+
+    async def lines(self) -> AsyncIterator[dict[str, Any]]:
+        """JSON objects, one a line."""
+        rest = b""
+        async for piece in self.pieces():
+            *whole, rest = (rest + piece).split(b"\n")
+            for line in whole:
+                if line.strip():
+                    yield json.loads(line)
+        if rest.strip():
+            yield json.loads(rest)
+
+    def write(self, data: bytes) -> None:
+        """To a connection that the daemon has taken over both ways."""
+        connection = self._response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.write(data)
+
+
+class Client:
+    """One daemon's. `close` it in its loop. Connects at the first call."""
+
+    def __init__(self, socket: str) -> None:
+        self.socket = socket
+        self._session: aiohttp.ClientSession | None = None
+        self._version = ""
+
+    async def close(self) -> None:
+        """Idempotent."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def get(self, path: str, *, deadline: float = _DEADLINE, **query: str) -> Any:
+        """The JSON of a GET. Raises `ApiError`, `EngineUnreachable`."""
+        return await self.call("GET", path, deadline=deadline, **query)
+
+    async def post(self, path: str, body: Any = None, *, deadline: float = _DEADLINE, **query: str) -> Any:
+        """The JSON of a POST; None where it has none."""
+        return await self.call("POST", path, body, deadline=deadline, **query)
+
+    async def call(self, method: str, path: str, body: Any = None, *, deadline: float = _DEADLINE, **query: str) -> Any:
+        """Any call whose answer is small."""
+        async with self.stream(method, path, body, deadline=deadline, query=query) as answer:
+            text = b"".join([piece async for piece in answer.pieces()])
+        return json.loads(text) if text.strip() else None
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        deadline: float | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Answer]:
+        """A call whose answer is read piece by piece. `deadline`: of all of it; None: only the connect has one."""
+        import aiohttp
+
+        version = await self.version() if path != "/version" else ""
+        session = self._open()
+        where = f"{method} {path}"
+        timeout = aiohttp.ClientTimeout(total=deadline, sock_connect=_CONNECT)
+        begun = time.monotonic()
+        try:
+            response = await session.request(
+                method, f"http://docker{version}{path}", json=body, params=query, timeout=timeout, headers=headers
+            )
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _unreachable(where, error) from error
+        try:
+            _log.debug("%s: %d in %.1f ms", where, response.status, (time.monotonic() - begun) * 1e3)
+            if response.status >= 400:
+                raise await _refusal(response, where)
+            yield Answer(response, where)
+        finally:
+            if response.content.at_eof():
+                response.release()
+            else:
+                response.close()
+
+    async def version(self) -> str:
+        """The prefix of paths: the newest version of the API that the daemon and this client both know."""
+        if not self._version:
+            told = await self.get("/version", deadline=_CONNECT)
+            newest = min(_numbers(told.get("ApiVersion", "1.41")), _NEWEST)
+            chosen = max(newest, _numbers(told.get("MinAPIVersion", "1.12")))
+            self._version = "/v{}.{}".format(*chosen)
+        return self._version
+
+    def forget_version(self) -> None:
+        """The daemon may come back as another."""
+        self._version = ""
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            aiohttp = _aiohttp()
+            connector = aiohttp.UnixConnector(self.socket, limit=0)
+            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**18)
+        return self._session
+
+
+def _aiohttp() -> Any:
+    try:
+        import aiohttp
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"the engine docker needs aiohttp: {error}", mend="pip install 'dms-executor[docker]'"
+        ) from error
+    return aiohttp
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    major, _, minor = version.partition(".")
+    return int(major), int(minor)
+
+
+async def _refusal(response: aiohttp.ClientResponse, where: str) -> ApiError:
+    text = (await response.read()).decode("utf-8", "replace")
+    try:
+        message = str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = text.strip() or response.reason or "no reason"
+    return ApiError(f"{where}: {message}", status=response.status)
+
+
+def _unreachable(where: str, error: BaseException) -> EngineUnreachable:
+    why = str(error) or type(error).__name__
+    return EngineUnreachable(f"the Docker daemon does not answer {where}: {why}", mend="Start or restart the daemon")

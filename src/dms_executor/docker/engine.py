@@ -1,0 +1,261 @@
+"""The `docker` engine: containers by a Docker daemon on this host.
+
+`create` is POST create, under a name made of the token; `start` is POST start, after the job's output is attached to;
+`watch` is the init's report and the daemon's events, subscribed to first and then inspected; `survey` is a list by
+label. The daemon keeps the job when we are gone; it keeps no deadline, and its log only until the container goes. The
+faults of its world: it restarts, it hangs, and it answers with codes that mean several things (`state.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+import msgspec
+
+from ..engine import Chunk, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
+from ..errors import EngineUnavailable, EngineUnreachable, StartFailed
+from ..images import stop_signal_of
+from ..limits import loosened_by
+from ..logs.inotify import Watcher
+from ..supervisor.binary import init_path
+from ..threads import finished
+from ..typed import known
+from ..types import ExecutionRequest, Output, Probe
+from ..volumes import Volumes, collect, grant_volumes, verify_volumes
+from . import files
+from .address import socket_path
+from .body import create_body
+from .check import check_request, daemon_limits, refused_sources
+from .client import ApiError, Client
+from .daemon import Daemon, describe
+from .events import Events
+from .follow import Follower
+from .gauge import Gauge
+from .names import EXECUTOR, TOKEN, container_name
+from .output import Attached, attach, logged
+from .plan import Plan
+from .powers import Powers
+from .pulling import Images
+from .report import was_signalled
+from .spec import DockerParams, DockerSettings, checked_params, checked_settings
+
+__all__ = ["DockerEngine"]
+
+Phase = Literal["created", "running", "paused", "suspended", "ended"]
+
+_CREATION = 120.0
+_REMOVAL = 60.0
+_PHASES: dict[str, Phase] = {"created": "created", "running": "running", "paused": "paused", "restarting": "running"}
+
+
+class DockerEngine(Powers, Engine):
+    """See the module. Opened by `DockerEngine.open`; belongs to one event loop."""
+
+    name: ClassVar[str] = "docker"
+    rank: ClassVar[int] = 20
+    params: ClassVar[type[msgspec.Struct]] = DockerParams
+    settings: ClassVar[type[msgspec.Struct]] = DockerSettings
+    keeps_log: ClassVar[bool] = False
+    keeps_deadline: ClassVar[bool] = False
+
+    def __init__(self, context: EngineContext, socket: str) -> None:
+        self._context = context
+        self._client = Client(socket)
+        self._events = Events(self._client, context.executor_id)
+        self._watcher = Watcher()
+        self._images = Images(self._client)
+        self._refused = refused_sources(context.state_dir, socket)
+        self._attached: dict[str, Attached] = {}
+        self._fresh: set[str] = set()
+        self._signalling: dict[str, asyncio.Lock] = {}
+        self._gauge = Gauge()
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._daemon: Daemon | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, context: EngineContext) -> AsyncIterator[Self]:
+        """Asks the daemon nothing yet: the first use does."""
+        settings = checked_settings(context.settings)
+        engine = cls(context, await asyncio.to_thread(socket_path, settings.socket))
+        try:
+            yield engine
+        finally:
+            await engine._close()
+
+    async def probe(self) -> Probe:
+        """Whether a daemon answers, and what it can enforce."""
+        try:
+            self._daemon = await describe(self._client)
+        except (EngineUnavailable, EngineUnreachable) as error:
+            return Probe(engine=self.name, usable=False, problem=error.message, mend=error.mend)
+        return self._daemon.probe(self.name)
+
+    async def validate(self, request: ExecutionRequest) -> None:
+        """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""
+        policy = self._context.policy
+        check_request(request, policy)
+        daemon_limits(request, await self._known_daemon(), policy)
+        await asyncio.to_thread(verify_volumes, request, policy, self._refused)
+
+    async def prepare(self, x: Execution, report: Report) -> Prepared:
+        """Grants the host paths, and has the daemon pull the image where it lacks it."""
+        policy, request = self._context.policy, x.request
+        params = check_request(request, policy)
+        limits, unenforced = daemon_limits(request, await self._known_daemon(), policy)
+        image_id, image = await self._images.find(params, report)
+        volumes = await finished(None, grant_volumes, request, policy, self._refused)
+        plan = Plan(image=image, image_id=image_id, volumes=volumes, limits=limits)
+        return Prepared(
+            state=plan.to_state(),
+            stop_signal=stop_signal_of(image),
+            loosened=loosened_by(request),
+            unenforced=unenforced,
+        )
+
+    async def create(self, x: Execution, p: Prepared) -> Handle:
+        """The container, not started, with its output attached to."""
+        plan, params = Plan.from_state(p.state), checked_params(x.request.engine_spec.params)
+        init = await finished(None, self._make_files, x, plan)
+        body = create_body(
+            x,
+            plan,
+            params,
+            folder=files.folder_of(x),
+            init=init,
+            log_cap=self._context.log_cap,
+            executor_id=self._context.executor_id,
+        )
+        container = await self._created(x, body)
+        await self._events.ready()
+        if x.token not in self._attached:
+            self._attached[x.token] = await attach(self._client, container, self._events.breaks)
+        return Handle(
+            state={"container": container, "volumes": p.state.get("volumes", {})},
+            engine_ids={"container": container, "name": container_name(x.token)},
+        )
+
+    async def start(self, x: Execution, h: Handle) -> datetime:
+        """Raises `StartFailed` with what the daemon or the init said."""
+        self._fresh.add(x.token)
+        with self._follower(x, h) as follower:
+            try:
+                await self._client.post(f"/containers/{_id(h)}/start", deadline=_CREATION)
+            except ApiError as error:
+                raise StartFailed(error.message, execution_id=x.id) from error
+            started = await follower.started()
+        await asyncio.to_thread(files.take_input_away, x)
+        return started
+
+    async def survey(self) -> Mapping[str, Observed]:
+        """All containers that bear this executor's label."""
+        filters = json.dumps({"label": [f"{EXECUTOR}={self._context.executor_id}"]})
+        listed = await self._ask("GET", "/containers/json", all="1", filters=filters)
+        found: dict[str, Observed] = {}
+        for one in listed:
+            phase = _PHASES.get(one["State"], "ended")
+            found[one["Labels"][TOKEN]] = Observed(phase=phase, handle=Handle(state={"container": one["Id"]}))
+        return found
+
+    async def watch(self, x: Execution, h: Handle) -> Exit:
+        """What the init reported, else what the daemon knows."""
+        with self._follower(x, h) as follower:
+            end = await follower.ended()
+        if x.token in self._signalling:
+            async with self._signalling[x.token]:  # a signal that came too late is no more noted
+                end = msgspec.structs.replace(end, killed=await asyncio.to_thread(was_signalled, files.folder_of(x)))
+        return end
+
+    async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
+        """Verifies that the outputs are what was granted, and fills `results_dir`. Raises `PolicyDenied`."""
+        volumes = msgspec.convert(h.state.get("volumes", {}), known(Volumes))
+        return await asyncio.to_thread(collect, volumes, x.folder, exit.code)
+
+    async def destroy(self, x: Execution, h: Handle | None) -> None:
+        """The container with its log, and the files that it was given."""
+        attached = self._attached.pop(x.token, None)
+        self._fresh.discard(x.token)
+        self._gauge.forget(x.token)
+        self._signalling.pop(x.token, None)
+        if attached is not None:
+            await attached.close()
+        try:
+            path = f"/containers/{container_name(x.token)}"
+            await self._ask("DELETE", path, deadline=_REMOVAL, force="1", v="1")
+        except ApiError as error:
+            if error.status != 404:
+                raise EngineUnreachable(error.message) from error
+        await asyncio.to_thread(files.take_away, x)
+
+    async def output(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
+        """The stream that was attached to; for who comes later the daemon's log."""
+        attached = self._attached.pop(x.token, None)
+        if attached is None or after is not None:
+            async for chunk in logged(self._client, _id(h), after):
+                yield chunk
+            return
+        try:
+            async for chunk in attached.chunks():
+                yield chunk
+        finally:
+            await attached.close()
+        await self._sure_of_the_end(x, h, attached)
+
+    async def _sure_of_the_end(self, x: Execution, h: Handle, attached: Attached) -> None:
+        """An attached stream ends alike with its job and with its daemon."""
+        await self._client.get("/version")
+        with self._follower(x, h) as follower:
+            if attached.breaks != self._events.breaks or not await follower.has_ended():
+                raise EngineUnreachable("the stream of its output broke", execution_id=x.id)
+
+    def _follower(self, x: Execution, h: Handle) -> Follower:
+        return Follower(self._client, self._events, self._watcher, x, _id(h), is_fresh=x.token in self._fresh)
+
+    def _make_files(self, x: Execution, plan: Plan) -> Path:
+        files.reopen_sources(plan.volumes)
+        files.make_files(x)
+        return init_path(self._context.state_dir)
+
+    async def _created(self, x: Execution, body: dict[str, object]) -> str:
+        """A creation that its asker leaves is waited for all the same: else it would come after its own undoing."""
+        query = {"name": container_name(x.token)}
+        creation = asyncio.ensure_future(self._client.post("/containers/create", body, deadline=_CREATION, **query))
+        try:
+            return str((await asyncio.shield(creation))["Id"])
+        except asyncio.CancelledError:
+            await asyncio.wait([creation])
+            raise
+        except ApiError as error:
+            if error.status == 409:  # made before, by a caller that died
+                found = await self._ask("GET", f"/containers/{container_name(x.token)}/json")
+                return str(found["Id"])
+            raise StartFailed(error.message, execution_id=x.id) from error
+
+    async def _known_daemon(self) -> Daemon:
+        if self._daemon is None:
+            try:
+                self._daemon = await describe(self._client)
+            except EngineUnreachable as error:
+                raise EngineUnavailable(error.message, mend=error.mend) from error
+        return self._daemon
+
+    async def _close(self) -> None:
+        for task in self._stopping:
+            task.cancel()
+        if self._stopping:
+            await asyncio.wait(self._stopping)
+        for attached in self._attached.values():
+            await attached.close()
+        self._watcher.close()
+        await self._events.close()
+        await self._client.close()
+
+
+def _id(h: Handle) -> str:
+    return str(h.state["container"])

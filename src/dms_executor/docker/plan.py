@@ -1,0 +1,33 @@
+"""What `prepare` decided, as it stands in `Prepared.state` and `Handle.state`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..images import ImageConfig
+from ..limits import Limits
+from ..typed import known
+from ..volumes import Volumes
+
+__all__ = ["Plan"]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """`image_id`: the daemon's digest, so that a tag that moves meanwhile changes nothing."""
+
+    image: ImageConfig
+    image_id: str
+    volumes: Volumes = Volumes()
+    limits: Limits = Limits()
+
+    def to_state(self) -> dict[str, Any]:
+        """As JSON types."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Plan:
+        """Fields of newer releases are ignored."""
+        return msgspec.convert(state, known(cls))

@@ -1,0 +1,40 @@
+"""The docker engine as a subject of the conformance suite, over the session's own daemon."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dms_executor import SpecConfig
+from dms_executor.conformance import ShellSubject
+from dms_executor.conformance.steps import Failure
+from dms_executor.errors import EngineUnavailable
+from dms_executor.types import Settings
+from tests import dockerd
+
+__all__ = ["DockerSubject"]
+
+
+class DockerSubject(ShellSubject):
+    """Its settings name the daemon's socket; where they do not, the daemon is started first."""
+
+    def settings(self) -> Settings:
+        if "socket" in self.engine_settings:
+            return super().settings()
+        if problem := dockerd.missing():
+            raise EngineUnavailable(problem, mend="Install docker.io, and run the tests as root")
+        socket = {"socket": str(dockerd.session().socket)}
+        return msgspec.structs.replace(super().settings(), engines={self.engine: socket})
+
+    def failing(self, how: Failure) -> SpecConfig:
+        """An image that nobody looks for elsewhere, or no such command."""
+        if how == "image":
+            params = {"image": "dms-executor-test:missing", "cmd": ["true"], "pull": "never"}
+            return SpecConfig(type=self.engine, params=params)
+        return super().failing(how)
+
+    def leftovers(self, tokens: list[str]) -> list[str]:
+        """The daemon's containers, too."""
+        listed = dockerd.Dockerd.at(self.engine_settings["socket"]).docker("ps", "--all", "--format", "{{.Names}}")
+        names = listed.stdout.decode().split()
+        found = [f"container {name}" for name in names if any(token in name for token in tokens)]
+        return found + super().leftovers(tokens)
