@@ -22,7 +22,10 @@ class DockerSubject(ShellSubject):
             return super().settings()
         if problem := dockerd.missing():
             raise EngineUnavailable(problem, mend="Install docker.io, and run the tests as root")
-        socket = {"socket": str(dockerd.session().socket)}
+        try:
+            socket = {"socket": str(dockerd.session().socket)}
+        except RuntimeError as error:
+            raise EngineUnavailable(str(error), mend="Run the tests where a daemon can run") from error
         return msgspec.structs.replace(super().settings(), engines={self.engine: socket})
 
     def failing(self, how: Failure) -> SpecConfig:

@@ -1,0 +1,76 @@
+"""A daemon that is missing, of another host, or that takes connections and never answers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from dms_executor import ExecutionRequest, Executor, Policy, Probe, Settings
+from dms_executor.docker import DockerEngine, DockerSpec
+from dms_executor.docker.address import socket_path
+from dms_executor.engine import EngineContext
+from dms_executor.errors import EngineUnavailable, InvalidRequest
+
+
+async def _probe(tmp_path: Path, **settings: object) -> Probe:
+    context = EngineContext(state_dir=tmp_path, executor_id="e", settings=settings, policy=Policy())
+    async with DockerEngine.open(context) as engine:
+        return await engine.probe()
+
+
+async def test_no_daemon_is_told(tmp_path: Path) -> None:
+    probe = await _probe(tmp_path, socket=str(tmp_path / "none.sock"))
+    assert not probe.usable
+    assert "none.sock" in probe.problem
+    assert probe.mend
+
+
+async def test_a_daemon_of_another_host_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2375")
+    with pytest.raises(EngineUnavailable, match="not this host's"):
+        await _probe(tmp_path)
+
+
+async def test_a_wrong_socket_names_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"\$\.engines\.docker\.socket"):
+        await _probe(tmp_path, socket="docker.sock")
+
+
+def test_the_socket_is_the_current_contexts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"currentContext": "mine"}))
+    folder = tmp_path / "contexts" / "meta" / hashlib.sha256(b"mine").hexdigest()
+    folder.mkdir(parents=True)
+    (folder / "meta.json").write_text(json.dumps({"Endpoints": {"docker": {"Host": "unix:///run/mine.sock"}}}))
+    assert socket_path(None) == "/run/mine.sock"
+    assert socket_path("/run/named.sock") == "/run/named.sock"
+
+
+async def test_a_silent_daemon_holds_nobody(tmp_path: Path) -> None:
+    """It takes connections and never answers: the probe says so, a start fails, and all of it ends in time."""
+    path = str(tmp_path / "silent.sock")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(64)
+    settings = Settings(engines={"docker": {"socket": path}})
+    with listener:
+        begun = time.monotonic()
+        async with asyncio.timeout(20), Executor.open(tmp_path / "state", settings=settings) as executor:
+            opened = time.monotonic() - begun
+            probe = (await executor.probe("docker"))[0]
+            request = ExecutionRequest(
+                job_id="j", execution_id="e", engine_spec=DockerSpec(image="any", cmd=["true"]).build()
+            )
+            with pytest.raises(EngineUnavailable, match="does not answer"):
+                await executor.start(request)
+    assert not probe.usable
+    assert "does not answer" in probe.problem
+    assert opened < 5.0, "the specification's bound on open"
