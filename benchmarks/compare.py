@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
-__all__ = ["Run", "Times", "in_rows", "in_turn", "report"]
+__all__ = ["Run", "Times", "in_rows", "in_turn", "per_second", "report"]
 
 Run = Callable[[], Awaitable[float]]
 """One piece of the work, by one contestant: its seconds. Raises SystemExit where it was not done rightly."""
@@ -40,6 +41,19 @@ async def in_rows(contestants: Mapping[str, Run], rounds: int) -> Times:
             times[name] += [await run() * 1e3 for _ in range(ROW)]
             await asyncio.sleep(SETTLE)
     return times
+
+
+async def per_second(run: Run, in_flight: int, jobs: int) -> float:
+    """How many are done in a second where as many are always in flight."""
+    left = iter(range(jobs))
+
+    async def worker() -> None:
+        for _ in left:
+            await run()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(in_flight)))
+    return jobs / (time.perf_counter() - began)
 
 
 def report(title: str, times: Times, pairs: Mapping[str, list[str]]) -> None:

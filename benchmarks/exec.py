@@ -50,8 +50,9 @@ async def job_of(runtime: str, scratch: Path) -> AsyncIterator[dict[str, Run]]:
         folder = next((state / "executions").iterdir())
         token = next((folder / "runtime").iterdir()).name
         command = [str(shutil.which(runtime)), "--root", str(folder / "runtime"), "exec", token, *COMMAND]
-        # crun refuses the hybrid control groups, which are out of sight where the shim is.
-        bare = Spawner(shim_of(folder))
+        while (shim := shim_of(folder)) is None:  # the runtime is at its end
+            await asyncio.sleep(0.01)
+        bare = Spawner(shim)  # crun refuses the hybrid control groups, which are out of sight there
 
         async def theirs() -> float:
             return bare.run(command)
@@ -63,10 +64,14 @@ async def job_of(runtime: str, scratch: Path) -> AsyncIterator[dict[str, Run]]:
             await executor.remove("job", force=True)
 
 
-def shim_of(folder: Path) -> int:
-    """The parent of the job's first process."""
-    status = Path(f"/proc/{(folder / 'pid').read_text().strip()}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:"))
+def shim_of(folder: Path) -> int | None:
+    """The parent of the job's first process, once it is."""
+    try:
+        status = Path(f"/proc/{(folder / 'pid').read_text().strip()}/status").read_text()
+        parent = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:"))
+        return parent if Path(f"/proc/{parent}/comm").read_text() == "dms-shim\n" else None
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager

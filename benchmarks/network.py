@@ -128,18 +128,26 @@ async def measure(rounds: int, scratch: Path) -> None:
             with bare(scratch):
                 pass
             launches.setdefault("bare pasta: up and down", []).append((time.perf_counter() - begun) * 1000)
-        for turn in range(6):
-            said = await job(kinds["pasta"], f"rate-{turn}", root, "user", PYTHON, "-c", CLIENT)
-            rates["job"].append([float(word) for word in said.split()])
-            with bare(scratch) as inside:
-                done = subprocess.run([*inside, PYTHON, "-c", CLIENT], capture_output=True, check=True)
-            rates["bare pasta"].append([float(word) for word in done.stdout.split()])
+        for turn in range(rounds + 1):
+            for what in list(rates) if turn % 2 else reversed(list(rates)):  # who is first has no advantage
+                if what == "job":
+                    said = await job(kinds["pasta"], f"rate-{turn}", root, "user", PYTHON, "-c", CLIENT)
+                else:
+                    with bare(scratch) as inside:
+                        said = subprocess.run([*inside, PYTHON, "-c", CLIENT], capture_output=True, check=True).stdout
+                if turn:
+                    rates[what].append([float(word) for word in said.split()])
     for what, times in launches.items():
         print(f"{what:26} {statistics.median(times):8.1f} ms")
     for what, both in rates.items():
         whole = [rate for rate in both if rate]
         out, back = (statistics.median(column) for column in zip(*whole, strict=True))
         print(f"{what:26} {out:8.0f} MiB/s out {back:8.0f} MiB/s in, {len(both) - len(whole)} of {len(both)} reset")
+    pairs = [(ours, peer) for ours, peer in zip(rates["job"], rates["bare pasta"], strict=True) if ours and peer]
+    for direction, way in enumerate(("out", "in")):
+        ratios = sorted(ours[direction] / peer[direction] for ours, peer in pairs)
+        spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} pairs"
+        print(f"job / bare pasta, {way}: {statistics.median(ratios):.2f} ({spread})")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ the same; only command, user, working directory and environment are the caller's
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ..engine import Command, EngineContext, Execution
-from ..errors import EngineUnavailable, ExecutionNotRunning, NotSupported, StartFailed
+from ..errors import EngineUnavailable, EngineUnreachable, ExecutionNotRunning, NotSupported, StartFailed
 from ..supervisor.session import Session, SessionSpec, open_session
 from .host import Host
 from .process import INIT, PUBLIC, capabilities_of
@@ -24,6 +25,8 @@ from .users import User, resolve_user
 
 __all__ = ["open_exec"]
 
+_BORN = 10.0  # seconds
+_LOOK = 0.005
 _GROUP = 4  # after the report socket; the shim puts it there, where the session has a control group of its own
 
 
@@ -39,7 +42,26 @@ async def open_exec(
             mend="Use the runtime crun or runc",
             execution_id=x.id,
         )
+    if command.user is not None:
+        await _born(x)
     return await open_session(lambda: _spec(x, command, host, context, settings, first_id), x.folder)
+
+
+async def _born(x: Execution) -> None:
+    """Waits for the pid of a job that has just begun to run: its runtime, which writes it, may still be at its end."""
+    try:
+        async with asyncio.timeout(_BORN):
+            while not await asyncio.to_thread(_says_pid, x.folder):  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK)
+    except TimeoutError as error:
+        raise EngineUnreachable("the job's first process cannot be found", execution_id=x.id) from error
+
+
+def _says_pid(folder: Path) -> bool:
+    try:
+        return (folder / "pid").stat().st_size > 0
+    except FileNotFoundError:
+        return not folder.exists()  # gone with the job, which is found out below
 
 
 def _spec(
