@@ -7,15 +7,26 @@ import io
 import json
 import subprocess
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dms_executor.images import ImageStore
+from dms_executor.images.cache import ImageCache
 from dms_executor.images.config import host_architecture
+from dms_executor.images.registry import Registries
+from dms_executor.images.unpack import Unpacker
+
+from ..registry import Registry, running_registry
 
 Layout = Callable[..., Path]
+
+
+def cache_of(store: ImageStore, *, umoci: str | None = None, **registries: Any) -> ImageCache:
+    """As a process of its own would have it."""
+    return ImageCache(store, Unpacker(store, umoci=umoci), Registries(**registries))
 
 
 def layer(extra: Sequence[tarfile.TarInfo] = ()) -> bytes:
@@ -96,3 +107,20 @@ def archive(layout: Layout, tmp_path: Path) -> Callable[[str], Path]:
         return file
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_logged_in(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the test's own, so that no login of this machine counts."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """Without TLS and without passwords."""
+    with running_registry(tmp_path / "registry") as running:
+        yield running

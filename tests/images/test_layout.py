@@ -91,11 +91,40 @@ def test_a_blob_that_leads_out_is_refused(layout: Layout, tmp_path: Path) -> Non
         read(folder)
 
 
-@pytest.mark.parametrize("image", ["alpine", "docker://alpine", "registry.example/a/b:1", "localhost:5000/x", "dir:/x"])
-def test_registries_come_later(image: str) -> None:
+@pytest.mark.parametrize("image", ["docker-daemon:alpine", "dir:/x", "containers-storage:alpine"])
+def test_other_transports_are_not_there(image: str) -> None:
     with pytest.raises(NotSupported, match="oci") as error:
         parse_reference(image, "oci")
     assert error.value.what == "$.engine_spec.params.image"
+
+
+@pytest.mark.parametrize(
+    ("image", "whole"),
+    [
+        ("alpine", "docker.io/library/alpine:latest"),
+        ("docker://alpine:3.20", "docker.io/library/alpine:3.20"),
+        ("team/tool", "docker.io/team/tool:latest"),
+        ("index.docker.io/alpine", "docker.io/library/alpine:latest"),
+        ("localhost/x", "localhost/x:latest"),
+        ("localhost:5000/x", "localhost:5000/x:latest"),
+        ("[::1]:5000/x:1", "[::1]:5000/x:1"),
+        ("registry.example/a/b:1", "registry.example/a/b:1"),
+        ("host:5000", "docker.io/library/host:5000"),
+        ("dir:5000", "docker.io/library/dir:5000"),
+        (f"a@sha256:{64 * '0'}", f"docker.io/library/a@sha256:{64 * '0'}"),
+        (f"a:1@sha256:{64 * '0'}", f"docker.io/library/a:1@sha256:{64 * '0'}"),
+    ],
+)
+def test_names_are_completed_as_docker_does(image: str, whole: str) -> None:
+    assert parse_reference(image).path == whole
+
+
+@pytest.mark.parametrize(
+    "image", ["", "Alpine", "a b", "a//b", "-x", "a:", "a@sha256:0", "a\n", "http://x/y", "x/../y", "é", 300 * "a"]
+)
+def test_what_is_no_name_of_an_image(image: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"\$.engine_spec.params.image"):
+        parse_reference(image)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import pytest
 
 from dms_executor.errors import EngineUnavailable, ImageNotFound
 from dms_executor.images import ImageStore, Reference, Unpacked, parse_reference
-from dms_executor.images.unpack import Unpacker
+from dms_executor.images.cache import ImageCache
 from dms_executor.policy import Policy
 from dms_executor.types import Progress
 
-from .conftest import Layout
+from .conftest import Layout, cache_of
 
 DEADLINE = 60.0
 
@@ -28,11 +28,11 @@ def store(tmp_path: Path) -> ImageStore:
     return ImageStore(tmp_path / "state")
 
 
-async def bring(unpacker: Unpacker, image: str, token: str = "t") -> Unpacked:
+async def bring(cache: ImageCache, image: str, token: str = "t") -> Unpacked:
     reference: Reference = parse_reference(image)
     granted = await asyncio.to_thread(Policy.trusted().open, reference.path)
     with granted:
-        return await unpacker.unpacked(reference, granted, image, token, ignore, DEADLINE)
+        return await cache.bring(reference, granted, image, token, ignore, DEADLINE)
 
 
 def ignore(progress: Progress) -> None:
@@ -40,11 +40,11 @@ def ignore(progress: Progress) -> None:
 
 
 async def test_an_image_is_unpacked_once_and_pinned(store: ImageStore, layout: Layout) -> None:
-    unpacker = Unpacker(store)
+    cache = cache_of(store)
     image = f"oci:{layout({'Cmd': ['true']})}"
-    first = await bring(unpacker, image, "one")
+    first = await bring(cache, image, "one")
     inode = (store.rootfs(first.digest) / "bin" / "busybox").lstat().st_ino
-    second = await bring(unpacker, image, "two")
+    second = await bring(cache, image, "two")
     assert first == second
     assert first.config.cmd == ["true"]
     assert (store.rootfs(first.digest) / "bin" / "busybox").lstat().st_ino == inode
@@ -57,9 +57,9 @@ async def test_an_image_is_unpacked_once_and_pinned(store: ImageStore, layout: L
 
 
 async def test_many_askers_share_one_pull(store: ImageStore, layout: Layout) -> None:
-    unpacker = Unpacker(store)
+    cache = cache_of(store)
     image = f"oci:{layout()}"
-    askers = [asyncio.create_task(bring(unpacker, image, f"t{index}")) for index in range(8)]
+    askers = [asyncio.create_task(bring(cache, image, f"t{index}")) for index in range(8)]
     await asyncio.sleep(0)
     askers[0].cancel()
     results = await asyncio.gather(*askers, return_exceptions=True)
@@ -71,12 +71,12 @@ async def test_many_askers_share_one_pull(store: ImageStore, layout: Layout) -> 
 
 async def test_two_processes_may_unpack_the_same(store: ImageStore, layout: Layout) -> None:
     image = f"oci:{layout()}"
-    results = await asyncio.gather(*(bring(Unpacker(store), image, f"t{index}") for index in range(3)))
+    results = await asyncio.gather(*(bring(cache_of(store), image, f"t{index}") for index in range(3)))
     assert len({result.digest for result in results}) == 1
 
 
 async def test_the_last_askers_departure_stops_it(store: ImageStore, layout: Layout) -> None:
-    task = asyncio.create_task(bring(Unpacker(store), f"oci:{layout()}"))
+    task = asyncio.create_task(bring(cache_of(store), f"oci:{layout()}"))
     for _ in range(1000):
         if (store.folder / "tmp").exists():
             break
@@ -90,7 +90,7 @@ async def test_the_last_askers_departure_stops_it(store: ImageStore, layout: Lay
 async def test_what_a_dead_process_left_is_swept(store: ImageStore, layout: Layout) -> None:
     left = store.folder / "tmp" / "left" / "bundle" / "rootfs"
     left.mkdir(parents=True)
-    await bring(Unpacker(store), f"oci:{layout()}")
+    await bring(cache_of(store), f"oci:{layout()}")
     assert os.listdir(store.folder / "tmp") == []
 
 
@@ -112,7 +112,7 @@ async def test_a_layer_that_is_no_file_is_not_opened(store: ImageStore, layout: 
         layer.symlink_to(kept)
     with pytest.raises(ImageNotFound, match="damaged"):
         async with asyncio.timeout(20):
-            await bring(Unpacker(store), f"oci:{folder}")
+            await bring(cache_of(store), f"oci:{folder}")
     assert os.listdir(store.folder / "tmp") == []
 
 
@@ -121,23 +121,23 @@ async def test_a_failed_unpacking_is_not_remembered(store: ImageStore, layout: L
     largest = max((folder / "blobs" / "sha256").iterdir(), key=lambda blob: blob.stat().st_size)
     data = largest.read_bytes()
     largest.write_bytes(b"garbage" + data)
-    unpacker = Unpacker(store)
+    cache = cache_of(store)
     with pytest.raises(ImageNotFound, match="umoci says"):
-        await bring(unpacker, f"oci:{folder}")
+        await bring(cache, f"oci:{folder}")
     largest.write_bytes(data)
-    await bring(unpacker, f"oci:{folder}")
+    await bring(cache, f"oci:{folder}")
 
 
 @pytest.mark.parametrize("transport", ["docker-archive", "oci-archive"])
 async def test_archives(store: ImageStore, archive: Callable[[str], Path], transport: str) -> None:
-    unpacker = Unpacker(store)
+    cache = cache_of(store)
     image = f"{transport}:{archive(transport)}"
-    first = await bring(unpacker, image)
+    first = await bring(cache, image)
     assert first.config.cmd == ["true"]
     assert (store.rootfs(first.digest) / "bin" / "busybox").exists()
-    assert await bring(unpacker, image) == first
+    assert await bring(cache, image) == first
 
 
 async def test_a_missing_program_is_named(store: ImageStore, layout: Layout) -> None:
     with pytest.raises(EngineUnavailable):
-        await bring(Unpacker(store, umoci="/nonexistent/umoci"), f"oci:{layout()}")
+        await bring(cache_of(store, umoci="/nonexistent/umoci"), f"oci:{layout()}")

@@ -6,6 +6,7 @@ https://github.com/opencontainers/image-spec/blob/main/config.md
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import msgspec
 
@@ -49,7 +50,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """An image's manifest, or an index: then `manifests` is there and `config` is not."""
 
     config: Descriptor | None = None
-    layers: list[Descriptor] = []
+    layers: list[Descriptor] | None = None
     manifests: list[Descriptor] | None = None
 
 
@@ -57,14 +58,15 @@ class _Inner(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     entrypoint: list[str] | None = None
     cmd: list[str] | None = None
     env: list[str] | None = None
-    working_dir: str = ""
-    user: str = ""
-    stop_signal: str = ""
+    working_dir: str | None = None
+    user: str | None = None
+    stop_signal: str | None = None
+    volumes: dict[str, Any] | None = None
 
 
 class _Config(msgspec.Struct, frozen=True, kw_only=True):
-    architecture: str = ""
-    os: str = ""
+    architecture: str | None = None
+    os: str | None = None
     config: _Inner | None = None
 
 
@@ -90,11 +92,11 @@ def parse_config(data: bytes) -> ImageConfig:
         entrypoint=inner.entrypoint,
         cmd=inner.cmd,
         environment=environment,
-        working_directory=inner.working_dir,
-        user=inner.user,
-        stop_signal=inner.stop_signal,
-        architecture=raw.architecture,
-        os=raw.os,
+        working_directory=inner.working_dir or "",
+        user=inner.user or "",
+        stop_signal=inner.stop_signal or "",
+        architecture=raw.architecture or "",
+        os=raw.os or "",
     )
 
 

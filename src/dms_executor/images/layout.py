@@ -17,13 +17,13 @@ from ..errors import ImageNotFound, ImagePullFailed
 from ..typed import known
 from .config import Descriptor, ImageConfig, Manifest, check_platform, host_architecture, parse_config
 
-__all__ = ["LayoutImage", "open_blob", "read_layout"]
+__all__ = ["MOST_LAYERS", "LayoutImage", "for_this_host", "open_blob", "read_layout"]
 
 _LIMIT = 4 << 20  # of index, manifest and configuration each, as containerd has it for manifests
 _REF_NAME = "org.opencontainers.image.ref.name"
 _DIGEST = re.compile("sha256:[0-9a-f]{64}", re.ASCII)
 _DEPTH = 4
-_MOST_LAYERS = 127  # as Docker
+MOST_LAYERS = 127  # as Docker
 
 
 class LayoutImage(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +32,7 @@ class LayoutImage(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Descriptor
     config: ImageConfig
     blobs: list[str] = []
+    layers: list[Descriptor] = []
 
     @property
     def digest(self) -> str:
@@ -47,7 +48,7 @@ def read_layout(folder: int, tag: str | None, image: str) -> LayoutImage:
     for _ in range(_DEPTH):
         if manifest.manifests is None:
             break
-        descriptor = _for_this_host(manifest.manifests, image)
+        descriptor = for_this_host(manifest.manifests, image)
         manifest = _manifest(_blob(folder, descriptor, image), image)
     if manifest.config is None:
         raise _damaged(image, "it has no configuration")
@@ -56,10 +57,11 @@ def read_layout(folder: int, tag: str | None, image: str) -> LayoutImage:
     except msgspec.DecodeError as error:
         raise _damaged(image, f"its configuration is not readable ({error})") from error
     check_platform(config.architecture, config.os, image)
-    if len(manifest.layers) > _MOST_LAYERS:
-        raise _damaged(image, f"it has more than {_MOST_LAYERS} layers")
-    blobs = [entry.digest for entry in (descriptor, manifest.config, *manifest.layers)]
-    return LayoutImage(manifest=descriptor, config=config, blobs=list(dict.fromkeys(blobs)))
+    layers = manifest.layers or []
+    if len(layers) > MOST_LAYERS:
+        raise _damaged(image, f"it has more than {MOST_LAYERS} layers")
+    blobs = [entry.digest for entry in (descriptor, manifest.config, *layers)]
+    return LayoutImage(manifest=descriptor, config=config, blobs=list(dict.fromkeys(blobs)), layers=layers)
 
 
 def open_blob(folder: int, digest: str, image: str) -> int:
@@ -74,20 +76,21 @@ def _chosen(entries: list[Descriptor], tag: str | None, image: str) -> Descripto
     for wanted in (tag, "latest") if tag is None else (tag,):
         matching = [entry for entry, name in zip(entries, names, strict=True) if wanted is not None and name == wanted]
         if len(matching) > 1:
-            return _for_this_host(matching, image)
+            return for_this_host(matching, image)
         if matching:
             return matching[0]
     if tag is None and len(entries) == 1:
         return entries[0]
     if tag is None and entries and not any(names):
-        return _for_this_host(entries, image)
+        return for_this_host(entries, image)
     known = ", ".join(name for name in names if name) or "none"
     raise ImageNotFound(
         f"the layout has no image {tag or 'latest'!r} ({image!r})", mend=f"Its tags: {known}; name one as oci:DIR:TAG"
     )
 
 
-def _for_this_host(entries: list[Descriptor], image: str) -> Descriptor:
+def for_this_host(entries: list[Descriptor], image: str) -> Descriptor:
+    """The first entry of an index for this host. Raises `ImagePullFailed` (platform)."""
     host = host_architecture()
     for entry in entries:
         if entry.platform and (entry.platform.architecture, entry.platform.os) == (host, "linux"):

@@ -4,6 +4,9 @@ lock                    held shared while an image is looked up and pinned, excl
 <digest>/rootfs, image.json    an unpacked image; appears whole, by a rename
 pins/<digest>/<token>   an execution that uses it
 references/<key>        the digest of an archive that was read before
+names/<key>             which image a name meant last, for a platform
+blobs/sha256/<hex>      what was fetched from registries, for images that share layers
+turns/<digest>          locked by whoever brings that image
 tmp/<random>            one that is being made; its maker holds a lock on it
 """
 
@@ -11,9 +14,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,9 +28,9 @@ from ..trees import remove_tree
 from ..typed import known
 from .config import ImageConfig
 
-__all__ = ["ImageStore", "Unpacked", "Workspace"]
+__all__ = ["ImageStore", "Named", "Unpacked", "Workspace"]
 
-
+_HEX = re.compile("[0-9a-f]{64}", re.ASCII)
 _LOG = logging.getLogger("dms_executor.images")
 
 
@@ -34,6 +39,14 @@ class Unpacked(msgspec.Struct, frozen=True, kw_only=True):
 
     digest: str
     config: ImageConfig
+
+
+class Named(msgspec.Struct, frozen=True, kw_only=True):
+    """What a name meant last."""
+
+    name: str
+    platform: str
+    digest: str
 
 
 class Workspace:
@@ -71,6 +84,25 @@ class ImageStore:
             return
         for digest in digests:
             (self.folder / "pins" / digest / token).unlink(missing_ok=True)
+
+    def has(self, digest: str) -> bool:
+        """Whether the image is there, pinned or not."""
+        return (self.folder / digest / "image.json").exists()
+
+    def turn(self, digest: str) -> int | None:
+        """Locks out whoever else would bring that image, until the descriptor is closed; None: somebody does."""
+        folder = self.folder / "turns"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(folder / digest, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def workspace(self) -> Workspace:
         """A new temporary folder; takes away those that dead processes left."""
@@ -121,11 +153,55 @@ class ImageStore:
             return None
 
     def remember(self, key: str, digest: str) -> None:
-        folder = self.folder / "references"
+        """Remembers it."""
+        _replace(self.folder / "references", key, digest.encode())
+
+    def named(self, name: str, platform: str) -> str | None:
+        """The digest of the image that `name` meant last."""
+        try:
+            data = (self.folder / "names" / _name_key(name, platform)).read_bytes()
+        except FileNotFoundError:
+            return None
+        return msgspec.json.decode(data, type=known(Named)).digest
+
+    def name(self, name: str, platform: str, digest: str) -> None:
+        """Remembers what `name` means now."""
+        data = msgspec.json.encode(Named(name=name, platform=platform, digest=digest))
+        _replace(self.folder / "names", _name_key(name, platform), data)
+
+    def lend(self, layout: Path, digests: Iterable[str]) -> set[str]:
+        """Puts the blobs that are here into `layout` as links; gives their digests."""
+        there = layout / "blobs" / "sha256"
+        there.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lent = set()
+        for digest in digests:
+            name = digest.removeprefix("sha256:")
+            if _HEX.fullmatch(name):
+                try:
+                    os.link(self.folder / "blobs" / "sha256" / name, there / name)
+                    lent.add(digest)
+                except FileNotFoundError:
+                    continue
+        return lent
+
+    def keep(self, layout: Path, digests: Iterable[str]) -> None:
+        """Keeps blobs of `layout`, each whole and verified by who fetched it."""
+        folder = self.folder / "blobs" / "sha256"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = folder / f".{key}.{os.urandom(4).hex()}"
-        temporary.write_text(digest, encoding="ascii")
-        temporary.rename(folder / key)
+        for digest in digests:
+            name = digest.removeprefix("sha256:")
+            if _HEX.fullmatch(name):
+                try:
+                    os.link(layout / "blobs" / "sha256" / name, folder / name)
+                except (FileNotFoundError, FileExistsError):
+                    continue
+
+    def forget(self, digests: Iterable[str]) -> None:
+        """Drops blobs that turned out to be of no use."""
+        for digest in digests:
+            name = digest.removeprefix("sha256:")
+            if _HEX.fullmatch(name):
+                (self.folder / "blobs" / "sha256" / name).unlink(missing_ok=True)
 
     def _pin(self, digest: str, token: str) -> None:
         folder = self.folder / "pins" / digest
@@ -157,6 +233,17 @@ class ImageStore:
                 _LOG.warning("%s holds files of other ids: remove it with `podman unshare rm -r` or as root", entry)
             finally:
                 os.close(fd)
+
+
+def _replace(folder: Path, name: str, data: bytes) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = folder / f".{name}.{os.urandom(4).hex()}"
+    temporary.write_bytes(data)
+    temporary.rename(folder / name)
+
+
+def _name_key(name: str, platform: str) -> str:
+    return hashlib.sha256(f"{name}\0{platform}".encode(errors="surrogateescape")).hexdigest()
 
 
 def _remove(path: Path) -> None:

@@ -1,36 +1,35 @@
-"""From a layout or an archive to an unpacked image in the cache, by `umoci` and `skopeo`.
+"""From a layout to an unpacked image in the store, by `umoci`.
 
-Both get paths of our own making only: the granted folder or file is named through `/proc/<pid>/fd`, so that what they
-read is what was granted, however its path is swapped meanwhile.
+It gets paths of our own making only: what was granted is named through `/proc/<pid>/fd`, so that what it reads is what
+was granted, however its path is swapped meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from ..engine import Report
-from ..errors import EngineUnavailable, ImageNotFound, ImagePullFailed, StartFailed
-from ..policy import Granted
+from ..errors import ImageNotFound, ImagePullFailed, StartFailed
 from ..supervisor import tether
 from ..threads import finished
 from ..types import Progress
-from .flight import Flights
-from .layout import LayoutImage, open_blob, read_layout
-from .reference import Reference
+from .layout import LayoutImage, open_blob
+from .programs import program
 from .store import ImageStore, Unpacked, Workspace
 
-__all__ = ["Namespace", "Unpacker"]
+__all__ = ["TAG", "Namespace", "Unpacker"]
 
-_TAG = "image"
-_AT_ONCE = 3  # programs of an unpacking that run in one process; further ones wait their turn
+TAG = "image"
+_AT_ONCE = 3  # programs that run in one process; further ones wait their turn
+_LOCKED = 0.1
 
 
 class Namespace(Protocol):
@@ -44,106 +43,72 @@ class Namespace(Protocol):
 
 
 class Unpacker:
-    """Brings images into `store`. `namespace`: for a caller who is not root."""
+    """Puts images into `store`. `namespace`: for a caller who is not root."""
 
-    def __init__(
-        self,
-        store: ImageStore,
-        *,
-        umoci: str | None = None,
-        skopeo: str | None = None,
-        namespace: Namespace | None = None,
-    ) -> None:
+    def __init__(self, store: ImageStore, *, umoci: str | None = None, namespace: Namespace | None = None) -> None:
         self._namespace = namespace
-        self.store = store
-        self._flights = Flights()
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._store = store
         self._umoci = umoci
-        self._skopeo = skopeo
+        self.turns = asyncio.Semaphore(_AT_ONCE)
 
-    async def unpacked(
-        self, reference: Reference, granted: Granted, image: str, token: str, report: Report, deadline: float
-    ) -> Unpacked:
-        """The image, pinned for `token`. Raises `ImageNotFound`, `ImagePullFailed`, `EngineUnavailable`."""
-        if reference.transport == "oci":
-            return await self._from_layout(granted.fd, reference.tag, image, token, report, deadline)
-        key = await asyncio.to_thread(_archive_key, granted.fd, reference)
-        known = await asyncio.to_thread(self.store.remembered, key)
-        found = await asyncio.to_thread(self.store.find, known, token) if known else None
-        if found is not None:
-            return found
-        work = await finished(self.store.discard, self.store.workspace)
+    @asynccontextmanager
+    async def alone(self, digest: str, image: str, report: Report) -> AsyncIterator[None]:
+        """While nobody else, in no process, brings that image."""
+        fd = await finished(_close, self._store.turn, digest)
+        while fd is None:
+            report(Progress(what=f"waiting for another process to bring {image}", done=0, unit="images"))
+            await asyncio.sleep(_LOCKED)  # flock has no event; the holder's death frees it
+            fd = await finished(_close, self._store.turn, digest)
         try:
-            await self._copy_archive(work, reference, granted.fd, image, deadline)
-            fd = os.open(work.path / "copied", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                unpacked = await self._from_layout(fd, _TAG, image, token, report, deadline)
-            finally:
-                os.close(fd)
+            yield
         finally:
-            await finished(None, self.store.discard, work)
-        await asyncio.to_thread(self.store.remember, key, unpacked.digest)
-        return unpacked
+            os.close(fd)
 
-    async def _from_layout(
-        self, layout: int, tag: str | None, image: str, token: str, report: Report, deadline: float
-    ) -> Unpacked:
-        found = await asyncio.to_thread(read_layout, layout, tag, image)
-        ready = await asyncio.to_thread(self.store.find, found.digest, token)
-        while ready is None:
-            report(Progress(what=f"unpacking {image}", done=0, unit="layers"))
-            await self._flights.join(found.digest, lambda: self._unpack(layout, found, image, deadline))
-            # Collected between the two, by another process: once more.
-            ready = await asyncio.to_thread(self.store.find, found.digest, token)
-        return ready
-
-    async def _unpack(self, layout: int, found: LayoutImage, image: str, deadline: float) -> None:
-        # The first asker may leave before the others at any await, and its descriptor with it.
-        own = os.dup(layout)
+    @asynccontextmanager
+    async def workspace(self) -> AsyncIterator[Workspace]:
+        """A temporary folder of the store, gone at the end."""
+        work = await finished(self._store.discard, self._store.workspace)
         try:
-            umoci = await asyncio.to_thread(_program, "umoci", self._umoci)
-            work = await finished(self.store.discard, self.store.workspace)
-        except BaseException:
-            os.close(own)
-            raise
-        blobs: list[int] = []
-        try:
-            await asyncio.to_thread(_single_layout, work.path, own, found, image, blobs, self._namespace is not None)
-            # `raw`: no runtime configuration, for which umoci would open the image's own /etc/passwd, whatever it is.
-            argv = [umoci, "raw", "unpack", "--image", f"{work.path}/layout:{_TAG}", f"{work.path}/bundle/rootfs"]
-            if self._namespace is not None:
-                argv = await asyncio.to_thread(self._namespace.inside, argv)
-            async with self._turns:
-                await _run(argv, image, deadline)
-            unpacked = Unpacked(digest=found.digest, config=found.config)
-            await asyncio.to_thread(self.store.commit, work, "bundle", unpacked)
+            yield work
         finally:
-            for fd in (own, *blobs):
-                os.close(fd)
             await self._discard(work)
+
+    async def unpack(
+        self, layout: int, found: LayoutImage, digest: str, image: str, report: Report, deadline: float
+    ) -> None:
+        """The image of the opened `layout`, as `digest`. Raises `ImageNotFound`, `ImagePullFailed`."""
+        umoci = await asyncio.to_thread(program, "umoci", self._umoci)
+        blobs: list[int] = []
+        async with self.workspace() as work:
+            try:
+                await asyncio.to_thread(_single_layout, work.path, layout, found, image, blobs, bool(self._namespace))
+                report(Progress(what=f"unpacking {image}", done=0, total=len(found.layers), unit="layers"))
+                # `raw`: no runtime configuration, for which umoci would open the image's own /etc/passwd, whatever that
+                # is.
+                argv = [umoci, "raw", "unpack", "--image", f"{work.path}/layout:{TAG}", f"{work.path}/bundle/rootfs"]
+                if self._namespace is not None:
+                    argv = await asyncio.to_thread(self._namespace.inside, argv)
+                async with self.turns:
+                    await run_local(argv, image, deadline)
+                unpacked = Unpacked(digest=digest, config=found.config)
+                await asyncio.to_thread(self._store.commit, work, "bundle", unpacked)
+            finally:
+                for fd in blobs:
+                    os.close(fd)
 
     async def _discard(self, work: Workspace) -> None:
         try:
-            await finished(None, self.store.discard, work)
+            await finished(None, self._store.discard, work)
         except PermissionError:
             if self._namespace is None:
                 raise
             # What an image's layers gave to others is not ours to remove.
             await self._namespace.remove(work.fd, "bundle")
-            await finished(None, self.store.discard, work)
-
-    async def _copy_archive(
-        self, work: Workspace, reference: Reference, file: int, image: str, deadline: float
-    ) -> None:
-        tag = f":{reference.tag}" if reference.tag else ""
-        source = f"{reference.transport}:/proc/{os.getpid()}/fd/{file}{tag}"
-        skopeo = await asyncio.to_thread(_program, "skopeo", self._skopeo)
-        argv = [skopeo, "--insecure-policy", "copy", "--quiet", source]
-        async with self._turns:
-            await _run([*argv, f"oci:{work.path}/copied:{_TAG}"], image, deadline)
+            await finished(None, self._store.discard, work)
 
 
-async def _run(argv: list[str], image: str, deadline: float) -> None:
+async def run_local(argv: list[str], image: str, deadline: float) -> None:
+    """Runs a program that reads what was granted and writes below the store."""
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/nonexistent", "TMPDIR": "/tmp"}
     try:
         done = await tether.run(argv, environment=environment, deadline=deadline)
@@ -155,6 +120,11 @@ async def _run(argv: list[str], image: str, deadline: float) -> None:
     if "no space left" in said.lower():
         raise ImagePullFailed(f"no space left to unpack {image!r}", mend="Free space below the state folder")
     raise ImageNotFound(f"image {image!r} cannot be unpacked: {name} says: {said}", mend="Make or copy the image again")
+
+
+def _close(fd: int | None) -> None:
+    if fd is not None:
+        os.close(fd)
 
 
 def _single_layout(folder: Path, layout: int, found: LayoutImage, image: str, blobs: list[int], copied: bool) -> None:
@@ -172,7 +142,7 @@ def _single_layout(folder: Path, layout: int, found: LayoutImage, image: str, bl
         "mediaType": found.manifest.media_type or "application/vnd.oci.image.manifest.v1+json",
         "digest": found.manifest.digest,
         "size": found.manifest.size,
-        "annotations": {"org.opencontainers.image.ref.name": _TAG},
+        "annotations": {"org.opencontainers.image.ref.name": TAG},
     }
     (made / "index.json").write_bytes(msgspec.json.encode({"schemaVersion": 2, "manifests": [descriptor]}))
     for digest in found.blobs:
@@ -183,16 +153,3 @@ def _single_layout(folder: Path, layout: int, found: LayoutImage, image: str, bl
                 shutil.copyfileobj(source, target)
         else:
             path.symlink_to(f"/proc/{os.getpid()}/fd/{blobs[-1]}")
-
-
-def _archive_key(file: int, reference: Reference) -> str:
-    status = os.fstat(file)
-    words = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, reference.tag)
-    return hashlib.sha256(repr((reference.transport, *words)).encode()).hexdigest()
-
-
-def _program(name: str, given: str | None) -> str:
-    found = shutil.which(given or name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    if found is None:
-        raise EngineUnavailable(f"{name} is not installed, and this image needs it", mend=f"apt-get install {name}")
-    return found

@@ -29,6 +29,7 @@ __all__ = [
 
 ENGINE = "oci"
 _IMAGE = "$.engine_spec.params.image"
+_VARIANTS = {"linux/arm64": "v8", "linux/amd64": "v1"}  # what goes without saying
 
 
 def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams, Reference]:
@@ -82,15 +83,19 @@ def check_power(power: str, flavour: Flavour, execution_id: str) -> None:
         )
 
 
-def check_paths(request: ExecutionRequest, reference: Reference, policy: Policy, refused: Sequence[Path]) -> Grant:
+def check_paths(
+    request: ExecutionRequest, reference: Reference, policy: Policy, refused: Sequence[Path]
+) -> Grant | None:
     """Opens every host path that the request names; gives the image's grant. Makes nothing. Blocks."""
     grant = grant_image(reference, policy, refused)
     verify_volumes(request, policy, refused)
     return grant
 
 
-def grant_image(reference: Reference, policy: Policy, refused: Sequence[Path]) -> Grant:
-    """The folder or file of the image. Raises `InvalidRequest`, `PolicyDenied`. Blocks."""
+def grant_image(reference: Reference, policy: Policy, refused: Sequence[Path]) -> Grant | None:
+    """The folder or file of a local image. Raises `InvalidRequest`, `PolicyDenied`. Blocks."""
+    if not reference.is_local:
+        return None
     with policy.open(reference.path, field=_IMAGE, refused=refused) as granted:
         archive = reference.transport.endswith("-archive")
         if granted.is_dir == archive:
@@ -117,7 +122,7 @@ def host_limits(request: ExecutionRequest, host: Host, policy: Policy) -> tuple[
 
 def _check_platform(params: OciParams) -> None:
     host = f"linux/{host_architecture()}"
-    if params.platform not in (None, host):
+    if params.platform is not None and params.platform not in (host, f"{host}/{_VARIANTS.get(host)}"):
         raise _lacking("$.engine_spec.params.platform", f"This host is {host}: leave platform out")
 
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -35,7 +35,7 @@ from ..errors import (
 )
 from ..images import ImageConfig, ImageStore, parse_reference, stop_signal_of
 from ..limits import loosened_by
-from ..policy import Grant, reopen
+from ..policy import Grant
 from ..processes import boot_id
 from ..supervisor import shim as shims
 from ..supervisor.attachment import attach
@@ -53,6 +53,7 @@ from .files import Files
 from .freezer import freeze, process_gone
 from .gauge import Gauge
 from .host import Host, prepare_host
+from .images import OciImages
 from .network_check import check_network
 from .plan import Plan, ShimAddress, address_of
 from .probing import probed
@@ -62,12 +63,8 @@ from .survey import survey
 from .userns import check_host
 from .vouched import Vouched
 
-if TYPE_CHECKING:
-    from ..images.unpack import Unpacker
-
 __all__ = ["OciEngine"]
 
-_UNPACK_DEADLINE = 1800.0
 _RECONNECTS = 3
 _GONE = 5.0  # seconds for a shim to end once it was told to
 _LOG = logging.getLogger("dms_executor.oci")
@@ -93,7 +90,7 @@ class OciEngine(Files, Engine):
         self._gauge = Gauge()
         self._devices = OciDevices(context, self._settings)
         self._vouched = Vouched()
-        self._unpacker: Unpacker | None = None
+        self._images = OciImages(self._settings, self._store)
         self._host: Host | None = None
         self._boot = ""
 
@@ -138,12 +135,8 @@ class OciEngine(Files, Engine):
         grant, volumes = vouched if vouched is not None else await finished(None, self._grants, x)
         image, digest = ImageConfig(), None
         if reference.transport != "rootfs":
-            unpacker = self._unpacking(host)
-            with await asyncio.to_thread(reopen, grant, field="$.engine_spec.params.image") as granted:
-                unpacked = await unpacker.unpacked(
-                    reference, granted, params.image, x.token, report, request.prepare_timeout or _UNPACK_DEADLINE
-                )
-            image, digest = unpacked.config, unpacked.digest
+            brought = await self._images.bring(x, params, reference, grant, host, report)
+            image, digest = brought.config, brought.digest
         root = None if digest else grant
         plan = Plan(image=image, root=root, digest=digest, volumes=volumes, limits=limits, devices=devices)
         if limits.disk is not None:
@@ -299,18 +292,7 @@ class OciEngine(Files, Engine):
             self._host = host
         return self._host
 
-    def _unpacking(self, host: Host) -> Unpacker:
-        """One for all executions: whoever asks for the same image shares one unpacking."""
-        if self._unpacker is None:
-            from ..images.unpack import Unpacker  # not at start-up: only images need it
-
-            namespace = inside.Namespace(host.rootless) if host.rootless is not None else None
-            self._unpacker = Unpacker(
-                self._store, umoci=self._settings.umoci, skopeo=self._settings.skopeo, namespace=namespace
-            )
-        return self._unpacker
-
-    def _grants(self, x: Execution) -> tuple[Grant, Volumes]:
+    def _grants(self, x: Execution) -> tuple[Grant | None, Volumes]:
         policy, request = self._context.policy, x.request
         reference = parse_reference(checked_params(request.engine_spec.params).image, self.name)
         grant = check.grant_image(reference, policy, self._refused)

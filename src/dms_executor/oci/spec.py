@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..errors import InvalidRequest
+from ..images.hosts import RegistryHost
 from ..images.params import ImageParams, as_params, converted, set_params
 from ..types import SpecConfig
 from .flavours import Platform
@@ -20,7 +21,7 @@ ROOM = "/run/dms-executor"  # where root's shims mount their tmpfs
 class OciParams(ImageParams, frozen=True, kw_only=True):
     """`engine_spec.params`, as every engine takes them that runs images.
 
-    `image`: `rootfs:DIR` or `oci:DIR[:TAG]`.
+    `image`: a registry's ("alpine:3.20"), `rootfs:DIR`, `oci:DIR[:TAG]`, `oci-archive:FILE` or `docker-archive:FILE`.
     """
 
 
@@ -44,7 +45,8 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     that is installed. `userns`: whether each job has a user namespace with a range of ids of its own: wherever it can,
     always or never (docs/decisions.md). `cdi_folders`: where CDI specs lie, the last counts most. `cdi_hooks`: what to
     do with a device whose spec has programs run on the host as root: refuse it, give it without them, or run them
-    (docs/devices.md).
+    (docs/devices.md). `registries`: how a registry is spoken to, by its host and port (docs/images.md). `auth_file`:
+    where the credentials of registries are; None: in the usual places of this user.
     """
 
     runtime: str | None = None
@@ -56,6 +58,8 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     platform: Platform | None = None
     umoci: str | None = None
     skopeo: str | None = None
+    registries: dict[str, RegistryHost] = {}
+    auth_file: str | None = None
     cdi_folders: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     cdi_hooks: Literal["refuse", "skip", "run"] = "refuse"
 
