@@ -19,7 +19,7 @@ import msgspec
 from .copying import Found
 from .errors import NotSupported
 from .policy import Policy
-from .types import ExecutionRequest, Output, PortMapping, Probe, Progress, Stats, Stream, Usage
+from .types import ExecutionRequest, ImageInfo, Output, PortMapping, Probe, Progress, Stats, Stream, Usage
 
 __all__ = [
     "Attached",
@@ -34,6 +34,7 @@ __all__ = [
     "Execution",
     "Exit",
     "Handle",
+    "Images",
     "Measures",
     "Observed",
     "Pauses",
@@ -329,6 +330,33 @@ class Attaches(Protocol):
 
         Whoever is attached and dies leaves the job and its input as they are.
         """
+
+
+@runtime_checkable
+class Images(Protocol):
+    """The power `images`: images that outlive the executions that use them. A digest is "sha256:" and 64 hex digits.
+
+    An engine whose daemon keeps images of others, too, lists and takes away only what it answers for.
+    """
+
+    async def images(self) -> list[ImageInfo]:
+        """What is here now."""
+        ...
+
+    async def pull_image(self, image: str, platform: str | None, report: Report) -> ImageInfo:
+        """What the name means now, ahead of its first job. Raises `ImageNotFound`, `ImagePullFailed`."""
+        ...
+
+    async def remove_image(self, digest: str) -> int:
+        """The bytes that this freed. Raises `ImageNotFound`, `ImageInUse`; what an execution uses never goes."""
+        ...
+
+    async def prune_images(self, *, age: float, size: int) -> tuple[int, int]:
+        """Takes away what nobody used for `age` s, then what was unused longest until `size` bytes are left.
+
+        Gives how many images went, and how many bytes that freed.
+        """
+        ...
 
 
 def merged_environment(

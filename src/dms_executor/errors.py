@@ -7,6 +7,7 @@ ExecutorError
 ├── EngineUnavailable         the engine is not usable here; says how to mend it
 ├── ResourcesUnavailable      capacity or descriptors are used up
 ├── ImageNotFound             no such image
+├── ImageInUse                it cannot be removed: an execution uses it
 ├── ImagePullFailed           .cause_kind: auth, network, platform
 ├── StartFailed               created, but the job's command never ran; .errno
 ├── ExecutionNotFound
@@ -41,6 +42,7 @@ __all__ = [
     "ExecutionNotRunning",
     "ExecutorClosed",
     "ExecutorError",
+    "ImageInUse",
     "ImageNotFound",
     "ImagePullFailed",
     "InvalidRequest",
@@ -116,6 +118,10 @@ class ResourcesUnavailable(ExecutorError):
 
 class ImageNotFound(ExecutorError):
     """There is no such image."""
+
+
+class ImageInUse(ExecutorError):
+    """An execution uses the image, and so it cannot be removed."""
 
 
 class ImagePullFailed(ExecutorError):

@@ -45,6 +45,7 @@ from .opening import close, enter
 from .policy import Policy
 from .registry import engine_names
 from .removal import remove
+from .stored_images import images, prune, pull_image, remove_image
 from .transitions import transitions
 from .types import (
     CleanupReport,
@@ -249,7 +250,7 @@ class Executor:
 
         Raises `ExecutionNotFound` where `after` was removed meanwhile.
         """
-        await self._refresh()
+        await recovery.refresh(self._open_core())
         return await listed(
             self._open_core(),
             statuses=statuses,
@@ -262,12 +263,12 @@ class Executor:
 
     async def get_status(self, execution_id: str) -> ExecutionStatus:
         """The status that is recorded now."""
-        await self._refresh()
+        await recovery.refresh(self._open_core())
         return (await self._open_core().row(execution_id)).status
 
     async def inspect(self, execution_id: str) -> ExecutionInfo:
         """All that is known: request (secrets out), status, times, ports, the engine's ids, what was loosened."""
-        await self._refresh()
+        await recovery.refresh(self._open_core())
         return described(self._core, await self._open_core().row(execution_id))
 
     async def get_log_stream(self, request: LogStreamRequest, execution_id: str | None = None) -> LogStream:
@@ -354,12 +355,30 @@ class Executor:
         raise NotSupported("no engine can restore yet", what="restore", execution_id=execution_id)
 
     async def images(self) -> builtins.list[ImageInfo]:
-        """The cached images."""
-        raise NotSupported("the image cache cannot be listed yet", what="images")
+        """The images that the usable engines have here, the one used last first."""
+        return await images(self._open_core())
 
-    async def remove_image(self, digest: str) -> None:
-        """Takes an image out of the cache."""
-        raise NotSupported("images cannot be removed from the cache yet", what="remove_image")
+    async def pull_image(
+        self,
+        image: str,
+        *,
+        engine: str | None = None,
+        platform: str | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> ImageInfo:
+        """Brings what a name means now, ahead of its first job. Raises `ImageNotFound`, `ImagePullFailed`."""
+        return await pull_image(self._open_core(), image, engine, platform, progress)
+
+    async def remove_image(self, digest: str) -> int:
+        """Takes an image away; the bytes that this freed. Raises `ImageNotFound`, and `ImageInUse` while one runs."""
+        return await remove_image(self._open_core(), digest)
+
+    async def prune_images(self, *, unused_for: float = 0.0, size: int = 1 << 62) -> CleanupReport:
+        """Takes away images that nobody used for so many seconds, and those unused longest until `size` is left.
+
+        None that an execution uses goes.
+        """
+        return await prune(self._open_core(), age=unused_for, size=size)
 
     # -- within --------------------------------------------------------------------------------------------------
 
@@ -373,16 +392,6 @@ class Executor:
         return NotSupported(
             f"engine {row.engine} has no {method} yet", engine=row.engine, what=method, execution_id=execution_id
         )
-
-    async def _refresh(self) -> None:
-        """Settles what a process that has died meanwhile owned, so that what is read is true."""
-        core = self._open_core()
-        for owner in await core.journal.open_owners():
-            if owner == core.owner or (owner is None and core.unsettled):
-                continue  # the latter are tried again in the background: a silent engine must not slow every look
-            if owner is None or not await core.in_thread(core.owners.alive, owner):
-                await recovery.recover(core, follow=core.changes.active)
-                return
 
     async def _recover_quietly(self) -> None:
         if not self._core.closing.is_set():

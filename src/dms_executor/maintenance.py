@@ -12,6 +12,7 @@ from .errors import EngineUnavailable, EngineUnreachable, ExecutionAlreadyFinish
 from .journal import Row
 from .lifecycle import Core, cancel
 from .logs.retention import drop_log
+from .stored_images import prune
 from .types import CleanupReport
 
 __all__ = ["cleanup"]
@@ -39,7 +40,13 @@ async def cleanup(core: Core, *, running: bool) -> CleanupReport:
             await core.journal.expired(row.token)
             freed += await _drop(core, row)
     await core.journal.forget_events(core.settings.record_retention)
-    return CleanupReport(executions=executions, leftovers=len(report.leftovers), bytes_freed=freed)
+    pruned = await prune(core, age=core.settings.image_retention, size=int(core.settings.image_cache))
+    return CleanupReport(
+        executions=executions,
+        images=pruned.images,
+        leftovers=len(report.leftovers),
+        bytes_freed=freed + pruned.bytes_freed,
+    )
 
 
 async def _finished(core: Core) -> AsyncIterator[Row]:

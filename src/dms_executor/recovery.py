@@ -31,7 +31,7 @@ from .lifecycle.finish import build_result, finish
 from .lifecycle.pull import pull
 from .types import ExecutionStatus, RecoveryReport
 
-__all__ = ["Again", "discard", "recover"]
+__all__ = ["Again", "discard", "recover", "refresh"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +48,16 @@ async def recover(core: Core, *, follow: bool = True, thorough: bool = False) ->
     """
     async with core.recovering:
         return await _recover(core, follow, thorough)
+
+
+async def refresh(core: Core) -> None:
+    """Settles what a process that has died meanwhile owned, so that what is read is true."""
+    for owner in await core.journal.open_owners():
+        if owner == core.owner or (owner is None and core.unsettled):
+            continue  # the latter are tried again in the background: a silent engine must not slow every look
+        if owner is None or not await core.in_thread(core.owners.alive, owner):
+            await recover(core, follow=core.changes.active)
+            return
 
 
 async def _recover(core: Core, follow: bool, thorough: bool) -> RecoveryReport:

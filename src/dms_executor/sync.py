@@ -259,9 +259,24 @@ class Executor:
         self._call(self._executor.restore(name, execution_id, request=request))
 
     def images(self) -> builtins.list[ImageInfo]:
-        """The cached images."""
+        """The images that the usable engines have here, the one used last first."""
         return self._call(self._executor.images())
 
-    def remove_image(self, digest: str) -> None:
-        """Takes an image out of the cache."""
-        self._call(self._executor.remove_image(digest))
+    def pull_image(
+        self,
+        image: str,
+        *,
+        engine: str | None = None,
+        platform: str | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> ImageInfo:
+        """Brings what a name means now, ahead of its first job; `progress` is called in the loop's thread."""
+        return self._call(self._executor.pull_image(image, engine=engine, platform=platform, progress=progress))
+
+    def prune_images(self, *, unused_for: float = 0.0, size: int = 1 << 62) -> CleanupReport:
+        """Takes away images that nobody used for so many seconds, and those unused longest until `size` is left."""
+        return self._call(self._executor.prune_images(unused_for=unused_for, size=size))
+
+    def remove_image(self, digest: str) -> int:
+        """Takes an image away; the bytes that this freed."""
+        return self._call(self._executor.remove_image(digest))

@@ -156,6 +156,6 @@ def test_cancel_pause_and_kill_from_another_process(cli: Cli, root: str) -> None
 
 def test_cleanup_says_what_went(cli: Cli) -> None:
     cli.memory("exit 0", options=("--id", "done"))
-    assert cli("cleanup").out == b"0 records and 0 leftovers removed, 0 bytes of logs freed\n"
+    assert cli("cleanup").out == b"0 records, 0 images and 0 leftovers removed, 0 bytes freed\n"
     assert json.loads(cli("--json", "cleanup", "--running").out)["executions"] == 0
     assert cli("ps", "-aq").out == b"done\n"

@@ -19,7 +19,7 @@ __all__ = ["cleanup_command"]
 @click.option("--running", is_flag=True, help="Cancel what runs, first.")
 @click.pass_context
 def cleanup_command(context: click.Context, running: bool) -> int:
-    """Drop logs and records whose time is over, and what dead processes left behind."""
+    """Drop logs, records and images whose time is over, and what dead processes left behind."""
     session = session_of(context)
 
     async def whole(executor: Executor) -> int:
@@ -27,8 +27,8 @@ def cleanup_command(context: click.Context, running: bool) -> int:
         if session.json:
             emit_json(report)
         else:
-            freed = f"{report.bytes_freed} bytes of logs freed"
-            emit(f"{report.executions} records and {report.leftovers} leftovers removed, {freed}")
+            removed = f"{report.executions} records, {report.images} images and {report.leftovers} leftovers removed"
+            emit(f"{removed}, {report.bytes_freed} bytes freed")
         return 0
 
     return session.run(whole)

@@ -36,8 +36,9 @@ _COMMANDS = {
     "port": ("ports", "Show where the ports of an execution are on this host."),
     "stats": ("stats", "Show what running jobs use."),
     "events": ("events", "Show the transitions of executions."),
-    "completion": ("completion", "Print the script by which a shell completes what is typed."),
+    "images": ("images", "List, bring and remove images."),
     "engines": ("engines", "Show which engines are usable here, and how to mend the others."),
+    "completion": ("completion", "Print the script by which a shell completes what is typed."),
 }
 
 

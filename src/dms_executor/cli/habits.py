@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["ALIASES", "nearest", "of_command", "of_option"]
 
-ALIASES = {"stop": "cancel", "unpause": "resume", "ls": "ps", "list": "ps", "remove": "rm"}
+ALIASES = {"stop": "cancel", "unpause": "resume", "image": "images", "ls": "ps", "list": "ps", "remove": "rm"}
 """Names that are understood and not listed."""
 
 _COMMANDS = {
@@ -15,10 +15,14 @@ _COMMANDS = {
     "create": "There is no job that waits to be started: `dms-executor start` begins one",
     "diff": "Copy out what you want to compare: `dms-executor cp ID:PATH -`",
     "export": "`dms-executor cp ID:/ - > root.tar` while it runs",
+    "history": "`skopeo inspect --config docker://NAME` shows how an image was made",
     "info": "`dms-executor engines` says what this machine can do",
     "load": "Name the archive: `dms-executor run docker-archive:FILE`",
     "login": "Credentials are those of `skopeo login`, `podman login` or `docker login`",
-    "prune": "`dms-executor cleanup`",
+    "prune": "`dms-executor cleanup`, `dms-executor images prune`",
+    "pull": "`dms-executor images pull NAME`; `run` pulls what is missing",
+    "push": "Images are pushed elsewhere: `skopeo copy`, docker push",
+    "rmi": "`dms-executor images rm NAME`",
     "rename": "An id is for ever: choose it with --id",
     "restart": "An execution runs once: `run` it again, with a new id",
     "system": "`dms-executor cleanup`, `dms-executor engines`",

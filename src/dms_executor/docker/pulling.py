@@ -50,7 +50,7 @@ class Images:
         if found is None:
             if params.pull == "never":
                 raise ImageNotFound(f"the daemon has no image {params.image!r}", mend=_SEND)
-            await self._flights.join(f"{params.image} {params.platform}", lambda: self._pull(params, report))
+            await self._flights.join(f"{params.image} {params.platform}", lambda tell: self._pull(params, tell), report)
             found = await self._look(params.image)
         if found is None:
             raise ImageNotFound(f"the daemon has no image {params.image!r} after its pull", mend=_SEND)

@@ -10,7 +10,9 @@ from typing import Literal
 from ..engine import Report
 from ..errors import ImageNotFound, ImagePullFailed
 from ..policy import Granted
-from ..types import Progress
+from ..threads import finished
+from ..types import ImageInfo, Progress
+from .collection import Collection
 from .config import host_architecture
 from .download import watched
 from .flight import Flights
@@ -33,6 +35,7 @@ class ImageCache:
         self, store: ImageStore, unpacker: Unpacker, registries: Registries, *, skopeo: str | None = None
     ) -> None:
         self.store = store
+        self._collection = Collection(store)
         self._unpacker = unpacker
         self._registries = registries
         self._skopeo = skopeo
@@ -60,6 +63,29 @@ class ImageCache:
             unpacked = await self._from_archive(reference, granted.fd, image, token, report, deadline)
         await asyncio.to_thread(self.store.name, _name(reference), _platform(), unpacked.digest)
         return unpacked
+
+    async def pull(self, reference: Reference, image: str, report: Report, deadline: float) -> ImageInfo:
+        """Brings what a registry's name means now, ahead of its first job. Raises as `bring` does."""
+        token = f"pull-{os.urandom(8).hex()}"
+        try:
+            unpacked = await self.bring(reference, None, image, token, report, deadline, "always")
+            return await asyncio.to_thread(self._collection.image, unpacked.digest)
+        finally:
+            await finished(None, self.store.unpin, token)
+
+    async def images(self) -> list[ImageInfo]:
+        """All, the one used last first."""
+        return await asyncio.to_thread(self._collection.images)
+
+    async def remove(self, digest: str) -> int:
+        """Takes an image away; the bytes that this freed. Raises `ImageNotFound`, `ImageInUse`."""
+        async with self._unpacker.workspace() as work:
+            return await asyncio.to_thread(self._collection.take, digest, work)
+
+    async def prune(self, *, age: float, size: int) -> tuple[int, int]:
+        """Takes away what nobody used for `age` s and what is too much for `size` bytes: how many images, bytes."""
+        async with self._unpacker.workspace() as work:
+            return await asyncio.to_thread(lambda: self._collection.take_old(age=age, size=size, work=work))
 
     # -- a registry's --------------------------------------------------------------------------------------------
 
@@ -99,7 +125,7 @@ class ImageCache:
                 fd = os.open(work.path / "copied", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     found = await asyncio.to_thread(read_layout, fd, TAG, image)
-                    await self._unpacker.unpack(fd, found, remote.folder, image, tell, deadline)
+                    await self._unpacker.unpack(fd, found, remote.folder, image, tell, deadline, remote.blobs)
                 except (ImageNotFound, ImagePullFailed):
                     # Perhaps what was kept is what is wrong.
                     await asyncio.to_thread(self.store.forget, remote.blobs)

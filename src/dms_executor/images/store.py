@@ -1,7 +1,7 @@
 """The cache of unpacked images below `<state_dir>/images`, shared by processes.
 
 lock                    held shared while an image is looked up and pinned, exclusively by whoever collects
-<digest>/rootfs, image.json    an unpacked image; appears whole, by a rename
+<digest>/rootfs, image.json, facts.json    an unpacked image; appears whole, by a rename; mtime of the second: last use
 pins/<digest>/<token>   an execution that uses it
 references/<key>        the digest of an archive that was read before
 names/<key>             which image a name meant last, for a platform
@@ -18,8 +18,8 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -28,7 +28,7 @@ from ..trees import remove_tree
 from ..typed import known
 from .config import ImageConfig
 
-__all__ = ["ImageStore", "Named", "Unpacked", "Workspace"]
+__all__ = ["Facts", "ImageStore", "Named", "Unpacked", "Workspace", "bytes_of"]
 
 _HEX = re.compile("[0-9a-f]{64}", re.ASCII)
 _LOG = logging.getLogger("dms_executor.images")
@@ -39,6 +39,13 @@ class Unpacked(msgspec.Struct, frozen=True, kw_only=True):
 
     digest: str
     config: ImageConfig
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What collection goes by: bytes on disk of the unpacked tree, and the blobs that were fetched for it."""
+
+    size: int = 0
+    blobs: list[str] = []
 
 
 class Named(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,11 +76,13 @@ class ImageStore:
     def find(self, digest: str, token: str) -> Unpacked | None:
         """The image if it is there, pinned for `token`."""
         with self._shared():
+            record = self.folder / digest / "image.json"
             try:
-                data = (self.folder / digest / "image.json").read_bytes()
+                data = record.read_bytes()
             except FileNotFoundError:
                 return None
             self._pin(digest, token)
+            os.utime(record)
             return Unpacked(digest=digest, config=msgspec.json.decode(data, type=known(ImageConfig)))
 
     def unpin(self, token: str) -> None:
@@ -83,7 +92,9 @@ class ImageStore:
         except FileNotFoundError:
             return
         for digest in digests:
-            (self.folder / "pins" / digest / token).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                (self.folder / "pins" / digest / token).unlink()
+                os.utime(self.folder / digest / "image.json")  # used until now
 
     def has(self, digest: str) -> bool:
         """Whether the image is there, pinned or not."""
@@ -93,16 +104,26 @@ class ImageStore:
         """Locks out whoever else would bring that image, until the descriptor is closed; None: somebody does."""
         folder = self.folder / "turns"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(folder / digest, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        while True:
+            fd = os.open(folder / digest, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_same(fd, folder / digest):
+                    return fd
+            except BlockingIOError:
+                os.close(fd)
+                return None
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # its file was taken away between the two
+
+    def forget_turn(self, digest: str) -> None:
+        """Takes the file of an image that is gone away, unless somebody brings it again."""
+        fd = self.turn(digest)
+        if fd is not None:
+            (self.folder / "turns" / digest).unlink()
             os.close(fd)
-            return None
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
 
     def workspace(self) -> Workspace:
         """A new temporary folder; takes away those that dead processes left."""
@@ -121,10 +142,12 @@ class ImageStore:
         finally:
             os.close(gate)
 
-    def commit(self, work: Workspace, bundle: str, image: Unpacked) -> None:
+    def commit(self, work: Workspace, bundle: str, image: Unpacked, blobs: Sequence[str] = ()) -> None:
         """Puts `work/bundle` in its place, synced; who came second keeps the first one's."""
-        record = work.path / bundle / "image.json"
-        record.write_bytes(msgspec.json.encode(image.config))
+        made = work.path / bundle
+        facts = Facts(size=bytes_of(made), blobs=list(blobs))
+        (made / "facts.json").write_bytes(msgspec.json.encode(facts))
+        (made / "image.json").write_bytes(msgspec.json.encode(image.config))
         _sync_file_system(work.fd)
         try:
             (work.path / bundle).rename(self.folder / image.digest)
@@ -169,6 +192,18 @@ class ImageStore:
         data = msgspec.json.encode(Named(name=name, platform=platform, digest=digest))
         _replace(self.folder / "names", _name_key(name, platform), data)
 
+    def facts(self, digest: str) -> Facts:
+        """Measured anew for an image of an earlier release, which wrote none down."""
+        try:
+            data = (self.folder / digest / "facts.json").read_bytes()
+        except FileNotFoundError:
+            return Facts(size=bytes_of(self.folder / digest))
+        return msgspec.json.decode(data, type=known(Facts))
+
+    def blob(self, digest: str) -> Path:
+        """Where a fetched blob is, if it is."""
+        return self.folder / "blobs" / "sha256" / digest.removeprefix("sha256:")
+
     def lend(self, layout: Path, digests: Iterable[str]) -> set[str]:
         """Puts the blobs that are here into `layout` as links; gives their digests."""
         there = layout / "blobs" / "sha256"
@@ -178,7 +213,7 @@ class ImageStore:
             name = digest.removeprefix("sha256:")
             if _HEX.fullmatch(name):
                 try:
-                    os.link(self.folder / "blobs" / "sha256" / name, there / name)
+                    os.link(self.blob(digest), there / name)
                     lent.add(digest)
                 except FileNotFoundError:
                     continue
@@ -199,21 +234,27 @@ class ImageStore:
     def forget(self, digests: Iterable[str]) -> None:
         """Drops blobs that turned out to be of no use."""
         for digest in digests:
-            name = digest.removeprefix("sha256:")
-            if _HEX.fullmatch(name):
-                (self.folder / "blobs" / "sha256" / name).unlink(missing_ok=True)
+            if _HEX.fullmatch(digest.removeprefix("sha256:")):
+                self.blob(digest).unlink(missing_ok=True)
 
     def _pin(self, digest: str, token: str) -> None:
         folder = self.folder / "pins" / digest
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / token).touch(mode=0o600)
 
+    def _shared(self) -> AbstractContextManager[None]:
+        return self._locked(fcntl.LOCK_SH)
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """While nobody, in no process, looks an image up and pins it."""
+        return self._locked(fcntl.LOCK_EX)
+
     @contextmanager
-    def _shared(self) -> Iterator[None]:
+    def _locked(self, how: int) -> Iterator[None]:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            fcntl.flock(fd, how)
             yield
         finally:
             os.close(fd)
@@ -233,6 +274,33 @@ class ImageStore:
                 _LOG.warning("%s holds files of other ids: remove it with `podman unshare rm -r` or as root", entry)
             finally:
                 os.close(fd)
+
+
+def bytes_of(folder: Path) -> int:
+    """On disk, each file once, as far as this user may look."""
+    total, linked, waiting = 0, set(), [os.fspath(folder)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif status.st_nlink > 1:
+                        if status.st_ino in linked:
+                            continue
+                        linked.add(status.st_ino)
+                    total += status.st_blocks * 512
+        except (FileNotFoundError, PermissionError):
+            continue
+    return total
+
+
+def _is_same(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _replace(folder: Path, name: str, data: bytes) -> None:

@@ -74,14 +74,24 @@ class Unpacker:
             await self._discard(work)
 
     async def unpack(
-        self, layout: int, found: LayoutImage, digest: str, image: str, report: Report, deadline: float
+        self,
+        layout: int,
+        found: LayoutImage,
+        digest: str,
+        image: str,
+        report: Report,
+        deadline: float,
+        blobs: Sequence[str] = (),
     ) -> None:
-        """The image of the opened `layout`, as `digest`. Raises `ImageNotFound`, `ImagePullFailed`."""
+        """The image of the opened `layout`, as `digest`; `blobs`: what the store keeps for it.
+
+        Raises `ImageNotFound`, `ImagePullFailed`, `EngineUnavailable`.
+        """
         umoci = await asyncio.to_thread(program, "umoci", self._umoci)
-        blobs: list[int] = []
+        opened: list[int] = []
         async with self.workspace() as work:
             try:
-                await asyncio.to_thread(_single_layout, work.path, layout, found, image, blobs, bool(self._namespace))
+                await asyncio.to_thread(_single_layout, work.path, layout, found, image, opened, bool(self._namespace))
                 report(Progress(what=f"unpacking {image}", done=0, total=len(found.layers), unit="layers"))
                 # `raw`: no runtime configuration, for which umoci would open the image's own /etc/passwd, whatever that
                 # is.
@@ -91,9 +101,9 @@ class Unpacker:
                 async with self.turns:
                     await run_local(argv, image, deadline)
                 unpacked = Unpacked(digest=digest, config=found.config)
-                await asyncio.to_thread(self._store.commit, work, "bundle", unpacked)
+                await asyncio.to_thread(self._store.commit, work, "bundle", unpacked, blobs)
             finally:
-                for fd in blobs:
+                for fd in opened:
                     os.close(fd)
 
     async def _discard(self, work: Workspace) -> None:
@@ -103,7 +113,8 @@ class Unpacker:
             if self._namespace is None:
                 raise
             # What an image's layers gave to others is not ours to remove.
-            await self._namespace.remove(work.fd, "bundle")
+            for name in await asyncio.to_thread(os.listdir, work.path):
+                await self._namespace.remove(work.fd, name)
             await finished(None, self._store.discard, work)
 
 

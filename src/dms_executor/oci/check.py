@@ -19,7 +19,9 @@ from .host import Host
 from .spec import OciParams, checked_params
 
 __all__ = [
+    "ENGINE",
     "check_paths",
+    "check_platform_of",
     "check_power",
     "check_request",
     "check_runtime",
@@ -36,7 +38,7 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams,
     """What can be judged without looking at the host. Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`."""
     params = checked_params(request.engine_spec.params)
     reference = parse_reference(params.image, ENGINE)
-    _check_platform(params)
+    check_platform_of(params.platform)
     if request.network not in ("none", "user", "host"):
         raise _lacking("$.network", "Use 'none', 'user' or 'host'")
     policy.check_network(request.network)
@@ -120,9 +122,10 @@ def host_limits(request: ExecutionRequest, host: Host, policy: Policy) -> tuple[
     return limits_of(request, policy, engine=ENGINE, memory=host.memory, enforced=host.limits, reason=reason)
 
 
-def _check_platform(params: OciParams) -> None:
+def check_platform_of(platform: str | None) -> None:
+    """Raises `NotSupported` for what is not this host's."""
     host = f"linux/{host_architecture()}"
-    if params.platform is not None and params.platform not in (host, f"{host}/{_VARIANTS.get(host)}"):
+    if platform is not None and platform not in (host, f"{host}/{_VARIANTS.get(host)}"):
         raise _lacking("$.engine_spec.params.platform", f"This host is {host}: leave platform out")
 
 

@@ -53,7 +53,7 @@ from .files import Files
 from .freezer import freeze, process_gone
 from .gauge import Gauge
 from .host import Host, prepare_host
-from .images import OciImages
+from .images import Images, OciImages
 from .network_check import check_network
 from .plan import Plan, ShimAddress, address_of
 from .probing import probed
@@ -70,7 +70,7 @@ _GONE = 5.0  # seconds for a shim to end once it was told to
 _LOG = logging.getLogger("dms_executor.oci")
 
 
-class OciEngine(Files, Engine):
+class OciEngine(Files, Images, Engine):
     """See the module. Opened by `OciEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "oci"

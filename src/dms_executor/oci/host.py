@@ -195,7 +195,7 @@ def _jobs_outside(host: Host, parent: str) -> frozenset[str]:
 
 def capabilities(host: Host) -> frozenset[str]:
     """What a job here can be asked, and which limits are enforced."""
-    found = _POWERS | host.limits
+    found = _POWERS | host.limits | {"images"}
     if host.without_cgroups:
         found -= {"pause", "stats"}
     if not host.cgroups.freezer(""):

@@ -6,16 +6,19 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ..engine import Execution, Report
-from ..images import ImageStore, Reference, Unpacked
+from ..errors import InvalidRequest
+from ..images import ImageStore, Reference, Unpacked, parse_reference
 from ..policy import Grant, reopen
+from ..types import ImageInfo
 from . import inside
+from .check import ENGINE, check_platform_of
 from .host import Host
 from .spec import OciParams, OciSettings
 
 if TYPE_CHECKING:
     from ..images.cache import ImageCache
 
-__all__ = ["OciImages"]
+__all__ = ["Images", "OciImages"]
 
 _DEADLINE = 1800.0
 
@@ -53,3 +56,32 @@ class OciImages:
             registries = Registries(skopeo=chosen.skopeo, hosts=chosen.registries, auth_file=chosen.auth_file)
             self._cache = ImageCache(self._store, unpacker, registries, skopeo=chosen.skopeo)
         return self._cache
+
+
+class Images:
+    """What the engine has of the power `images`."""
+
+    _images: OciImages
+
+    async def _ready(self) -> Host:
+        raise NotImplementedError
+
+    async def images(self) -> list[ImageInfo]:
+        """What is in the cache, the one used last first."""
+        return await self._images.cache(await self._ready()).images()
+
+    async def pull_image(self, image: str, platform: str | None, report: Report) -> ImageInfo:
+        """Raises `InvalidRequest`, `NotSupported`, `ImageNotFound`, `ImagePullFailed`."""
+        reference = parse_reference(image, ENGINE)
+        check_platform_of(platform)
+        if reference.is_local:
+            raise InvalidRequest(f"{image!r} is of no registry", path="$.image", mend="Only those are pulled ahead")
+        return await self._images.cache(await self._ready()).pull(reference, image, report, _DEADLINE)
+
+    async def remove_image(self, digest: str) -> int:
+        """Raises `ImageNotFound`, `ImageInUse`."""
+        return await self._images.cache(await self._ready()).remove(digest)
+
+    async def prune_images(self, *, age: float, size: int) -> tuple[int, int]:
+        """How many went, and how many bytes that freed."""
+        return await self._images.cache(await self._ready()).prune(age=age, size=size)

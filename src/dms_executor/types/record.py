@@ -188,8 +188,12 @@ class ExecutionInfo(_Record, frozen=True, kw_only=True):
 
 
 class ImageInfo(_Record, frozen=True, kw_only=True):
-    """One cached image. `size` in bytes on disk."""
+    """An image that `engine` has here. `size` in bytes on disk; parts that images share are counted for each.
 
+    `references`: what meant this image when it was last asked for. `pinned`: an execution uses it.
+    """
+
+    engine: str = ""
     digest: str
     references: list[str]
     platform: str
@@ -256,6 +260,8 @@ class Settings(_Record, frozen=True, kw_only=True):
 
     `durability`: "process" survives kill -9 of everything but the kernel; "power" a power cut too (its cost is in
     docs/decisions.md). `capacity` overrides what an engine reports. `engines` maps an engine's name to its settings.
+    When `cleanup` comes, images go that nobody used for `image_retention`, and those unused longest while an engine has
+    more than `image_cache` of them.
     """
 
     log_cap: ByteSize = msgspec.field(default_factory=lambda: ByteSize("1GiB"))
@@ -264,6 +270,8 @@ class Settings(_Record, frozen=True, kw_only=True):
     prepare_timeout: float = 1800.0
     retention: float = 7 * 86400.0
     record_retention: float = 30 * 86400.0
+    image_cache: ByteSize = msgspec.field(default_factory=lambda: ByteSize("32GiB"))
+    image_retention: float = 30 * 86400.0
     capacity: Capacity | None = None
     durability: Literal["process", "power"] = "process"
     engines: dict[str, dict[str, Any]] = {}
