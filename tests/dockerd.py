@@ -67,6 +67,18 @@ class Dockerd:
             self._process.kill()
             self._process.wait()
         self._process = None
+        self._forget_containerd()
+
+    def _forget_containerd(self) -> None:
+        """It dies with the daemon; where nobody reaps it, the next daemon would take its zombie for a living one."""
+        note = self.folder / "exec" / "containerd" / "containerd.pid"
+        if not note.exists():
+            return
+        state = Path(f"/proc/{note.read_text().strip()}/stat")
+        deadline = time.monotonic() + _DOWN
+        while _runs(state) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        note.unlink(missing_ok=True)
 
     def docker(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         """Docker's own client."""
@@ -84,6 +96,13 @@ class Dockerd:
     def said(self) -> str:
         """The end of its log."""
         return (self.folder / "dockerd.log").read_text(errors="replace")[-2000:]
+
+
+def _runs(stat: Path) -> bool:
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
 
 
 @contextmanager

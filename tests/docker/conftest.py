@@ -1,0 +1,23 @@
+"""A daemon of a test's own, to be killed and started again, and an executor's settings over it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import dockerd
+
+
+@pytest.fixture
+def daemon(rootfs: Path, request: pytest.FixtureRequest) -> Iterator[dockerd.Dockerd]:
+    """Its options are the fixture's parameter."""
+    if problem := dockerd.missing():
+        pytest.skip(problem)
+    options = getattr(request, "param", ())
+    with tempfile.TemporaryDirectory(prefix="dockerd-", ignore_cleanup_errors=True) as folder:
+        with dockerd.running(Path(folder), "--bridge", "none", "--iptables=false", *options) as running:
+            running.take(rootfs)
+            yield running
