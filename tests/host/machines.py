@@ -31,7 +31,11 @@ def qemu(cache: Path, accel: str, checkout: Path, out: Path) -> list[str]:
             len(os.sched_getaffinity(0)),
             out / "console",
         ),
-        *("-drive", f"file={_escaped(cache / 'root.img')},format=raw,if=none,id=root,cache=unsafe,snapshot=on"),
+        # Nobody writes to it, and a kernel that is a program may lock it.
+        *(
+            "-drive",
+            f"file={_escaped(cache / 'root.img')},format=raw,if=none,id=root,cache=unsafe,snapshot=on,file.locking=off",
+        ),
         *("-device", "virtio-blk-pci,drive=root"),
         *("-drive", f"file={_escaped(checkout)},format=raw,if=none,id=checkout,readonly=on"),
         *("-device", "virtio-blk-pci,drive=checkout"),
