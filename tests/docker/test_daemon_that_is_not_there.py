@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -29,6 +30,13 @@ async def test_no_daemon_is_told(tmp_path: Path) -> None:
     assert not probe.usable
     assert "none.sock" in probe.problem
     assert probe.mend
+
+
+async def test_without_the_client_it_is_told_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    probe = await _probe(tmp_path, socket=str(tmp_path / "none.sock"))
+    assert not probe.usable
+    assert "dms-executor[docker]" in probe.mend
 
 
 async def test_a_daemon_of_another_host_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,8 +109,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Answer]:
         """A call whose answer is read piece by piece. `deadline`: of all of it; None: only the connect has one."""
-        import aiohttp
-
+        aiohttp = _aiohttp()
         version = await self.version() if path != "/version" else ""
         session = self._open()
         where = f"{method} {path}"
