@@ -24,6 +24,7 @@
 struct source {
     bool used, last; /* the job's input ends with it */
     int fd, client;
+    size_t left; /* bytes that still count once the input ends */
 };
 
 static struct source sources[SOURCES];
@@ -85,20 +86,36 @@ void input_terminal(int master)
         complain("the terminal cannot be written to: %m");
 }
 
+/* What was written until now still counts; who goes on writing must not keep the input from its end. */
+static void begin_ending(void)
+{
+    for (int i = FED + 1; i < SOURCES && !ending; i++) {
+        int there = 0;
+        if (sources[i].used && ioctl(sources[i].fd, FIONREAD, &there) == 0 && there > 0)
+            sources[i].left = (size_t)there;
+    }
+    ending = true;
+}
+
 static bool take(struct source *it)
 {
-    ssize_t got = read(it->fd, piece, sizeof piece);
+    bool counted = ending && it != &sources[FED];
+    size_t most = counted && it->left < sizeof piece ? it->left : sizeof piece;
+    ssize_t got = read(it->fd, piece, most);
     if (got > 0) {
         taken = (size_t)got;
         given = 0;
+        it->left -= counted ? taken : 0;
         return true;
     }
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return false;
     if (got < 0)
         complain("reading input: %m");
-    ending |= it->last;
+    bool last = it->last;
     drop(it);
+    if (last)
+        begin_ending();
     return false;
 }
 
@@ -111,7 +128,7 @@ static bool take_next(void)
         if (sources[FED].used)
             return false;
     }
-    for (int i = 0; i < SOURCES && !ending; i++) {
+    for (int i = 0; i < SOURCES; i++) {
         turn = (turn + 1) % SOURCES;
         if (sources[turn].used && take(&sources[turn]))
             return true;
@@ -206,7 +223,7 @@ static void end_input(int client)
     if (it != NULL)
         it->last = true;
     else
-        ending = true;
+        begin_ending();
     client_send(client, FRAME_OK, NULL, 0);
     input_ready();
 }
