@@ -81,7 +81,7 @@ static size_t some_entries(uint8_t *out)
 
 static size_t some_frame(uint8_t *out)
 {
-    static const uint8_t types[] = {1, 2, 3, 4, 5, 6, 7, 8, 64, 70, 96, 97, 98, 99, 104, 105, 112, 200};
+    static const uint8_t types[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 64, 70, 96, 97, 98, 99, 104, 105, 112, 200};
     uint32_t length = chance(30);
     frame_header(out, types[chance(sizeof types)], length);
     for (uint32_t i = 0; i < length; i++)
