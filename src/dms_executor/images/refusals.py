@@ -13,12 +13,14 @@ __all__ = ["damaged", "refused", "told"]
 # https://github.com/containers/image/blob/main/docker/errors.go and the codes of
 # https://github.com/opencontainers/distribution-spec/blob/main/spec.md#error-codes
 _AUTH = re.compile(
-    r"unauthorized|authentication required|denied|forbidden|invalid username/password|status 40[13]|: 40[13]\b"
+    r"unauthorized|authentication required|denied|forbidden|invalid username/password|status 40[13]|StatusCode: 40[13]"
     r"|unable to retrieve auth token|incorrect username or password",
     re.I,
 )
-_MISSING = re.compile(r"manifest unknown|name unknown|repository name not known|not found|status 404", re.I)
-_BUSY = re.compile(r"toomanyrequests|too many requests|status 429", re.I)
+_MISSING = re.compile(
+    r"manifest unknown|name unknown|repository name not known|not found|status 404|StatusCode: 404", re.I
+)
+_BUSY = re.compile(r"toomanyrequests|too many requests|status 429|StatusCode: 429", re.I)
 _TLS = re.compile(r"x509|certificate|tls:|HTTP response to HTTPS client", re.I)
 _FULL = re.compile(r"no space left", re.I)
 _DIGEST = re.compile(r"digest did not match|does not match|digest mismatch|failed verification", re.I)
