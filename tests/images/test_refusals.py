@@ -103,7 +103,7 @@ async def test_an_unusable_file_is_named_and_not_quoted(
     path = nobody_is_logged_in / ".docker/config.json"
     path.parent.mkdir()
     path.write_text(text.replace("HOST", closed.host))
-    with pytest.raises(ImagePullFailed, match="config.json") as caught:
+    with pytest.raises(ImagePullFailed, match=r"config\.json") as caught:
         await bring(trusting(store, closed), f"{closed.host}/busy:1")
     assert caught.value.cause_kind == "auth"
 
