@@ -29,7 +29,11 @@ def missing() -> str:
     programs = [name for name in ("ip", "pasta", "slirp4netns") if shutil.which(name) is None]
     if programs:
         return f"needs {', '.join(programs)}: apt-get install iproute2 passt slirp4netns"
-    return "" if os.geteuid() == 0 else "needs root for network namespaces"
+    if os.geteuid() != 0:
+        return "needs root for network namespaces"
+    wire = ["unshare", "--net", "ip", "link", "add", "wire", "type", "veth", "peer", "name", "other"]
+    has_wires = subprocess.run(wire, capture_output=True, timeout=20).returncode == 0
+    return "" if has_wires else "no network of two machines: this kernel has no veth"
 
 
 def enter(namespace: Path) -> None:
