@@ -63,7 +63,9 @@ def test_an_example_is_understood(line: str) -> None:
     for words in found:
         # Parsed as the shell's words would be, group and command; nothing is called.
         context = group.make_context("dms-executor", list(words))
-        name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
+        # As click calls it, by its releases from 8.2 on and by those before.
+        first = context._protected_args if hasattr(context, "_protected_args") else context.protected_args
+        name, command, rest = group.resolve_command(context, [*first, *context.args])
         assert command is not None
         command.make_context(name, rest, parent=context)
 
