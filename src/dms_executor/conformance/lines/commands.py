@@ -141,7 +141,9 @@ async def test_a_command_has_the_jobs_environment_and_its_own(bench: Bench) -> N
 
 @line("7", needs={*_EXEC, "container"})
 async def test_a_command_is_as_confined_as_the_job(bench: Bench) -> None:
-    show = "grep -E '^(Cap|NoNewPrivs|Seccomp:|Uid|Gid|Groups)' /proc/self/status; ulimit -n; ulimit -Hn; umask"
+    # Not the soft limit of open files: runc 1.1 at times leaves an exec the hard one instead, since Go's own raising of
+    # it races with runc's setting of it (opencontainers/runc issue 4195).
+    show = "grep -E '^(Cap|NoNewPrivs|Seccomp:|Uid|Gid|Groups)' /proc/self/status; ulimit -Hn; umask"
     execution_id = await bench.start(Shell(f"{show}; echo ready"), Forever(), until="ready")
     job = (await bench.output(execution_id)).partition(b"ready")[0]
     result = await bench.executor.exec(execution_id, _sh(show))
