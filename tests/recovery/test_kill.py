@@ -22,7 +22,7 @@ from .leftovers import gone
 pytestmark = [pytest.mark.timeout(900)]
 CALLER = Path(__file__).with_name("caller.py")
 KILLS = int(os.environ.get("DMS_EXECUTOR_KILLS", "24"))
-_WINDOW = 0.6 * float(os.environ.get("DMS_EXECUTOR_SLOW", "1"))  # seconds in which most of a caller's jobs end
+_WINDOW = 1.2 * float(os.environ.get("DMS_EXECUTOR_SLOW", "1"))  # seconds in which most of a caller's jobs end
 
 
 async def call(*arguments: object, fault: str = "") -> asyncio.subprocess.Process:
