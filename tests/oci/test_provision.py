@@ -42,5 +42,6 @@ async def test_a_large_script_and_many(bench: Bench) -> None:
 
 
 async def test_what_a_script_leaves_running_ends_with_the_job(bench: Bench) -> None:
-    ran = await bench.run("sh", "-c", "cat /proc/[0-9]*/cmdline", provision_scripts={"a": b"sleep 4321 &"})
+    script = b"sleep 4321 & until grep -q 4321 /proc/$!/cmdline; do :; done"  # forked is not yet executed
+    ran = await bench.run("sh", "-c", "cat /proc/[0-9]*/cmdline", provision_scripts={"a": script})
     assert "sleep\x004321" in ran.stdout
