@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ _FOLDERS = ("bin", "dev", "etc", "proc", "sys", "tmp", "root")
 def pytest_configure(config: pytest.Config) -> None:
     # asyncio's debug mode for every loop of the tests; an executor in a child process gets it, too.
     os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
+    # It takes a stack for each future, for which linecache looks whether each file has changed: none does here.
+    linecache.checkcache = lambda filename=None: None
     # An installed package brings the plug-in by its entry point, a bare checkout does not.
     if not config.pluginmanager.is_registered(plugin):
         config.pluginmanager.register(plugin, "dms_executor_conformance")

@@ -146,7 +146,7 @@ async def test_out_of_memory_is_counted(bench: Bench) -> None:
     script = "head -c 100000000 /dev/zero | tail -c 90000000 | wc -c; exit 9"
     ran = await bench.run("sh", "-c", script, resources=Resources(memory=ByteSize("24MiB"), pids=32))
     assert ran.exit.oom_kills >= 1
-    assert ran.exit.code == 9
+    assert ran.exit.code == 9 or (ran.exit.signal == 9 and ran.exit.oom_kills > 1)  # it may take the shell, too
 
 
 async def test_the_pids_limit(bench: Bench) -> None:

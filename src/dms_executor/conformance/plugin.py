@@ -68,6 +68,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist sends its tables to the process that prints."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        tables = config.stash[_TABLES]
+        config.workeroutput["conformance"] = {
+            title: (table.applies, dict(table.missing), table.problem) for title, table in tables.items()
+        }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes a worker's tables: each worker has counted all the lines."""
+    for title, (applies, missing, problem) in getattr(node, "workeroutput", {}).get("conformance", {}).items():
+        node.config.stash[_TABLES][title] = _Table(applies, Counter(missing), problem)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Prints which lines applied."""
     for title, table in config.stash[_TABLES].items():
