@@ -1,0 +1,164 @@
+"""A guest's root: a folder of the host as a read-only block image, made without mounting anything and without root.
+
+The format is EROFS, uncompressed: of three that a guest's kernel reads it is made soonest and read soonest
+(docs/decisions.md). `mkfs.erofs` keeps owners, modes, times to the second, extended attributes, hard links and device
+nodes, and opens no special file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import EngineUnavailable, InvalidRequest, ResourcesUnavailable, StartFailed
+from ..images.programs import program
+from ..supervisor import tether
+from ..threads import finished
+from ..trees import walk
+from .once import made_once, sweep
+
+__all__ = ["Inside", "build", "collect", "fingerprint", "lend"]
+
+Inside = Callable[[Sequence[str]], list[str]]
+
+_HOLES = 64 << 20  # bytes that a tree's files may have as holes before they are looked for
+_CHUNK = 65536
+_DEADLINE = 600.0
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": "/tmp"}
+
+
+async def build(
+    tree: Path, cache: Path, key: str, *, deadline: float = _DEADLINE, inside: Inside | None = None
+) -> Path:
+    """The image of the folder `tree`: the file `key` in `cache`, made once; `key` must tell what is in the tree.
+
+    `deadline` in seconds. `inside`: the command that runs another where the tree's owners are what they mean, for a
+    caller who is not root (blocks). Raises `EngineUnavailable`, `ResourcesUnavailable` (the disk is full),
+    `StartFailed` (the tree cannot be read, or the deadline has passed).
+    """
+    path = cache / key
+    try:
+        async with made_once(path) as fd:
+            if fd is not None:
+                await _make(tree, fd, deadline, inside)
+    except OSError as error:
+        raise ResourcesUnavailable(
+            f"no root image can be made in {cache}: {error.strerror}", mend="Free space below the state folder"
+        ) from error
+    return path
+
+
+async def lend(
+    tree: Path, cache: Path, key: str, place: Path, *, deadline: float = _DEADLINE, inside: Inside | None = None
+) -> None:
+    """`build`, and gives the image the further name `place`, on the same file system. Idempotent.
+
+    It is in use until that name is removed: a collection meanwhile takes only its name in `cache`. Raises as `build`.
+    """
+    while True:
+        image = await build(tree, cache, key, deadline=deadline, inside=inside)
+        with suppress(FileNotFoundError):  # collected between the two
+            await finished(None, _link, image, place)
+            return
+
+
+async def collect(cache: Path, age: float) -> int:
+    """Takes away the images that nobody has lent or asked for in `age` s; the bytes that this freed."""
+    return await asyncio.to_thread(sweep, cache, age)
+
+
+async def fingerprint(tree: Path) -> str:
+    """A key for a folder of the user's own: another one as soon as anything in it changes.
+
+    By what the kernel says of each file; nobody but the kernel sets a ctime. Raises `InvalidRequest`.
+    """
+    return await asyncio.to_thread(_fingerprint, tree)
+
+
+async def _make(tree: Path, fd: int, deadline: float, inside: Inside | None) -> None:
+    mkfs = await asyncio.to_thread(_mkfs)
+    # Every hole would be written out, and a file of a stranger's may have nothing else: in chunks, those that are
+    # alike are written once. That takes ten times as long.
+    try:
+        chunked = [f"--chunksize={_CHUNK}"] if await asyncio.to_thread(_holes, tree) > _HOLES else []
+    except OSError as error:
+        raise _unreadable(tree, error.strerror or str(error)) from error
+    # Its stdin is what it writes to: while it lives it holds the lock, whatever becomes of us, and by that name it
+    # finds nothing else.
+    argv = [mkfs, "--quiet", *chunked, "/proc/self/fd/0", os.fspath(tree)]
+    if inside is not None:
+        argv = await asyncio.to_thread(inside, argv)
+    done = await tether.run(argv, environment=_ENVIRONMENT, deadline=deadline, stdin=fd)
+    if done.code == 0 and os.fstat(fd).st_size > 0:
+        return
+    said = done.complaint or done.stdout[-2000:].decode(errors="replace").strip()
+    if "no space left" in said.lower():
+        raise ResourcesUnavailable("no space left for a root image", mend="Free space below the state folder")
+    raise _unreadable(tree, f"mkfs.erofs says: {said}")
+
+
+def _unreadable(tree: Path, said: str) -> StartFailed:
+    return StartFailed(
+        f"no root image can be made of {os.fspath(tree)!r}: {said}", mend="Look whether all in it can be read"
+    )
+
+
+def _mkfs() -> str:
+    try:
+        return program("mkfs.erofs", None)
+    except EngineUnavailable as error:
+        raise EngineUnavailable(
+            "mkfs.erofs is not installed, and the roots of microVMs are made with it",
+            mend="apt-get install erofs-utils",
+        ) from error
+
+
+def _opened(tree: Path) -> int:
+    return os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _holes(tree: Path) -> int:
+    """Bytes that its files have as holes."""
+    total = 0
+    fd = _opened(tree)
+    try:
+        for _, _, status in walk(fd):
+            if stat.S_ISREG(status.st_mode):
+                total += max(0, status.st_size - status.st_blocks * 512)
+    finally:
+        os.close(fd)
+    return total
+
+
+def _fingerprint(tree: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        fd = _opened(tree)
+        try:
+            digest.update(_line(b"", os.fstat(fd)))
+            lines = [_line(os.fsencode(name), status) for _, name, status in walk(fd)]
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise InvalidRequest(
+            f"{os.fspath(tree)!r} cannot be read: {error.strerror}", mend="Name a folder that can be, and is at rest"
+        ) from error
+    # A folder gives its names in any order.
+    for line in sorted(lines):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def _line(name: bytes, status: os.stat_result) -> bytes:
+    words = (status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_ctime_ns)
+    return hashlib.sha256(name + b"\0" + repr(words).encode()).digest()
+
+
+def _link(image: Path, place: Path) -> None:
+    with suppress(FileExistsError):
+        os.link(image, place)
