@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
-import shutil
 import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from dms_executor.errors import EngineUnavailable, ResourcesUnavailable, StartFailed
+from dms_executor.errors import ResourcesUnavailable, StartFailed
 from dms_executor.microvm import rootimage
+from dms_executor.trees import remove_tree
 
-pytestmark = pytest.mark.skipif(shutil.which("mkfs.erofs") is None, reason="no mkfs.erofs: apt-get install erofs-utils")
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a block image")
 
 # cap_net_raw+ep, as setcap(8) writes it
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
@@ -59,9 +61,23 @@ def seen(folder: Path) -> dict[Path, tuple[object, ...]]:
         names = os.listxattr(path, follow_symlinks=False)
         xattrs = {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
         same = None if stat.S_ISDIR(status.st_mode) else first.setdefault(status.st_ino, relative)
-        about = (status.st_mode, status.st_uid, status.st_gid, int(status.st_mtime), status.st_rdev)
+        about = (status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, status.st_rdev)
         found[relative] = (*about, link, data, xattrs, same)
     return found
+
+
+def exchange(one: Path, two: Path) -> None:
+    """Both names at once: renameat2(2), RENAME_EXCHANGE."""
+    ctypes.CDLL(None).renameat2(-100, os.fsencode(one), -100, os.fsencode(two), 2)
+
+
+@contextmanager
+def open_folder(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @contextmanager
@@ -76,7 +92,7 @@ def mounted(image: Path, at: Path) -> Iterator[Path]:
         subprocess.run(["umount", at], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a block image")
+@only_root
 async def test_a_guest_sees_what_was_there(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     image = await rootimage.build(tree, tmp_path / "cache", "key")
@@ -85,25 +101,115 @@ async def test_a_guest_sees_what_was_there(tmp_path: Path) -> None:
         assert seen(root) == seen(tree)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a block image")
+@only_root
 async def test_holes_take_no_room(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     with (tmp_path / "tree/sparse").open("wb") as file:
-        file.truncate(150 << 20)
-        file.seek(100 << 20)
+        file.truncate(1 << 40)
+        file.seek(1 << 39)
         file.write(b"here")
     image = await rootimage.build(tmp_path / "tree", tmp_path / "cache", "key")
-    assert image.stat().st_size < 8 << 20
+    assert image.stat().st_blocks * 512 < 1 << 20
     with mounted(image, tmp_path / "mount") as root, (root / "sparse").open("rb") as file:
-        assert os.fstat(file.fileno()).st_size == 150 << 20
-        file.seek((100 << 20) - 3)
+        assert os.fstat(file.fileno()).st_size == 1 << 40
+        file.seek((1 << 39) - 3)
         assert file.read(10) == b"\0\0\0here\0\0\0"
+
+
+@only_root
+async def test_a_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "input").write_bytes(b"data" * 5000)
+    image = await rootimage.build(tmp_path / "input", tmp_path / "cache", "key")
+    with mounted(image, tmp_path / "mount") as root:
+        assert os.listdir(root) == ["file"]
+        assert (root / "file").read_bytes() == b"data" * 5000
+        assert root.stat().st_mode == 0o040755
+
+
+@only_root
+async def test_folders_and_attributes_of_every_size(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for count in (0, 1, 130, 150, 900):
+        (tree / f"folder {count}").mkdir()
+        for number in range(count):
+            (tree / f"folder {count}" / f"a file of number {number}").write_bytes(b"x" * (number * 37 % 9000))
+    for size in (0, 1, 4063, 4064, 4065, 4095, 4096, 4097, 8192, 300_001):
+        (tree / f"file {size}").write_bytes(os.urandom(size))
+        os.setxattr(tree / f"file {size}", "user.small", b"x" * (size % 61))
+        if size < 4096:
+            (tree / f"link {size}").symlink_to("l" * (size or 1))
+    (tree / ("n" * 255)).touch()
+    os.setxattr(tree, "user.large", os.urandom(2500))
+    with mounted(await rootimage.build(tree, tmp_path / "cache", "key"), tmp_path / "mount") as root:
+        assert seen(root) == seen(tree)
+        assert os.getxattr(root, "user.large") == os.getxattr(tree, "user.large")
+        assert not (root / "folder 900/a file of number 900").exists()
+
+
+@only_root
+async def test_a_tree_deeper_than_any_path(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    fd = os.open(tmp_path / "tree", os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(1100):
+        os.mkdir("deep", dir_fd=fd)
+        inner = os.open("deep", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(os.open("last", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+    with mounted(await rootimage.build(tmp_path / "tree", tmp_path / "cache", "key"), tmp_path / "mount") as root:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        for _ in range(1100):
+            inner = os.open("deep", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        assert os.listdir(fd) == ["last"]
+        os.close(fd)
+    with open_folder(tmp_path) as parent:
+        await asyncio.to_thread(remove_tree, parent, "tree")
+
+
+async def test_nothing_outside_gets_in_while_names_are_swapped(tmp_path: Path) -> None:
+    """What a job that can write to an input may try: a symlink, or a device, where a file or a folder was."""
+    secret, tree = tmp_path / "secret", tmp_path / "tree"
+    secret.mkdir()
+    (secret / "file").write_bytes(b"SECRET" * 1000)
+    (tree / "folder").mkdir(parents=True)
+    (tree / "folder/file").write_bytes(b"public" * 1000)
+    (tree / "file").write_bytes(b"public" * 1000)
+    (tree / "other").symlink_to(secret)
+    (tree / "another").symlink_to(secret / "file")
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            for one, two in (("folder", "other"), ("file", "another")):
+                exchange(tree / one, tree / two)
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        for number in range(8):
+            image = await rootimage.build(tree, tmp_path / "cache", f"{number}")
+            assert b"SECRET" not in image.read_bytes()
+    finally:
+        stop.set()
+        swapping.join()
+
+
+async def test_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    first = await rootimage.build(tree, tmp_path / "cache", "first")
+    second = await rootimage.build(tree, tmp_path / "cache", "second")
+    assert first.read_bytes() == second.read_bytes()
 
 
 _BUILDS = """
 import asyncio, sys
 from pathlib import Path
 from dms_executor.microvm import rootimage
+from dms_executor.trees import remove_tree
 
 async def main(tree, cache):
     await asyncio.gather(*(rootimage.build(Path(tree), Path(cache), "key") for _ in range(3)))
@@ -164,18 +270,14 @@ async def test_a_tree_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:
-    full = ["/bin/sh", "-c", "echo 'write failed: No space left on device' >&2; exit 1"]
+    full = ["/bin/sh", "-c", 'exec "$@" 0<>/dev/full', "sh"]
     with pytest.raises(ResourcesUnavailable, match="Free space"):
-        await rootimage.build(make_tree(tmp_path / "tree"), tmp_path / "cache", "key", inside=lambda _: full)
+        await rootimage.build(
+            make_tree(tmp_path / "tree"), tmp_path / "cache", "key", inside=lambda argv: [*full, *argv]
+        )
     (tmp_path / "file").touch()
     with pytest.raises(ResourcesUnavailable, match="File exists"):
         await rootimage.build(tmp_path / "tree", tmp_path / "file", "key")
-
-
-async def test_without_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dms_executor.images.programs._SEARCHED", str(tmp_path))
-    with pytest.raises(EngineUnavailable, match="apt-get install erofs-utils"):
-        await rootimage.build(make_tree(tmp_path / "tree"), tmp_path / "cache", "key")
 
 
 async def test_a_lent_image_outlives_its_collection(tmp_path: Path) -> None:

@@ -1,22 +1,22 @@
 """A guest's root: a folder of the host as a read-only block image, made without mounting anything and without root.
 
 The format is EROFS, uncompressed: of three that a guest's kernel reads it is made soonest and read soonest
-(docs/decisions.md). `mkfs.erofs` keeps owners, modes, times to the second, extended attributes, hard links and device
-nodes, and opens no special file.
+(docs/decisions.md). Owners, modes, times, extended attributes, hard links, device nodes and holes are kept. The folder
+may be a stranger's who changes it meanwhile (`erofs.py`), so an input becomes an image in the same way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
-import stat
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import EngineUnavailable, InvalidRequest, ResourcesUnavailable, StartFailed
-from ..images.programs import program
+from ..errors import InvalidRequest, ResourcesUnavailable, StartFailed
 from ..supervisor import tether
 from ..threads import finished
 from ..trees import walk
@@ -26,10 +26,8 @@ __all__ = ["Inside", "build", "collect", "fingerprint", "lend"]
 
 Inside = Callable[[Sequence[str]], list[str]]
 
-_HOLES = 64 << 20  # bytes that a tree's files may have as holes before they are looked for
-_CHUNK = 65536
 _DEADLINE = 600.0
-_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": "/tmp"}
+_PROGRAM = Path(__file__).with_name("erofs.py")
 
 
 async def build(
@@ -37,9 +35,9 @@ async def build(
 ) -> Path:
     """The image of the folder `tree`: the file `key` in `cache`, made once; `key` must tell what is in the tree.
 
-    `deadline` in seconds. `inside`: the command that runs another where the tree's owners are what they mean, for a
-    caller who is not root (blocks). Raises `EngineUnavailable`, `ResourcesUnavailable` (the disk is full),
-    `StartFailed` (the tree cannot be read, or the deadline has passed).
+    A file as `tree` is the file `file` in the image. `deadline` in seconds. `inside`: the command that runs another
+    where the tree's owners are what they mean, for a caller who is not root (blocks). Raises `ResourcesUnavailable`
+    (the disk is full), `StartFailed` (the tree cannot be read, or the deadline has passed).
     """
     path = cache / key
     try:
@@ -81,58 +79,22 @@ async def fingerprint(tree: Path) -> str:
 
 
 async def _make(tree: Path, fd: int, deadline: float, inside: Inside | None) -> None:
-    mkfs = await asyncio.to_thread(_mkfs)
-    # Every hole would be written out, and a file of a stranger's may have nothing else: in chunks, those that are
-    # alike are written once. That takes ten times as long.
-    try:
-        chunked = [f"--chunksize={_CHUNK}"] if await asyncio.to_thread(_holes, tree) > _HOLES else []
-    except OSError as error:
-        raise _unreadable(tree, error.strerror or str(error)) from error
-    # Its stdin is what it writes to: while it lives it holds the lock, whatever becomes of us, and by that name it
-    # finds nothing else.
-    argv = [mkfs, "--quiet", *chunked, "/proc/self/fd/0", os.fspath(tree)]
+    # Its stdin is what it writes to: while it lives it holds the lock, whatever becomes of us.
+    argv = [sys.executable, "-I", "-S", str(_PROGRAM), os.fspath(tree)]
     if inside is not None:
         argv = await asyncio.to_thread(inside, argv)
-    done = await tether.run(argv, environment=_ENVIRONMENT, deadline=deadline, stdin=fd)
-    if done.code == 0 and os.fstat(fd).st_size > 0:
-        return
-    said = done.complaint or done.stdout[-2000:].decode(errors="replace").strip()
-    if "no space left" in said.lower():
+    done = await tether.run(argv, environment={}, deadline=deadline, stdin=fd)
+    if done.code == errno.ENOSPC:
         raise ResourcesUnavailable("no space left for a root image", mend="Free space below the state folder")
-    raise _unreadable(tree, f"mkfs.erofs says: {said}")
-
-
-def _unreadable(tree: Path, said: str) -> StartFailed:
-    return StartFailed(
-        f"no root image can be made of {os.fspath(tree)!r}: {said}", mend="Look whether all in it can be read"
-    )
-
-
-def _mkfs() -> str:
-    try:
-        return program("mkfs.erofs", None)
-    except EngineUnavailable as error:
-        raise EngineUnavailable(
-            "mkfs.erofs is not installed, and the roots of microVMs are made with it",
-            mend="apt-get install erofs-utils",
-        ) from error
+    if done.code != 0:
+        raise StartFailed(
+            f"no root image can be made of {os.fspath(tree)!r}: {done.complaint}",
+            mend="Look whether all in it can be read, and is at rest",
+        )
 
 
 def _opened(tree: Path) -> int:
     return os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _holes(tree: Path) -> int:
-    """Bytes that its files have as holes."""
-    total = 0
-    fd = _opened(tree)
-    try:
-        for _, _, status in walk(fd):
-            if stat.S_ISREG(status.st_mode):
-                total += max(0, status.st_size - status.st_blocks * 512)
-    finally:
-        os.close(fd)
-    return total
 
 
 def _fingerprint(tree: Path) -> str:
