@@ -22,6 +22,8 @@ from dms_executor.trees import remove_tree
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a block image")
 
+DEPTH = 1100  # of names that are longer together than PATH_MAX
+
 # cap_net_raw+ep, as setcap(8) writes it
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
 
@@ -71,13 +73,27 @@ def exchange(one: Path, two: Path) -> None:
     ctypes.CDLL(None).renameat2(-100, os.fsencode(one), -100, os.fsencode(two), 2)
 
 
-@contextmanager
-def open_folder(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def moved_to(fd: int, name: str) -> int:
     try:
-        yield fd
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
     finally:
         os.close(fd)
+
+
+@pytest.fixture
+def deep_tree(tmp_path: Path) -> Iterator[Path]:
+    """Removed here, since pytest does not go as deep."""
+    (tmp_path / "deep").mkdir()
+    fd = os.open(tmp_path / "deep", os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(DEPTH):
+        os.mkdir("deep", dir_fd=fd)
+        fd = moved_to(fd, "deep")
+    os.close(os.open("last", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+    yield tmp_path / "deep"
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    remove_tree(fd, "deep")
+    os.close(fd)
 
 
 @contextmanager
@@ -148,26 +164,13 @@ async def test_folders_and_attributes_of_every_size(tmp_path: Path) -> None:
 
 
 @only_root
-async def test_a_tree_deeper_than_any_path(tmp_path: Path) -> None:
-    (tmp_path / "tree").mkdir()
-    fd = os.open(tmp_path / "tree", os.O_RDONLY | os.O_DIRECTORY)
-    for _ in range(1100):
-        os.mkdir("deep", dir_fd=fd)
-        inner = os.open("deep", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
-        os.close(fd)
-        fd = inner
-    os.close(os.open("last", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
-    os.close(fd)
-    with mounted(await rootimage.build(tmp_path / "tree", tmp_path / "cache", "key"), tmp_path / "mount") as root:
+async def test_a_tree_deeper_than_any_path(tmp_path: Path, deep_tree: Path) -> None:
+    with mounted(await rootimage.build(deep_tree, tmp_path / "cache", "key"), tmp_path / "mount") as root:
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        for _ in range(1100):
-            inner = os.open("deep", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
-            os.close(fd)
-            fd = inner
+        for _ in range(DEPTH):
+            fd = moved_to(fd, "deep")
         assert os.listdir(fd) == ["last"]
         os.close(fd)
-    with open_folder(tmp_path) as parent:
-        await asyncio.to_thread(remove_tree, parent, "tree")
 
 
 async def test_nothing_outside_gets_in_while_names_are_swapped(tmp_path: Path) -> None:
