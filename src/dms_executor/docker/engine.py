@@ -37,6 +37,7 @@ from .daemon import Daemon, describe
 from .events import Events
 from .follow import Follower
 from .gauge import Gauge
+from .kept import Kept
 from .names import EXECUTOR, TOKEN, container_name
 from .output import Attached, attach, logged
 from .plan import Plan
@@ -44,6 +45,7 @@ from .powers import Powers
 from .pulling import Images
 from .report import was_signalled
 from .spec import DockerParams, DockerSettings, checked_params, checked_settings
+from .stored import StoredImages
 
 __all__ = ["DockerEngine"]
 
@@ -54,7 +56,7 @@ _REMOVAL = 60.0
 _PHASES: dict[str, Phase] = {"created": "created", "running": "running", "paused": "paused", "restarting": "running"}
 
 
-class DockerEngine(Powers, Engine):
+class DockerEngine(Powers, StoredImages, Engine):
     """See the module. Opened by `DockerEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "docker"
@@ -64,12 +66,13 @@ class DockerEngine(Powers, Engine):
     keeps_log: ClassVar[bool] = False
     keeps_deadline: ClassVar[bool] = False
 
-    def __init__(self, context: EngineContext, socket: str) -> None:
+    def __init__(self, context: EngineContext, settings: DockerSettings, socket: str) -> None:
         self._context = context
         self._client = Client(socket)
         self._events = Events(self._client, context.executor_id)
         self._watcher = Watcher()
-        self._images = Images(self._client)
+        self._kept = Kept(context.state_dir / f"{self.name}-images", context.state_dir / "executions")
+        self._images = Images(self._client, self._kept, settings.auth_file)
         self._refused = refused_sources(context.state_dir, socket)
         self._attached: dict[str, Attached] = {}
         self._fresh: set[str] = set()
@@ -83,7 +86,7 @@ class DockerEngine(Powers, Engine):
     async def open(cls, context: EngineContext) -> AsyncIterator[Self]:
         """Asks the daemon nothing yet: the first use does."""
         settings = checked_settings(context.settings)
-        engine = cls(context, await asyncio.to_thread(socket_path, settings.socket))
+        engine = cls(context, settings, await asyncio.to_thread(socket_path, settings.socket))
         try:
             yield engine
         finally:
@@ -109,9 +112,10 @@ class DockerEngine(Powers, Engine):
         policy, request = self._context.policy, x.request
         params = check_request(request, policy)
         limits, unenforced = daemon_limits(request, await self._known_daemon(), policy)
-        image_id, image = await self._images.find(params, report)
+        found = await self._images.find(params.image, params.platform, params.pull, x.token, report)
         volumes = await finished(None, grant_volumes, request, policy, self._refused)
-        plan = Plan(image=image, image_id=image_id, volumes=volumes, limits=limits)
+        image = found.to_config()
+        plan = Plan(image=image, image_id=found.id, volumes=volumes, limits=limits)
         return Prepared(
             state=plan.to_state(),
             stop_signal=stop_signal_of(image),
@@ -191,7 +195,7 @@ class DockerEngine(Powers, Engine):
         except ApiError as error:
             if error.status != 404:
                 raise EngineUnreachable(error.message) from error
-        await asyncio.to_thread(files.take_away, x)
+        await asyncio.to_thread(self._given_back, x)
 
     async def output(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
         """The stream that was attached to; for who comes later the daemon's log."""
@@ -221,6 +225,10 @@ class DockerEngine(Powers, Engine):
         files.reopen_sources(plan.volumes)
         files.make_files(x)
         return init_path(self._context.state_dir)
+
+    def _given_back(self, x: Execution) -> None:
+        files.take_away(x)
+        self._kept.unpin(x.token)
 
     async def _created(self, x: Execution, body: dict[str, object]) -> str:
         """A creation that its asker leaves is waited for all the same: else it would come after its own undoing."""

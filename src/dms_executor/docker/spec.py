@@ -34,10 +34,12 @@ class DockerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """`Settings.engines["docker"]`.
 
     `socket`: the daemon's, an absolute path; None: as Docker's own client finds it (`DOCKER_HOST`, the current context,
-    `/var/run/docker.sock`).
+    `/var/run/docker.sock`). `auth_file`: where the credentials of registries are; None: in the usual places of this
+    user (docs/images.md).
     """
 
     socket: str | None = None
+    auth_file: str | None = None
 
 
 def checked_params(params: dict[str, Any]) -> DockerParams:

@@ -1,0 +1,50 @@
+"""An executor over the session's daemon, and what the tests send it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from dms_executor import ExecutionRequest, ExecutionResult, Executor, Policy, Settings
+from dms_executor.docker import DockerSpec
+from tests import dockerd
+
+__all__ = ["Bench", "opened"]
+
+_NUMBERS = count()
+
+
+class Bench:
+    """`image`: the session's own, of busybox."""
+
+    def __init__(self, executor: Executor, image: str) -> None:
+        self.executor = executor
+        self.image = image
+
+    def request(self, *argv: str, params: dict[str, Any] | None = None, **fields: Any) -> ExecutionRequest:
+        """A job of its own id."""
+        spec = DockerSpec(cmd=list(argv), **{"image": self.image, **(params or {})}).build()
+        return ExecutionRequest(job_id="j", execution_id=f"e{next(_NUMBERS)}", engine_spec=spec, **fields)
+
+    async def run(self, *argv: str, params: dict[str, Any] | None = None, **fields: Any) -> ExecutionResult:
+        """To its result."""
+        return await self.executor.run(self.request(*argv, params=params, **fields))
+
+    async def sh(self, script: str, params: dict[str, Any] | None = None, **fields: Any) -> str:
+        """What the script says. Fails where it does."""
+        result = await self.run("sh", "-c", script, params=params, **fields)
+        assert result.exit_code == 0, result
+        return result.stdout.decode()
+
+
+@asynccontextmanager
+async def opened(state: Path, rootfs: Path, policy: Policy | None = None, **settings: Any) -> AsyncIterator[Bench]:
+    """`settings`: the engine's own."""
+    image = dockerd.session_image(rootfs)
+    engines = {"docker": {"socket": str(dockerd.session().socket), **settings}}
+    chosen = Settings(engines=engines)
+    async with Executor.open(state, policy=policy or Policy.trusted(), settings=chosen) as executor:
+        yield Bench(executor, image)
