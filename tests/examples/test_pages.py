@@ -79,20 +79,23 @@ def test_the_blocks_of_a_page_run(page: str, day: tuple[Path, dict[str, str]]) -
             if block.file:
                 (folder / block.file).write_text(block.text)
             elif block.kind in RUN and not block.not_run:
-                _run(block, number, folder, environment)
+                run_block(block, number, folder, environment)
     finally:
         cleanup = [sys.executable, "-m", "dms_executor.cli", "cleanup", "--running"]
         for state in {environment["DMS_EXECUTOR_STATE_DIR"], *map(str, folder.glob("*state"))}:
             subprocess.run([*cleanup, "--state-dir", state], env=environment, capture_output=True, timeout=LIMIT)
 
 
-def _run(block: Block, number: int, folder: Path, environment: dict[str, str]) -> None:
+def run_block(
+    block: Block, number: int, folder: Path, environment: dict[str, str], python: str = sys.executable
+) -> None:
+    """It ends well and prints what the page says."""
     if block.kind == "sh":
         command = ["bash", "-euo", "pipefail", "-c", block.text]
     else:
         program = folder / f"block{number}.py"
         program.write_text(_program(block))
-        command = [sys.executable, str(program)]
+        command = [python, str(program)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
