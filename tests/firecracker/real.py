@@ -1,0 +1,80 @@
+"""The real Firecracker with a guest that needs nothing: a few instructions that wait for ever.
+
+DMS_EXECUTOR_FIRECRACKER, else the one on PATH. It needs a KVM in which the guest's first instructions run, not one in
+which Linux boots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+__all__ = ["has_tap", "needed", "running", "toy_kernel"]
+
+_PROGRAM = os.environ.get("DMS_EXECUTOR_FIRECRACKER") or shutil.which("firecracker")
+_LOADED_AT = 1 << 20  # HIMEM_START, where the 64-bit boot protocol has a kernel
+
+has_tap = os.geteuid() == 0 and os.access("/dev/net/tun", os.W_OK)
+_MAKE_TAP = 'ip tuntap add tap0 mode tap && ip link set tap0 up && exec "$@"'
+_IN_NETWORK = ["unshare", "--net", "sh", "-c", _MAKE_TAP, "sh"] if has_tap else []
+
+
+def _reason() -> str:
+    if _PROGRAM is None:
+        return "no firecracker here: put one on PATH, or name it by DMS_EXECUTOR_FIRECRACKER"
+    return "" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "no KVM for this user"
+
+
+needed = pytest.mark.skipif(bool(_reason()), reason=_reason())
+
+
+def toy_kernel(path: Path) -> Path:
+    """A static ELF for x86_64: `1: jmp 1b`."""
+    code = b"\xeb\xfe".ljust(4096, b"\xf4")
+    head = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    head += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, _LOADED_AT, 64, 0, 0, 64, 56, 1, 64, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 7, 4096, _LOADED_AT, _LOADED_AT, len(code), len(code), 4096)
+    path.write_bytes((head + segment).ljust(4096, b"\0") + code)
+    return path
+
+
+@contextlib.asynccontextmanager
+async def running(socket: Path, config: bytes | None = None) -> AsyncIterator[None]:
+    """Firecracker with its API on `socket`, in a network of its own with the device tap0 where root can make one."""
+    said = socket.with_suffix(".said")
+    argv = [*_IN_NETWORK, str(_PROGRAM), "--api-sock", str(socket)]
+    if config is not None:
+        file = socket.with_suffix(".json")
+        file.write_bytes(config)
+        argv += ["--config-file", str(file)]
+    with said.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        async with asyncio.timeout(30):
+            while not await _listens(socket):
+                assert process.returncode is None, said.read_text()
+                await asyncio.sleep(0.02)  # it tells nobody when its socket is there
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        socket.unlink(missing_ok=True)
+
+
+async def _listens(socket: Path) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(socket)
+    except OSError:
+        return False
+    writer.close()
+    return True
