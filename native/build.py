@@ -27,7 +27,11 @@ PROGRAMS: dict[str, list[str]] = {
         *("session.c", "open.c", "input.c"),
         *("files.c", "look.c", "pack.c", "links.c", "unpack.c", "extents.c", "tar_read.c", "tar_write.c"),
     ],
-    "dms-init": [*SHARED, "init.c", "scripts.c", "search.c", "seccomp.c", "terminal.c", "reportfile.c", "usage.c"],
+    "dms-init": [
+        *SHARED,
+        *("init.c", "scripts.c", "search.c", "seccomp.c", "terminal.c", "reportfile.c", "usage.c"),
+        *("calling.c", "descendants.c"),
+    ],
 }
 FUZZ: dict[str, list[str]] = {"dms-fuzz": [*SHARED, "fuzz.c", "config.c", "usage.c", "json.c", "open.c"]}
 

@@ -1,4 +1,4 @@
-/* `dms-init [-r REPORT] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT] -- ARGV...`: pid 1 of a job, or the
+/* `dms-init [-r REPORT | -c SOCKET] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT] -- ARGV...`: pid 1 of a job, or the
  * first process of a session in it. docs/protocol.md, section 3. */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,6 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "calling.h"
+#include "descendants.h"
 #include "frame.h"
 #include "reportfile.h"
 #include "scripts.h"
@@ -163,6 +165,8 @@ static _Noreturn void hung_up(void)
         kill(-job, SIGKILL);
         kill(job, SIGKILL);
     }
+    if (getpid() != 1)
+        descendants_kill();
     _exit(HUNG_UP);
 }
 
@@ -181,7 +185,7 @@ static void await_go(int group)
     struct frame frame;
     size_t have = 0;
     while (have < sizeof bytes) {
-        ssize_t got = recv(report, bytes + have, sizeof bytes - have, 0);
+        ssize_t got = calling_receive(report, bytes + have, sizeof bytes - have);
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
@@ -290,6 +294,12 @@ int main(int argc, char **argv)
         next += 2;
         if (report < 0)
             fail(errno, "cannot open the report");
+    } else if (next + 1 < argc && strcmp(argv[next], "-c") == 0) {
+        report = calling_connect(argv[next + 1]);
+        next += 2;
+        waits = true;
+        if (report < 0)
+            fail(errno, "cannot reach who asked for the command");
     } else {
         report = open_report();
     }
@@ -325,7 +335,7 @@ int main(int argc, char **argv)
         next += 2;
     }
     if (next >= argc || strcmp(argv[next], "--") != 0 || next + 1 >= argc)
-        fail(EINVAL, "usage: dms-init [-r REPORT] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT] -- ARGV...");
+        fail(EINVAL, "usage: dms-init [-r REPORT | -c SOCKET] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT] -- ARGV...");
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     int signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..engine import Execution, merged_environment
 from ..images import command_of
-from .names import INIT, INPUT, REPORT, SCRIPTS, SCRIPTS_ROOM, SCRIPTS_SOURCE, labels_of
+from .names import CALLS, INIT, INPUT, REPORT, SCRIPTS, SCRIPTS_ROOM, SCRIPTS_SOURCE, labels_of
 from .plan import Plan
 from .spec import DockerParams
 
@@ -101,9 +101,9 @@ def _host_config(
 
 
 def _mounts(x: Execution, plan: Plan, folder: Path, init: Path) -> list[dict[str, Any]]:
-    mounts = []
+    mounts = [_bind(str(init), INIT), _bind(str(folder / "calls"), CALLS)]
     if x.request.init:
-        mounts += [_bind(str(init), INIT), _bind(str(folder / "report"), REPORT, read_only=False)]
+        mounts.append(_bind(str(folder / "report"), REPORT, read_only=False))
     if x.request.provision_scripts:
         mounts.append(_bind(str(folder / "scripts"), SCRIPTS_SOURCE))
     if plan.volumes.stdin is not None:

@@ -16,7 +16,7 @@ from .client import Client
 
 __all__ = ["Daemon", "describe"]
 
-_POWERS = frozenset({"pause", "exact_signal", "stats"})
+_POWERS = frozenset({"exec", "exec_kill", "pause", "exact_signal", "stats"})
 
 
 class _Info(msgspec.Struct, rename="pascal"):

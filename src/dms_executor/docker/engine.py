@@ -35,6 +35,7 @@ from .check import check_request, daemon_limits, refused_sources
 from .client import ApiError, Client
 from .daemon import Daemon, describe
 from .events import Events
+from .execs import Execs
 from .follow import Follower
 from .gauge import Gauge
 from .kept import Kept
@@ -56,7 +57,7 @@ _REMOVAL = 60.0
 _PHASES: dict[str, Phase] = {"created": "created", "running": "running", "paused": "paused", "restarting": "running"}
 
 
-class DockerEngine(Powers, StoredImages, Engine):
+class DockerEngine(Powers, Execs, StoredImages, Engine):
     """See the module. Opened by `DockerEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "docker"
@@ -141,7 +142,11 @@ class DockerEngine(Powers, StoredImages, Engine):
         if x.token not in self._attached:
             self._attached[x.token] = await attach(self._client, container, self._events.breaks)
         return Handle(
-            state={"container": container, "volumes": p.state.get("volumes", {})},
+            state={
+                "container": container,
+                "volumes": p.state.get("volumes", {}),
+                "secrets": sorted(x.request.secret_environment),
+            },
             engine_ids={"container": container, "name": container_name(x.token)},
         )
 

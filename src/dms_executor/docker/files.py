@@ -12,7 +12,16 @@ from ..policy import reopen
 from ..scripts import encoded_scripts
 from ..volumes import Volumes
 
-__all__ = ["folder_of", "forget_signal", "make_files", "note_signal", "reopen_sources", "take_away", "take_input_away"]
+__all__ = [
+    "calls_of",
+    "folder_of",
+    "forget_signal",
+    "make_files",
+    "note_signal",
+    "reopen_sources",
+    "take_away",
+    "take_input_away",
+]
 
 
 def folder_of(x: Execution) -> Path:
@@ -20,11 +29,18 @@ def folder_of(x: Execution) -> Path:
     return x.folder / "docker"
 
 
+def calls_of(x: Execution) -> Path:
+    """Where the inits of further commands call; in the container nothing can be made there."""
+    return folder_of(x) / "calls"
+
+
 def make_files(x: Execution) -> None:
     """Report, input and scripts; readable and writable by every user that a job may have. Raises `StateUnwritable`."""
     folder = folder_of(x)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
+        calls_of(x).mkdir(mode=0o711, exist_ok=True)
+        calls_of(x).chmod(0o711)
         if x.request.init:
             _write(folder / "report", b"", 0o666)
         if x.request.provision_scripts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "CALLS",
     "EXECUTOR",
     "INIT",
     "INPUT",
@@ -21,6 +22,7 @@ _EXECUTION, _JOB = "dms-executor.execution", "dms-executor.job"
 # In the job's own /dev, a tmpfs, so that the image is not touched.
 INIT = "/dev/.dms-executor-init"
 REPORT = "/dev/.dms-executor-report"
+CALLS = "/dev/.dms-executor-calls"
 INPUT = "/dev/.dms-executor-input"
 SCRIPTS_SOURCE = "/dev/.dms-executor-scripts-source"
 SCRIPTS_ROOM = "/dev/.dms-executor-scripts"

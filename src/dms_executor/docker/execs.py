@@ -1,0 +1,83 @@
+"""The power `exec`: what the daemon is asked for, and what its refusals mean.
+
+https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Exec
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from ..engine import Command, Execution, Handle
+from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError, StartFailed
+from . import files
+from .client import ApiError
+from .names import CALLS, INIT
+from .session import Called, Started, open_called
+
+if TYPE_CHECKING:
+    from .client import Client
+
+__all__ = ["Execs"]
+
+_START = 90.0
+_KILLED = 137
+
+
+class Execs:
+    """The part of the engine that starts further commands."""
+
+    _client: Client
+
+    async def exec(self, x: Execution, h: Handle, command: Command) -> Called:
+        """Raises `StartFailed`, `ExecutionNotRunning`."""
+
+        async def begin(name: str) -> Callable[[], Awaitable[Started]]:
+            return await self._begin(x, h, command, name)
+
+        return await open_called(files.calls_of(x), begin, terminal=command.terminal is not None)
+
+    async def _begin(self, x: Execution, h: Handle, command: Command, name: str) -> Callable[[], Awaitable[Started]]:
+        try:
+            made = await self._client.post(f"/containers/{h.state['container']}/exec", _body(h, command, name))
+            await self._client.post(f"/exec/{made['Id']}/start", {"Detach": True, "Tty": False}, deadline=_START)
+        except ApiError as error:
+            raise _refusal(error, x) from error
+
+        async def look() -> Started:
+            try:
+                found = await self._client.get(f"/exec/{made['Id']}/json")
+            except ApiError as error:
+                if error.status == 404:  # gone with its container
+                    return Started(0, _KILLED)
+                raise EngineUnreachable(error.message, execution_id=x.id) from error
+            return Started(found.get("Pid") or 0, None if found["Running"] else found.get("ExitCode"))
+
+        return look
+
+
+def _body(h: Handle, command: Command, name: str) -> dict[str, Any]:
+    words = [INIT, "-c", f"{CALLS}/{name}"]
+    if command.terminal is not None:
+        words += ["-t", "{}x{}".format(*command.terminal)]
+    environment = {**({"TERM": "xterm"} if command.terminal is not None else {}), **command.environment}
+    body: dict[str, Any] = {
+        "Cmd": [*words, "--", *command.argv],
+        # A name alone takes away what the container has: the job's secrets are the job's.
+        "Env": [*h.state.get("secrets", []), *(f"{name}={value}" for name, value in environment.items())],
+    }
+    if command.user is not None:
+        body["User"] = command.user
+    if command.working_directory is not None:
+        body["WorkingDir"] = command.working_directory
+    return body
+
+
+def _refusal(error: ApiError, x: Execution) -> ExecutorError:
+    if error.status == 409 and "paused" in error.message:
+        return ExecutionNotRunning(
+            f"execution {x.id} is paused", status="paused", mend="Resume it first", execution_id=x.id
+        )
+    if error.status in (404, 409):
+        return ExecutionNotRunning("it has ended", execution_id=x.id)
+    return StartFailed(error.message, execution_id=x.id)
