@@ -110,6 +110,7 @@ class Called:
         self._asking: asyncio.Task[None] | None = None
         self._failure: tuple[str, int | None] | None = None
         self._killing = False
+        self._ran = False
         self._loop.add_reader(connection, self._readable)
 
     async def started(self) -> None:
@@ -121,8 +122,8 @@ class Called:
             raise StartFailed(f"the command was not started within {_CALL:.0f} s") from None
         if self._failure is not None:
             raise StartFailed(self._failure[0], errno=self._failure[1])
-        if self._gone.done() and not self._exit.done():
-            raise ExecutionNotRunning("the job has ended")
+        if not self._ran and not self._exit.done():
+            raise ExecutionNotRunning("the job has ended, or the command has killed its init")
 
     async def read(self) -> tuple[Stream, bytes] | None:
         """The next piece of output; None at the end."""
@@ -205,6 +206,7 @@ class Called:
             self._pipes.become_terminal(master)
             return None
         if kind == frames.INIT_STARTED:
+            self._ran = True
             _settle(self._begun)
         elif kind == frames.INIT_FAILED:
             self._failure = (sentence(payload), command_errno(*frames.error(payload)))
@@ -220,7 +222,7 @@ class Called:
         self._loop.remove_reader(self._connection)
         self._connection.close()
         _settle(self._gone)
-        if not self._exit.done() and self._begun.done() and self._failure is None:
+        if self._ran and not self._exit.done():
             self._asking = self._loop.create_task(self._ask(), name="ask how a command ended")
         _settle(self._begun)
 
