@@ -13,6 +13,7 @@ from ..errors import EngineUnavailable
 from ..typed import known
 from ..types import ByteSize, Capacity, Probe
 from .client import Client
+from .copies import can_copy
 
 __all__ = ["Daemon", "describe"]
 
@@ -44,6 +45,7 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True):
     def probe(self, engine: str) -> Probe:
         """As a usable engine's."""
         capabilities = _POWERS | self.limits | ({"oom_detection"} if "memory" in self.limits else set())
+        capabilities |= {"copy"} if can_copy() else set()
         return Probe(
             engine=engine,
             usable=True,

@@ -33,6 +33,7 @@ from .address import socket_path
 from .body import create_body
 from .check import check_request, daemon_limits, refused_sources
 from .client import ApiError, Client
+from .copies import Copies
 from .daemon import Daemon, describe
 from .events import Events
 from .execs import Execs
@@ -57,7 +58,7 @@ _REMOVAL = 60.0
 _PHASES: dict[str, Phase] = {"created": "created", "running": "running", "paused": "paused", "restarting": "running"}
 
 
-class DockerEngine(Powers, Execs, StoredImages, Engine):
+class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
     """See the module. Opened by `DockerEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "docker"
