@@ -8,7 +8,7 @@ ExecutorError
 ├── ResourcesUnavailable      capacity or descriptors are used up
 ├── ImageNotFound             no such image
 ├── ImageInUse                it cannot be removed: an execution uses it
-├── ImagePullFailed           .cause_kind: auth, network, platform
+├── ImagePullFailed           .cause_kind: auth, network, platform, limit
 ├── StartFailed               created, but the job's command never ran; .errno
 ├── ExecutionNotFound
 ├── ExecutionAlreadyStarted
@@ -125,13 +125,13 @@ class ImageInUse(ExecutorError):
 
 
 class ImagePullFailed(ExecutorError):
-    """The image could not be had. `cause_kind` is auth, network or platform."""
+    """The image could not be had. `cause_kind` is auth, network, platform, or limit: it holds too much."""
 
     def __init__(
         self,
         message: str,
         *,
-        cause_kind: Literal["auth", "network", "platform"] = "network",
+        cause_kind: Literal["auth", "network", "platform", "limit"] = "network",
         mend: str = "",
         execution_id: str | None = None,
     ) -> None:

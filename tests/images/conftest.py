@@ -16,6 +16,7 @@ import pytest
 from dms_executor.images import ImageStore
 from dms_executor.images.cache import ImageCache
 from dms_executor.images.config import host_architecture
+from dms_executor.images.limits import ImageLimits
 from dms_executor.images.registry import Registries
 from dms_executor.images.unpack import Unpacker
 
@@ -24,9 +25,11 @@ from ..registry import Registry, running_registry
 Layout = Callable[..., Path]
 
 
-def cache_of(store: ImageStore, *, umoci: str | None = None, **registries: Any) -> ImageCache:
+def cache_of(
+    store: ImageStore, *, umoci: str | None = None, limits: ImageLimits = ImageLimits(), **registries: Any
+) -> ImageCache:
     """As a process of its own would have it."""
-    return ImageCache(store, Unpacker(store, umoci=umoci), Registries(**registries))
+    return ImageCache(store, Unpacker(store, umoci=umoci, limits=limits), Registries(**registries))
 
 
 def layer(extra: Sequence[tarfile.TarInfo] = ()) -> bytes:

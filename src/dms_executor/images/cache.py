@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from pathlib import Path
 from typing import Literal
 
 from ..engine import Report
@@ -17,6 +18,7 @@ from .config import host_architecture
 from .download import watched
 from .flight import Flights
 from .layout import LayoutImage, read_layout
+from .measure import archive_type, check_announced
 from .programs import program
 from .reference import Reference
 from .registry import Registries, Remote
@@ -136,6 +138,7 @@ class ImageCache:
     async def _download(
         self, reference: Reference, remote: Remote, work: Workspace, image: str, tell: Report, deadline: float
     ) -> None:
+        check_announced([layer.size for layer in remote.layers], self._unpacker.limits, image)
         layout = work.path / "copied"
         lent = await asyncio.to_thread(self.store.lend, layout, remote.blobs)
         total = sum(layer.size for layer in remote.layers if layer.digest not in lent)
@@ -192,7 +195,9 @@ class ImageCache:
         self, work: Workspace, reference: Reference, file: int, image: str, deadline: float
     ) -> None:
         tag = f":{reference.tag}" if reference.tag else ""
-        source = f"{reference.transport}:/proc/{os.getpid()}/fd/{file}{tag}"
+        path = Path(f"/proc/{os.getpid()}/fd/{file}")
+        await self._unpacker.measure([(path, await asyncio.to_thread(archive_type, path))], image)
+        source = f"{reference.transport}:{path}{tag}"
         skopeo = await asyncio.to_thread(program, "skopeo", self._skopeo)
         argv = [skopeo, "--insecure-policy", "copy", "--quiet", source]
         async with self._unpacker.turns:

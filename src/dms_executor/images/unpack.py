@@ -22,6 +22,8 @@ from ..supervisor import tether
 from ..threads import finished
 from ..types import Progress
 from .layout import LayoutImage, open_blob
+from .limits import ImageLimits
+from .measure import Measure
 from .programs import program
 from .store import ImageStore, Unpacked, Workspace
 
@@ -43,9 +45,17 @@ class Namespace(Protocol):
 
 
 class Unpacker:
-    """Puts images into `store`. `namespace`: for a caller who is not root."""
+    """Puts images into `store`. `namespace`: for a caller who is not root. `limits`: most that one may hold."""
 
-    def __init__(self, store: ImageStore, *, umoci: str | None = None, namespace: Namespace | None = None) -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        *,
+        umoci: str | None = None,
+        namespace: Namespace | None = None,
+        limits: ImageLimits = ImageLimits(),
+    ) -> None:
+        self.limits = limits
         self._namespace = namespace
         self._store = store
         self._umoci = umoci
@@ -92,6 +102,7 @@ class Unpacker:
         async with self.workspace() as work:
             try:
                 await asyncio.to_thread(_single_layout, work.path, layout, found, image, opened, bool(self._namespace))
+                await self.measure(_layers(work.path, found), image)
                 report(Progress(what=f"unpacking {image}", done=0, total=len(found.layers), unit="layers"))
                 # `raw`: no runtime configuration, for which umoci would open the image's own /etc/passwd, whatever that
                 # is.
@@ -105,6 +116,19 @@ class Unpacker:
             finally:
                 for fd in opened:
                     os.close(fd)
+
+    async def measure(self, layers: Sequence[tuple[Path, str]], image: str) -> None:
+        """What these archives, each with its media type, hold together. Raises `ImagePullFailed`, `ImageNotFound`."""
+        measure = Measure(self.limits, image)
+
+        def all_of_them() -> None:
+            for path, media_type in layers:
+                measure.add(path, media_type)
+
+        try:
+            await asyncio.to_thread(all_of_them)
+        finally:
+            measure.stop()
 
     async def _discard(self, work: Workspace) -> None:
         try:
@@ -143,7 +167,8 @@ def _single_layout(folder: Path, layout: int, found: LayoutImage, image: str, bl
 
     Its blobs are those of the granted layout, each opened beneath it and a regular file: umoci would follow a symlink
     of a stranger's anywhere, and open a device. `blobs` gets the descriptors, to be closed when umoci is done.
-    `copied`: from another user namespace nobody can follow a link to our descriptors.
+    `copied`: from another user namespace nobody can follow a link to our descriptors. What others can write is copied,
+    too: it is measured, and must be the same when it is unpacked.
     """
     made = folder / "layout"
     (folder / "bundle").mkdir(mode=0o700)
@@ -159,8 +184,18 @@ def _single_layout(folder: Path, layout: int, found: LayoutImage, image: str, bl
     for digest in found.blobs:
         blobs.append(open_blob(layout, digest, image))
         path = made / "blobs" / digest.replace(":", "/")
-        if copied:
+        if copied or _is_others(blobs[-1]):
             with open(blobs[-1], "rb", closefd=False) as source, path.open("wb") as target:
                 shutil.copyfileobj(source, target)
         else:
             path.symlink_to(f"/proc/{os.getpid()}/fd/{blobs[-1]}")
+
+
+def _is_others(fd: int) -> bool:
+    status = os.fstat(fd)
+    return status.st_uid != os.geteuid() or bool(status.st_mode & 0o022)
+
+
+def _layers(folder: Path, found: LayoutImage) -> list[tuple[Path, str]]:
+    blobs = folder / "layout" / "blobs"
+    return [(blobs / layer.digest.replace(":", "/"), layer.media_type) for layer in found.layers]

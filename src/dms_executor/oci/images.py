@@ -52,7 +52,7 @@ class OciImages:
 
             chosen = self._settings
             namespace = inside.Namespace(host.rootless) if host.rootless is not None else None
-            unpacker = Unpacker(self._store, umoci=chosen.umoci, namespace=namespace)
+            unpacker = Unpacker(self._store, umoci=chosen.umoci, namespace=namespace, limits=chosen.image_limits)
             registries = Registries(skopeo=chosen.skopeo, hosts=chosen.registries, auth_file=chosen.auth_file)
             self._cache = ImageCache(self._store, unpacker, registries, skopeo=chosen.skopeo)
         return self._cache

@@ -8,6 +8,7 @@ import msgspec
 
 from ..errors import InvalidRequest
 from ..images.hosts import RegistryHost
+from ..images.limits import ImageLimits
 from ..images.params import ImageParams, as_params, converted, set_params
 from ..types import SpecConfig
 from .flavours import Platform
@@ -46,7 +47,8 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     always or never (docs/decisions.md). `cdi_folders`: where CDI specs lie, the last counts most. `cdi_hooks`: what to
     do with a device whose spec has programs run on the host as root: refuse it, give it without them, or run them
     (docs/devices.md). `registries`: how a registry is spoken to, by its host and port (docs/images.md). `auth_file`:
-    where the credentials of registries are; None: in the usual places of this user.
+    where the credentials of registries are; None: in the usual places of this user. `image_limits`: most that an image
+    may hold.
     """
 
     runtime: str | None = None
@@ -60,6 +62,7 @@ class OciSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     skopeo: str | None = None
     registries: dict[str, RegistryHost] = {}
     auth_file: str | None = None
+    image_limits: ImageLimits = ImageLimits()
     cdi_folders: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     cdi_hooks: Literal["refuse", "skip", "run"] = "refuse"
 

@@ -83,7 +83,7 @@ class Failure(_Record, frozen=True, kw_only=True):
     message: str
     mend: str = ""
     errno: int | None = None
-    cause_kind: Literal["auth", "network", "platform"] | None = None
+    cause_kind: Literal["auth", "network", "platform", "limit"] | None = None
 
 
 class ExecutionResult(_Record, frozen=True, kw_only=True):
