@@ -1,4 +1,4 @@
-"""How far a download is. Skopeo tells nobody but a terminal, so the files that grow are looked at."""
+"""How far a download is, and whether it goes on: by the files that grow, since skopeo tells terminals only."""
 
 from __future__ import annotations
 
@@ -9,36 +9,49 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from ..engine import Report
+from ..errors import ImagePullFailed
 from ..types import Progress
 
 __all__ = ["watched"]
 
 _EACH = 0.2  # seconds between two looks: as often as a reader of a bar cares
+_PATIENCE = 120.0  # seconds without a byte
 
 
 @asynccontextmanager
 async def watched(layout: Path, total: int, what: str, report: Report) -> AsyncIterator[None]:
-    """Reports the growth of `layout` in bytes, from 0 to `total`. What lay there before is not counted."""
+    """Reports the growth of `layout` in bytes, from 0 to `total`. What lay there before is not counted.
+
+    Raises `ImagePullFailed` where nothing more comes: slow is no fault, silent is.
+    """
     before = await asyncio.to_thread(_bytes, layout)
     report(Progress(what=what, done=0, total=total))
-    task = asyncio.ensure_future(_watch(layout, before, total, what, report))
     try:
-        yield
-        report(Progress(what=what, done=total, total=total))
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        async with asyncio.timeout(_PATIENCE) as patience:
+            task = asyncio.ensure_future(_watch(layout, before, total, what, report, patience))
+            try:
+                yield
+            finally:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+    except TimeoutError:
+        raise ImagePullFailed(
+            f"{what}: nothing came for {_PATIENCE:g} s", mend="Look whether the registry is well, and try again"
+        ) from None
+    report(Progress(what=what, done=total, total=total))
 
 
-async def _watch(layout: Path, before: int, total: int, what: str, report: Report) -> None:
-    last = 0
+async def _watch(layout: Path, before: int, total: int, what: str, report: Report, patience: asyncio.Timeout) -> None:
+    last, loop = 0, asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_EACH)
-        done = min(await asyncio.to_thread(_bytes, layout) - before, total)
-        if done > last:
-            last = done
-            report(Progress(what=what, done=done, total=total))
+        grown = await asyncio.to_thread(_bytes, layout) - before
+        if grown == last or patience.expired():
+            continue
+        patience.reschedule(loop.time() + _PATIENCE if grown < total else None)
+        last = grown
+        report(Progress(what=what, done=min(grown, total), total=total))
 
 
 def _bytes(layout: Path) -> int:
