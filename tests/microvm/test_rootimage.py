@@ -55,7 +55,8 @@ def make_tree(folder: Path) -> Path:
 def seen(folder: Path) -> dict[Path, tuple[object, ...]]:
     """What a job could tell of each file; hard links by the first of their names."""
     found, first = {}, dict[int, Path]()
-    for path in sorted(folder.rglob("*")):
+    # Path.rglob of Python 3.11.2 fails on a link whose target's name is too long.
+    for path in sorted(Path(level, name) for level, folders, files in os.walk(folder) for name in folders + files):
         status = path.lstat()
         relative = path.relative_to(folder)
         link = path.readlink() if stat.S_ISLNK(status.st_mode) else None
