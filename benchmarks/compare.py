@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 __all__ = ["Run", "Times", "in_rows", "in_turn", "per_second", "report"]
 
 Run = Callable[[], Awaitable[float]]
-"""One piece of the work, by one contestant: its seconds. Raises SystemExit where it was not done rightly."""
+"""One piece of the work, by one contestant: its seconds. Raises Failed where it was not done rightly."""
 
 Times = dict[str, list[float]]
 """Milliseconds by contestant, in the order of the rounds."""

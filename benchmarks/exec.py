@@ -22,6 +22,7 @@ from compare import Run, in_rows, in_turn, report
 from daemon import dockerd, missing
 from dms_executor import ExecutionRequest, Executor, Policy, Settings
 from dms_executor.oci import OciSpec
+from failed import Failed
 from roots import busybox_root
 from spawner import Spawner, spawn
 
@@ -44,7 +45,7 @@ async def job_of(runtime: str, scratch: Path) -> AsyncIterator[dict[str, Run]]:
             result = await executor.exec("job", COMMAND)
             took = time.perf_counter() - began
             if (result.exit_code, result.stdout) != (0, b"hi\n"):
-                raise SystemExit(f"our side failed: {result}")
+                raise Failed(f"our side failed: {result}")
             return took
 
         folder = next((state / "executions").iterdir())
@@ -90,7 +91,7 @@ def docker_of(scratch: Path) -> Iterator[dict[str, Run]]:
             output, code = spawn([*client, "exec", "job", *COMMAND])
             took = time.perf_counter() - began
             if (code, output) != (0, b"hi\n"):
-                raise SystemExit(f"docker exec failed: {code} {output!r}")
+                raise Failed(f"docker exec failed: {code} {output!r}")
             return took
 
         yield {"docker exec": theirs}

@@ -20,6 +20,7 @@ from pathlib import Path
 from bare import Bare, bare_config
 from dms_executor import ExecutionRequest, Executor, Policy, Settings
 from dms_executor.oci import OciSpec
+from failed import Failed
 from roots import busybox_root
 
 FILTERED = "bare, its own filter"
@@ -50,7 +51,7 @@ async def ours(executor: Executor, rootfs: Path, number: int) -> float:
     result = await executor.run(request(f"e{number}", rootfs, ["echo", "hi"]))
     took = time.perf_counter() - began
     if (result.exit_code, result.stdout) != (0, b"hi\n"):
-        raise SystemExit(f"our side failed: {result}")
+        raise Failed(f"our side failed: {result}")
     return took
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import importlib.util
 import shutil
@@ -12,37 +13,46 @@ from pathlib import Path
 from typing import Any
 
 from compare import Run
-from daemon import dockerd
 from daemon import missing as no_daemon
+from failed import Failed
+from field import Field
 from spawner import spawn
 
-__all__ = ["launched"]
+__all__ = ["COMMAND", "docker_py", "docker_run", "launched", "podman_of", "spawned"]
 
 COMMAND = ["echo", "hi"]
 # An ordinary service may not raise the limits that podman sets by default.
 PODMAN = '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
 
 
-async def launched(
-    root: Path, scratch: Path, stack: contextlib.AsyncExitStack, missing: dict[str, str]
-) -> dict[str, Run]:
-    """Those that are here, by name; the others and why they are not go to `missing`."""
+async def launched(field: Field) -> dict[str, Run]:
+    """Those that are here, by name; the others, and why they are not, the field knows."""
+    root, client, image = field.root, field.client, field.image
     found: dict[str, Run] = {"asyncio subprocess, no isolation": subprocess_of(root)}
-    if why := no_daemon():
-        missing.update(dict.fromkeys(("docker run", "docker-py", "aiodocker"), why))
+    if not client:
+        for name in ("docker run", "docker-py", "aiodocker"):
+            field.out(name, no_daemon() or "there is no daemon")
     else:
-        client, image = stack.enter_context(dockerd(root))
-        found["docker run"] = spawned([*client, "run", "--rm", "--network", "none", image, *COMMAND])
+        found["docker run"] = spawned(docker_run(client, image))
         for name, package, make in (("docker-py", "docker", docker_py), ("aiodocker", "aiodocker", aiodocker_of)):
             if importlib.util.find_spec(package) is None:
-                missing[name] = f"the package {package} is not installed"
+                field.out(name, f"the package {package} is not installed")
             else:
-                found[name] = await make(client[-1], image, stack)
+                await field.add(name, functools.partial(_named, name, make, client[-1], image, field.stack), found)
     if podman := shutil.which("podman"):
-        found["podman run"] = spawned(podman_of(podman, root, scratch))
+        found["podman run"] = spawned(podman_of(podman, root, field.scratch))
     else:
-        missing["podman run"] = "podman is not installed"
+        field.out("podman run", "podman is not installed")
     return found
+
+
+async def _named(name: str, make: Any, address: str, image: str, stack: contextlib.AsyncExitStack) -> dict[str, Run]:
+    return {name: await make(address, image, stack)}
+
+
+def docker_run(client: list[str], image: str) -> list[str]:
+    """The client's words for `echo hi`."""
+    return [*client, "run", "--rm", "--network", "none", image, *COMMAND]
 
 
 def spawned(command: list[str]) -> Run:
@@ -59,7 +69,7 @@ def spawned(command: list[str]) -> Run:
 def checked(began: float, output: bytes, code: int) -> float:
     took = time.perf_counter() - began
     if (output, code) != (b"hi\n", 0):
-        raise SystemExit(f"a peer failed: {code} {output!r}")
+        raise Failed(f"a peer failed: {code} {output!r}")
     return took
 
 

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from failed import Failed
+
 __all__ = ["Spawner", "spawn"]
 
 
@@ -47,7 +49,7 @@ class Spawner:
         print(json.dumps(command), file=self._process.stdin, flush=True)
         took, code, output = json.loads(self._process.stdout.readline())
         if (code, output) != (0, "hi\n"):
-            raise SystemExit(f"{' '.join(command)}: {code} {output!r}")
+            raise Failed(f"{' '.join(command)}: {code} {output!r}")
         return float(took)
 
     def close(self) -> None:
