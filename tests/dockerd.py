@@ -121,6 +121,7 @@ class _Session:
     """One daemon for all tests of a session, started when the first of them needs it."""
 
     daemon: Dockerd | None = None
+    bridge: str = ""
     image: str = ""
     silent: socket.socket | None = None
 
@@ -131,10 +132,24 @@ def session() -> Dockerd:
         # In memory, where there is some: half of what a container takes is a wait for the disk.
         memory = _SHM.is_dir() and shutil.disk_usage(_SHM).free > _ROOM
         folder = Path(tempfile.mkdtemp(prefix="dockerd-", dir=_SHM if memory else None))
-        daemon = Dockerd(folder, "--bridge", "none", "--iptables=false")
+        # A bridge of its own, so that ports can be published: by the daemon's proxy, with nobody's firewall touched.
+        _Session.bridge = _made_bridge()
+        daemon = Dockerd(folder, "--bridge", _Session.bridge, "--iptables=false", "--ip-forward=false")
         _Session.daemon = daemon
         daemon.start()
     return _Session.daemon
+
+
+def _made_bridge() -> str:
+    """Its addresses are of a block for tests of devices (RFC 2544), of which nobody else here has this part."""
+    name = f"dms{os.getpid()}"
+    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+    taken = subprocess.run(["ip", "-4", "route"], check=True, capture_output=True, text=True).stdout
+    tried = (f"198.{18 + part // 256}.{part % 256}" for part in range(os.getpid() % 512, 512))
+    network = next(each for each in tried if f"{each}.0/24" not in taken)
+    subprocess.run(["ip", "address", "add", f"{network}.1/24", "dev", name], check=True)
+    subprocess.run(["ip", "link", "set", name, "up"], check=True)
+    return name
 
 
 def session_image(rootfs: Path) -> str:
@@ -158,5 +173,7 @@ def end_session() -> None:
     if _Session.silent is not None:
         _Session.silent.close()
     if daemon is not None:
+        daemon.docker("network", "prune", "--force", check=False)
         daemon.stop()
         shutil.rmtree(daemon.folder, ignore_errors=True)
+        subprocess.run(["ip", "link", "delete", _Session.bridge], check=False, capture_output=True)

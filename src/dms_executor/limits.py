@@ -63,7 +63,7 @@ def loosened_by(request: ExecutionRequest) -> list[str]:
     """What a request has beyond the defaults, for `inspect`."""
     found = [f"network: {request.network}"] if request.network != "none" else []
     for index, volume in enumerate(request.inputs):
-        if volume.read_only is False and volume.type == "bind":
+        if volume.read_only is False and volume.type != "tmpfs":
             found.append(f"inputs[{index}]: writable")
     return found
 

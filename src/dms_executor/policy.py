@@ -93,7 +93,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What a request may touch. The default: no host path, no network of the host's, no device.
 
     `read_roots`, `write_roots`: folders beneath which a request may name paths (a write root may be read, too).
-    `networks`: allowed values of a request's `network`; "*" is any. `unenforced`: limits that may go unenforced.
+    `networks`: allowed values of a request's `network`; "*" is any. `volumes`: a daemon's volumes that may be mounted,
+    read-only or not; "*" is any. `unenforced`: limits that may go unenforced.
     `missing_defaults`: what to do with a default limit that this host cannot enforce, refuse the request or record it.
     """
 
@@ -101,13 +102,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     write_roots: Sequence[_Root] = ()
     networks: Sequence[str] = ("none", "user")
     devices: Sequence[str] = ()
+    volumes: Sequence[str] = ()
     unenforced: Sequence[Limit] = ()
     missing_defaults: Literal["refuse", "record"] = "refuse"
 
     @classmethod
     def trusted(cls) -> Policy:
         """For requests that the machine's owner writes: what this user may read and write, every network."""
-        return cls(read_roots=("/",), write_roots=("/",), networks=("*",), devices=("*",), missing_defaults="record")
+        root, every = ("/",), ("*",)
+        roots = cls(read_roots=root, write_roots=root, missing_defaults="record")
+        return msgspec.structs.replace(roots, networks=every, devices=every, volumes=every)
 
     def check_network(self, network: str) -> None:
         """Raises `PolicyDenied`."""
@@ -115,6 +119,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             raise PolicyDenied(
                 f"$.network: the policy does not allow the network {network!r}",
                 mend=f"Its owner can allow it by Policy(networks=(..., {network!r}))",
+            )
+
+    def check_volume(self, name: str, *, field: str) -> None:
+        """Raises `PolicyDenied`."""
+        if name not in self.volumes and "*" not in self.volumes:
+            raise PolicyDenied(
+                f"{field}: the policy does not allow the volume {name!r}",
+                mend=f"Its owner can allow it by Policy(volumes=(..., {name!r}))",
             )
 
     def open(self, path: str, *, write: bool = False, field: str = "$", refused: Iterable[_Root] = ()) -> Granted:

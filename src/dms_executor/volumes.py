@@ -7,7 +7,6 @@ there however it ended. Independent of engines; each hands the granted descripto
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 
 import msgspec
 
-from .errors import InvalidRequest, NotSupported, ResourcesUnavailable
+from .errors import InvalidRequest, ResourcesUnavailable
 from .logs import LogReader
 from .logs.format import STDERR, STDOUT
+from .mounts import RESERVED_TARGETS, check_volumes, named_mounts, output_source, tangled
 from .policy import Grant, Granted, Policy, reopen
 from .setid import strip_setid
 from .typed import known
@@ -37,12 +37,13 @@ __all__ = [
     "write_results",
 ]
 
-RESERVED_TARGETS = ("/proc", "/sys", "/dev")
 _Refused = Iterable[str | Path]
 
 
 class Volume(msgspec.Struct, frozen=True, kw_only=True):
-    """One mount of the job. `grant` None: a tmpfs of `size` bytes (None: bounded by the job's memory only)."""
+    """One mount of the job: what is granted of the host, else the engine's volume `name`, else a tmpfs of `size` bytes
+    (None: bounded by the job's memory only).
+    """
 
     target: str
     field: str
@@ -50,6 +51,7 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     output: bool = False
     grant: Grant | None = None
     size: int | None = None
+    name: str | None = None
 
 
 class Volumes(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,32 +62,15 @@ class Volumes(msgspec.Struct, frozen=True, kw_only=True):
     stdin: Grant | None = None
 
 
-def check_volumes(request: ExecutionRequest, engine: str = "") -> None:
-    """What can be judged from the request alone. Raises `InvalidRequest` or `NotSupported`."""
-    targets: dict[str, str] = {}
-    for field, volume, is_output in _named(request):
-        _check_target(volume.target, f"{field}.target", targets)
-        if volume.type == "volume":
-            raise NotSupported(
-                f"engine {engine} has no named volumes ({field}.type)",
-                engine=engine,
-                what=f"{field}.type",
-                mend="Use type 'bind' with a host folder, or 'tmpfs'",
-            )
-        if volume.type == "tmpfs":
-            _check_tmpfs(volume, field, is_output)
-        else:
-            _check_bind(volume, field, is_output, request)
-    _check_sources_apart(request)
-
-
 def verify_volumes(request: ExecutionRequest, policy: Policy, refused: _Refused) -> None:
     """Opens every host path that the request names, and makes nothing. Raises `InvalidRequest`, `PolicyDenied`."""
-    for field, volume, is_output in _named(request):
+    for field, volume, is_output in named_mounts(request):
+        if volume.type == "volume":
+            policy.check_volume(volume.source or "", field=f"{field}.source")
         if volume.type != "bind":
             continue
         if is_output:
-            _close(policy.find_folder(_output_source(volume, request), field=f"{field}.source", refused=refused))
+            _close(policy.find_folder(output_source(volume, request), field=f"{field}.source", refused=refused))
         else:
             _open_input(volume, field, policy, refused).close()
     if request.stdin_file is not None:
@@ -110,7 +95,7 @@ def grant_volumes(request: ExecutionRequest, policy: Policy, refused: _Refused) 
         with _open_stdin(request.stdin_file, policy, refused) as granted:
             stdin = granted.grant
     mounts = [
-        _grant(field, volume, is_output, request, policy, refused) for field, volume, is_output in _named(request)
+        _grant(field, volume, is_output, request, policy, refused) for field, volume, is_output in named_mounts(request)
     ]
     mounts.sort(key=lambda mount: mount.target.count("/"))
     _check_grants_apart(mounts, results)
@@ -192,110 +177,16 @@ def write_results(results: Grant, folder: Path, exit_code: int | None) -> None:
         os.close(there)
 
 
-def _named(request: ExecutionRequest) -> list[tuple[str, StorageVolume, bool]]:
-    inputs = [(f"$.inputs[{index}]", volume, False) for index, volume in enumerate(request.inputs)]
-    outputs = [(f"$.outputs[{index}]", volume, True) for index, volume in enumerate(request.outputs)]
-    return inputs + outputs
-
-
-def _check_target(target: str, field: str, seen: dict[str, str]) -> None:
-    if "\0" in target or not target.startswith("/") or target.startswith("//"):
-        raise InvalidRequest(f"{target!r} is no absolute path inside the job", path=field, mend="E.g. '/data'")
-    if posixpath.normpath(target) != target or target == "/":
-        raise InvalidRequest(
-            f"{target!r} is not normalised, or the root itself",
-            path=field,
-            mend="Write it with no '.', '..', '//' or final '/'",
-        )
-    for reserved in RESERVED_TARGETS:
-        if target == reserved or target.startswith(reserved + "/"):
-            raise InvalidRequest(
-                f"{target!r} lies in {reserved}, which is the job's own", path=field, mend="Use another"
-            )
-    if target in seen:
-        raise InvalidRequest(f"{target!r} is the target of {seen[target]}, too", path=field, mend="Targets are unique")
-    seen[target] = field
-
-
-def _check_tmpfs(volume: StorageVolume, field: str, is_output: bool) -> None:
-    if is_output:
-        raise InvalidRequest("an output in a tmpfs is gone with the job", path=f"{field}.type", mend="Use type 'bind'")
-    if volume.source is not None:
-        raise InvalidRequest("a tmpfs has no source", path=f"{field}.source", mend="Leave the source out")
-    if volume.size is not None and volume.size <= 0:
-        raise InvalidRequest(f"{volume.size} is no size", path=f"{field}.size", mend="Use a size above 0")
-    if volume.read_only:
-        raise InvalidRequest("a read-only tmpfs stays empty", path=f"{field}.read_only", mend="Leave read_only out")
-
-
-def _check_bind(volume: StorageVolume, field: str, is_output: bool, request: ExecutionRequest) -> None:
-    if volume.size is not None:
-        raise InvalidRequest("only a tmpfs has a size", path=f"{field}.size", mend="Use resources.disk for the root")
-    if is_output and volume.read_only:
-        raise InvalidRequest("an output is written", path=f"{field}.read_only", mend="Leave read_only out")
-    if volume.source is not None:
-        _check_host_path(volume.source, f"{field}.source")
-    elif not is_output:
-        raise InvalidRequest("an input has a source", path=f"{field}.source", mend="Name a file or folder of the host")
-    elif request.results_dir is None:
-        raise InvalidRequest(
-            "an output needs a source or a results_dir", path=f"{field}.source", mend="Give one of the two"
-        )
-
-
-def _check_host_path(path: str, field: str) -> None:
-    if "\0" in path or not path.startswith("/"):
-        raise InvalidRequest(f"{path!r} is no absolute path", path=field, mend="Name an absolute path of the host")
-
-
-def _check_sources_apart(request: ExecutionRequest) -> None:
-    """No two outputs in one folder, and `results_dir` neither inside an output's source nor around it."""
-    if request.results_dir is not None:
-        _check_host_path(request.results_dir, "$.results_dir")
-    if request.stdin_file is not None:
-        _check_host_path(request.stdin_file, "$.stdin_file")
-    seen: dict[str, str] = {}
-    for field, volume, is_output in _named(request):
-        if not is_output or volume.type != "bind":
-            continue
-        source = posixpath.normpath(_output_source(volume, request))
-        if source in seen:
-            raise InvalidRequest(
-                f"{source!r} is the source of {seen[source]}, too", path=f"{field}.source", mend="Name another"
-            )
-        seen[source] = field
-        if volume.source is None or request.results_dir is None:
-            continue
-        results = posixpath.normpath(request.results_dir)
-        if _lies_in(source, results) or _lies_in(results, source):
-            raise _tangled(f"{field}.source")
-
-
-def _lies_in(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
-
-
-def _tangled(field: str) -> InvalidRequest:
-    return InvalidRequest(
-        "results_dir lies in the source of an output, or the reverse",
-        path=field,
-        mend="Leave the source out to have the output in results_dir/outputs, or keep the two apart",
-    )
-
-
-def _output_source(volume: StorageVolume, request: ExecutionRequest) -> str:
-    if volume.source is not None:
-        return volume.source
-    return f"{request.results_dir}/outputs/{posixpath.basename(volume.target)}"
-
-
 def _grant(
     field: str, volume: StorageVolume, is_output: bool, request: ExecutionRequest, policy: Policy, refused: _Refused
 ) -> Volume:
     if volume.type == "tmpfs":
         return Volume(target=volume.target, field=field, read_only=False, size=_plain(volume.size))
+    if volume.type == "volume":
+        read_only = volume.read_only is not False
+        return Volume(target=volume.target, field=field, read_only=read_only, name=volume.source)
     if is_output:
-        granted = policy.make_folder(_output_source(volume, request), field=f"{field}.source", refused=refused)
+        granted = policy.make_folder(output_source(volume, request), field=f"{field}.source", refused=refused)
     else:
         granted = _open_input(volume, field, policy, refused)
     with granted:
@@ -342,7 +233,7 @@ def _check_grants_apart(mounts: list[Volume], results: Grant | None) -> None:
         if results is None or not mount.output or mount.grant is None:
             continue
         if (mount.grant.device, mount.grant.inode) == (results.device, results.inode):
-            raise _tangled(f"{mount.field}.source")
+            raise tangled(f"{mount.field}.source")
 
 
 def _make_outputs_folder(folder: int) -> int:

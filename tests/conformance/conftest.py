@@ -18,6 +18,7 @@ from tests.runsc import RUNTIMES, program
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 ROOTS_CDI = Path("/etc/dms-executor-host/cdi")  # tests/host/inside makes it, for ordinary users
+_COPY = ("vendor.test/copy=null", "/dev/copy")  # a device's name, and its path inside
 _TYPE = "application/vnd.oci.image.{}.v1+json"
 
 
@@ -30,7 +31,10 @@ def _oci(runtime: str) -> ShellSubject:
 
 _PLAIN = ShellSubject(image="")
 _DOCKER = DockerSubject(
-    image=dockerd.IMAGE, engine="docker", traits=(_PLAIN.traits | {"slow_preparation"}) - {"supervisor"}
+    image=dockerd.IMAGE,
+    engine="docker",
+    network="bridge",
+    traits=(_PLAIN.traits | {"slow_preparation", "device"}) - {"supervisor"},
 )
 
 
@@ -42,14 +46,20 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     rootfs: Path = request.getfixturevalue("rootfs")
     if isinstance(chosen, DockerSubject):
         image, daemon = dockerd.session_image(rootfs), dockerd.session()
-        slow, settings = dockerd.slow_image(), {"socket": str(daemon.socket)}
-        return dataclasses.replace(chosen, image=image, slow_image=slow, engine_settings=settings)
+        cdi = [str(request.getfixturevalue("cdi_folder"))]
+        return dataclasses.replace(
+            chosen,
+            image=image,
+            slow_image=dockerd.slow_image(),
+            devices=_COPY,
+            engine_settings={"socket": str(daemon.socket), "cdi_folders": cdi},
+        )
     layout, unpacker = request.getfixturevalue("layout"), request.getfixturevalue("slow_unpacker")
     return dataclasses.replace(
         chosen,
         image=f"rootfs:{rootfs}",
         slow_image=f"oci:{layout}",
-        devices=("vendor.test/copy=null", "/dev/copy"),
+        devices=_COPY,
         engine_settings={
             **chosen.engine_settings,
             "umoci": str(unpacker),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -39,6 +40,20 @@ class Bench:
         assert result.exit_code == 0, result
         return result.stdout.decode()
 
+    async def inspected(self, params: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+        """What the daemon was told of a job's container, as it says itself."""
+        request = self.request("sleep", "1000", params=params, **fields)
+        await self.executor.start(request)
+        container = (await self.executor.inspect(request.execution_id)).engine_ids["container"]
+        (told,) = json.loads(dockerd.session().docker("inspect", container).stdout)
+        await self.executor.cancel(request.execution_id, grace=0)
+        return dict(told)
+
+    async def removed(self) -> None:
+        """All executions; a result need not wait for its container's removal, this does."""
+        for info in await self.executor.list():
+            await self.executor.remove(info.request.execution_id)
+
 
 @asynccontextmanager
 async def opened(state: Path, rootfs: Path, policy: Policy | None = None, **settings: Any) -> AsyncIterator[Bench]:
@@ -47,4 +62,6 @@ async def opened(state: Path, rootfs: Path, policy: Policy | None = None, **sett
     engines = {"docker": {"socket": str(dockerd.session().socket), **settings}}
     chosen = Settings(engines=engines)
     async with Executor.open(state, policy=policy or Policy.trusted(), settings=chosen) as executor:
-        yield Bench(executor, image)
+        bench = Bench(executor, image)
+        yield bench
+        await bench.removed()

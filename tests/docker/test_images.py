@@ -53,7 +53,7 @@ async def test_an_image_is_brought_listed_used_and_removed(bench: Bench, registr
         await bench.executor.remove_image(pulled.digest)
     assert (await bench.executor.prune_images(unused_for=0)).images == 0
     await bench.executor.cancel(request.execution_id, grace=0)
-    await bench.executor.cleanup()
+    await bench.removed()
     assert await bench.executor.remove_image(pulled.digest) == pulled.size
     assert await bench.executor.images() == []
     assert not _has(image)
@@ -86,7 +86,7 @@ async def test_a_name_that_moves_leaves_the_older_image_to_be_pruned(
     assert (await bench.run("echo", "hi", params=job)).stdout == b"hi\n"
     newest, oldest = await bench.executor.images()
     assert (newest.references, oldest.references, oldest.digest) == ([image], [], older.digest)
-    await bench.executor.cleanup()
+    await bench.removed()
     assert (await bench.executor.prune_images(unused_for=0)).images == 2
     assert not _has(older.digest)
 
@@ -131,5 +131,5 @@ async def test_an_image_of_another_platform_is_not_used(bench: Bench, registry: 
     with pytest.raises(ImageNotFound, match="s390x"):
         await bench.run("true", params={"image": image, "platform": "linux/s390x", "pull": "never"})
     assert (await bench.run("true", params={"image": image, "platform": pulled.platform})).exit_code == 0
-    await bench.executor.cleanup()
+    await bench.removed()
     await bench.executor.prune_images(unused_for=0)

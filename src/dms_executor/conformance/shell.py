@@ -41,7 +41,7 @@ class ShellSubject(Subject):
 
     `engine_settings` are the engine's own; `traits` may be narrowed, or widened by `slow_preparation` where
     `slow_image` is an image whose preparation takes an hour, and by `device` where `devices` is one that the host has:
-    its name and its path inside.
+    its name and its path inside. `network` is one whose ports can be published.
     """
 
     image: str
@@ -50,6 +50,7 @@ class ShellSubject(Subject):
     name: str = ""
     slow_image: str = ""
     devices: tuple[str, str] = ("", "")
+    network: str = "user"
     traits: frozenset[str] = frozenset(  # type: ignore[misc]
         {"shell", "container", "shared_kernel", "volumes", "survives_caller", "supervisor", "no_image", "no_command"}
     )
@@ -71,7 +72,14 @@ class ShellSubject(Subject):
         images = [image.partition(":") for image in (self.image, self.slow_image)]
         roots = [path for transport, _, path in images if transport in ("rootfs", "oci")]
         devices = self.devices[:1] if "device" in self.traits else ()
-        return Policy(read_roots=(folder, *roots), write_roots=(folder,), devices=devices, missing_defaults="record")
+        networks = tuple(dict.fromkeys(("none", "user", self.network)))
+        return Policy(
+            read_roots=(folder, *roots),
+            write_roots=(folder,),
+            networks=networks,
+            devices=devices,
+            missing_defaults="record",
+        )
 
     def spec(self, *steps: Step) -> SpecConfig:
         """`sh -c` with the steps as a script."""

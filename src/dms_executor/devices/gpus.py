@@ -28,11 +28,12 @@ _AMD_SHARED = ("/dev/kfd",)
 
 
 class FoundGpu(msgspec.Struct, frozen=True, kw_only=True):
-    """`nodes`: its own device nodes; `shared`: those that all GPUs of its vendor need."""
+    """`nodes`: its own device nodes; `shared`: those that all GPUs of its vendor need; `uuid`: NVIDIA's own name."""
 
     gpu: GPU
     nodes: list[str]
     shared: list[str] = []
+    uuid: str = ""
 
 
 def discover() -> list[FoundGpu]:
@@ -44,12 +45,16 @@ def discover() -> list[FoundGpu]:
         if vendor is None or not _text(device / "class").startswith(_CLASSES):
             continue
         address = device.name
-        nodes, name = _nvidia(address) if vendor == "nvidia" else (_drm_nodes(device), _text(device / "product_name"))
+        if vendor == "nvidia":
+            nodes, name, uuid = _nvidia(address)
+        else:
+            nodes, name, uuid = _drm_nodes(device), _text(device / "product_name"), ""
         if not nodes:
             continue
         index = count[vendor] = count.get(vendor, -1) + 1
         gpu = msgspec.convert({"vendor": vendor, "index": index, "name": name or None, "pci_address": address}, GPU)
-        found.append(FoundGpu(gpu=gpu, nodes=nodes, shared=list(_AMD_SHARED) if vendor == "amd" else []))
+        shared = list(_AMD_SHARED) if vendor == "amd" else []
+        found.append(FoundGpu(gpu=gpu, nodes=nodes, shared=shared, uuid=uuid))
     return found
 
 
@@ -112,12 +117,14 @@ def _address(text: str) -> str:
     return f"{int(match[1] or '0', 16):04x}:{match[2].lower()}" if match else text
 
 
-def _nvidia(address: str) -> tuple[list[str], str]:
-    """Node and name, as the driver tells them by address."""
+def _nvidia(address: str) -> tuple[list[str], str, str]:
+    """Node, name and UUID, as the driver tells them by address; it shows no UUID before the GPU's first use."""
     lines = _text(PROC / f"driver/nvidia/gpus/{address}/information").splitlines()
     told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     minor = told.get("Device Minor", "")
-    return ([f"/dev/nvidia{minor}"] if minor.isdecimal() else []), told.get("Model", "")
+    uuid = told.get("GPU UUID", "")
+    nodes = [f"/dev/nvidia{minor}"] if minor.isdecimal() else []
+    return nodes, told.get("Model", ""), "" if "?" in uuid else uuid
 
 
 def _drm_nodes(device: Path) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +61,7 @@ class MountGrant(msgspec.Struct, frozen=True, kw_only=True):
 class DeviceGrants(msgspec.Struct, frozen=True, kw_only=True):
     """All that was granted, as it stands in `Prepared.state`. `hooks` are as the runtime's configuration has them.
 
-    `told`: what was granted, for `inspect`.
+    `by_daemon`: NVIDIA's GPUs that the engine's daemon hands over, by UUID or index; `told`: for `inspect`.
     """
 
     nodes: list[NodeGrant] = []
@@ -70,13 +70,20 @@ class DeviceGrants(msgspec.Struct, frozen=True, kw_only=True):
     groups: list[int] = []
     hooks: dict[str, list[dict[str, Any]]] = {}
     rdt: dict[str, Any] | None = None
+    by_daemon: list[str] = []
     told: list[str] = []
 
 
 def grant_devices(
-    request: ExecutionRequest, policy: Policy, registry: Registry, *, refused: _Refused = (), hooks: Hooks = "refuse"
+    request: ExecutionRequest,
+    policy: Policy,
+    registry: Registry,
+    *,
+    refused: _Refused = (),
+    hooks: Hooks = "refuse",
+    by_daemon: Collection[str] = (),
 ) -> DeviceGrants:
-    """Looks everything up and makes nothing. Blocks.
+    """Looks everything up and makes nothing. `by_daemon`: vendors whose GPUs the engine's daemon hands over. Blocks.
 
     Raises `InvalidRequest`, `PolicyDenied`, `ResourcesUnavailable` (not there), `EngineUnavailable` (no spec).
     """
@@ -84,7 +91,7 @@ def grant_devices(
         return DeviceGrants()
     names = [_name(text, index, policy) for index, text in enumerate(request.devices)]
     found = registry.load()
-    granting = _Granting(refused, hooks)
+    granting = _Granting(refused, hooks, by_daemon)
     for index, name in enumerate(names):
         for each in _resolved(name, f"$.devices[{index}]", found, policy, registry):
             granting.add_device(each)
@@ -93,13 +100,15 @@ def grant_devices(
     return granting.granted()
 
 
-def usable_gpu(registry: Registry, hooks: Hooks, check: Callable[[DeviceGrants], None]) -> bool:
+def usable_gpu(
+    registry: Registry, hooks: Hooks, check: Callable[[DeviceGrants], None], by_daemon: Collection[str] = ()
+) -> bool:
     """Whether any of the GPUs that are here could be given to a job; `check` raises where it cannot. Blocks."""
     here = gpu.discover()
     found = registry.load() if here else {}
     for one in here:
         try:
-            granting = _Granting((), hooks)
+            granting = _Granting((), hooks, by_daemon)
             granting.add_gpu(one, here, found)
             check(granting.granted())
             return True
@@ -179,9 +188,11 @@ def _add_gpus(wanted: Sequence[GPU], policy: Policy, found: Mapping[DeviceName, 
 class _Granting:
     """Collects what the devices need, each spec's own part once."""
 
-    def __init__(self, refused: _Refused, hooks: Hooks) -> None:
+    def __init__(self, refused: _Refused, hooks: Hooks, by_daemon: Collection[str] = ()) -> None:
         self._refused = tuple(refused)
         self._hooks = hooks
+        self._by_daemon = by_daemon
+        self._handed: list[str] = []
         self._files: set[str] = set()
         self._names: set[DeviceName] = set()
         self._nodes: dict[str, NodeGrant] = {}
@@ -200,6 +211,7 @@ class _Granting:
             groups=sorted(self._groups),
             hooks=self._run,
             rdt=self._rdt,
+            by_daemon=self._handed,
             told=self._told,
         )
 
@@ -219,6 +231,10 @@ class _Granting:
 
     def add_gpu(self, one: gpu.FoundGpu, here: Sequence[gpu.FoundGpu], found: Mapping[DeviceName, Found]) -> None:
         """By the vendor's CDI spec where there is one, since libraries of the driver come with it."""
+        if one.gpu.vendor in self._by_daemon:
+            self._handed.append(one.uuid or str(one.gpu.index))
+            self._told.append(f"device: GPU {gpu.described(one.gpu)} by the daemon ({self._handed[-1]})")
+            return
         spec = _device_of(one, here, found)
         if spec is not None:
             self.add_device(spec, f"GPU {gpu.described(one.gpu)} by ")

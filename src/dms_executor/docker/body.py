@@ -5,13 +5,18 @@ https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..engine import Execution, merged_environment
 from ..images import command_of
+from ..types import PortMapping
+from .devices import device_config, device_mounts
+from .named import volume_mount
 from .names import CALLS, INIT, INPUT, REPORT, SCRIPTS, SCRIPTS_ROOM, SCRIPTS_SOURCE, labels_of
 from .plan import Plan
+from .ports import exposed, published
 from .spec import DockerParams
 
 __all__ = ["QUIET_SIGNAL", "create_body"]
@@ -25,12 +30,27 @@ _PERIOD = 100_000  # microseconds, the kernel's default
 
 
 def create_body(
-    x: Execution, plan: Plan, params: DockerParams, *, folder: Path, init: Path, log_cap: int, executor_id: str
+    x: Execution,
+    plan: Plan,
+    params: DockerParams,
+    *,
+    folder: Path,
+    init: Path,
+    log_cap: int,
+    executor_id: str,
+    ports: Sequence[PortMapping],
+    gives_gpus: bool,
 ) -> dict[str, Any]:
-    """`folder`: the execution's own of this engine, `init`: the program. Raises `StartFailed` without a command."""
+    """`folder`: the execution's own of this engine, `init`: the program, `gives_gpus`: see `Daemon`.
+
+    Raises `StartFailed` without a command.
+    """
     request = x.request
     argv = command_of(plan.image, params.entrypoint, params.cmd)
-    environment = merged_environment({}, params.environment, request)
+    # What the machine's owner wrote into a device's spec counts most.
+    environment = {**merged_environment({}, params.environment, request), **plan.devices.environment}
+    if gives_gpus and not plan.devices.by_daemon:
+        environment["NVIDIA_VISIBLE_DEVICES"] = "void"  # else any image, or request, could name them there
     body: dict[str, Any] = {
         "Image": plan.image_id,
         "Entrypoint": [*_wrapper(x, plan), *argv[:1]],
@@ -42,6 +62,9 @@ def create_body(
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": _host_config(x, plan, params, folder, init, log_cap),
     }
+    if ports:
+        body["ExposedPorts"] = exposed(ports)
+        body["HostConfig"]["PortBindings"] = published(ports)
     if params.working_directory is not None:
         body["WorkingDir"] = params.working_directory
     if params.user is not None:
@@ -85,6 +108,8 @@ def _host_config(
         "RestartPolicy": {"Name": "no"},
         "IpcMode": "private",
         "Init": False,
+        "Privileged": False,
+        **device_config(plan.devices),
     }
     if x.request.provision_scripts:
         config["Tmpfs"] = {SCRIPTS_ROOM: "exec,nosuid,nodev,mode=1777"}
@@ -95,6 +120,8 @@ def _host_config(
         config |= {"CpuPeriod": _PERIOD, "CpuQuota": max(1000, round(limits.cpu * _PERIOD))}
     if limits.pids is not None:
         config["PidsLimit"] = limits.pids
+    if limits.disk is not None:
+        config["StorageOpt"] = {"size": str(limits.disk)}
     if params.shm_size is not None:
         config["ShmSize"] = int(params.shm_size)
     return config
@@ -113,9 +140,13 @@ def _mounts(x: Execution, plan: Plan, folder: Path, init: Path) -> list[dict[str
     for volume in plan.volumes.mounts:
         if volume.grant is not None:
             mounts.append(_bind(volume.grant.host_path, volume.target, read_only=volume.read_only))
+        elif volume.name is not None:
+            mounts.append(volume_mount(volume))
         else:
             options = {"Mode": 0o1777, **({"SizeBytes": volume.size} if volume.size is not None else {})}
             mounts.append({"Type": "tmpfs", "Target": volume.target, "TmpfsOptions": options})
+    for source, target, read_only in device_mounts(plan.devices):
+        mounts.append(_bind(source, target, read_only=read_only))
     return mounts
 
 

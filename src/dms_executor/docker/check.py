@@ -31,7 +31,6 @@ def check_request(request: ExecutionRequest, policy: Policy) -> DockerParams:
     _check_image(params.image)
     for field, present, mend in (
         ("$.tty", request.tty, "Leave tty out"),
-        ("$.ports", request.ports, "Leave ports out"),
         ("$.stdin", request.stdin and not request.init, "Leave init out: it is what hands the input over"),
         ("$.stdin_file", request.stdin_file and not request.init, "Leave init out: it is what hands the input over"),
     ):
@@ -45,7 +44,7 @@ def check_request(request: ExecutionRequest, policy: Policy) -> DockerParams:
     memory = request.resources.memory
     if memory is not None and memory < _LEAST_MEMORY:
         raise InvalidRequest(f"{memory} is too little to run", path="$.resources.memory", mend="At least 6MiB")
-    check_volumes(request, ENGINE)
+    check_volumes(request, ENGINE, named=True)
     return params
 
 
@@ -54,7 +53,8 @@ def daemon_limits(request: ExecutionRequest, daemon: Daemon, policy: Policy) -> 
 
     def reason(limit: str) -> tuple[str, str]:
         if limit == "disk":
-            return f"its storage driver is {daemon.storage}", "Leave disk out"
+            mend = "Leave disk out, or have the daemon's data on btrfs, zfs, or xfs mounted with pquota"
+            return f"its storage driver {daemon.storage} holds no size there", mend
         return f"the daemon has no {limit} limit", "Enable the control group's controller"
 
     return limits_of(request, policy, engine=ENGINE, memory=daemon.memory, enforced=daemon.limits, reason=reason)

@@ -5,19 +5,22 @@ https://docs.docker.com/reference/api/engine/version/v1.41/#tag/System/operation
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 
 from ..errors import EngineUnavailable
 from ..typed import known
-from ..types import ByteSize, Capacity, Probe
+from ..types import GPU, ByteSize, Capacity, Probe
 from .client import Client
 from .copies import can_copy
+from .disk import can_limit_disk
 
 __all__ = ["Daemon", "describe"]
 
-_POWERS = frozenset({"exec", "exec_kill", "pause", "exact_signal", "stats"})
+_POWERS = frozenset({"exec", "exec_kill", "pause", "exact_signal", "stats", "ports", "named_volumes"})
+_NO_SECCOMP = ("name=seccomp,profile=unconfined",)
 
 
 class _Info(msgspec.Struct, rename="pascal"):
@@ -27,13 +30,20 @@ class _Info(msgspec.Struct, rename="pascal"):
     pids_limit: bool = True
     cpu_cfs_quota: bool = msgspec.field(default=True, name="CpuCfsQuota")
     driver: str = ""
+    driver_status: list[list[str]] | None = None
+    docker_root_dir: str = ""
+    security_options: list[str] | None = None
+    default_runtime: str = ""
     cgroup_version: str = "1"
     server_version: str = ""
     os_type: str = msgspec.field(default="linux", name="OSType")
 
 
 class Daemon(msgspec.Struct, frozen=True, kw_only=True):
-    """`limits`: the words of those that it enforces; `memory` in bytes."""
+    """`limits`: the words of those that it enforces; `memory` in bytes; `seccomp`: its default is a filter.
+
+    `gives_gpus`: its default runtime hands GPUs to any container whose environment says so.
+    """
 
     version: str
     cpu: int
@@ -41,17 +51,24 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True):
     limits: frozenset[str]
     storage: str
     cgroups: str
+    seccomp: bool = True
+    gives_gpus: bool = False
 
-    def probe(self, engine: str) -> Probe:
-        """As a usable engine's."""
-        capabilities = _POWERS | self.limits | ({"oom_detection"} if "memory" in self.limits else set())
+    @property
+    def loosened(self) -> list[str]:
+        """What its own configuration takes away from every job."""
+        return [] if self.seccomp else ["seccomp: the daemon's default is no filter"]
+
+    def probe(self, engine: str, powers: frozenset[str], gpus: list[GPU]) -> Probe:
+        """As a usable engine's, with what devices there are."""
+        capabilities = powers | _POWERS | self.limits | ({"oom_detection"} if "memory" in self.limits else set())
         capabilities |= {"copy"} if can_copy() else set()
         return Probe(
             engine=engine,
             usable=True,
             version=f"{self.version} ({self.storage}; cgroups v{self.cgroups})",
             capabilities=capabilities,
-            capacity=Capacity(cpu=float(self.cpu), memory=ByteSize(self.memory)),
+            capacity=Capacity(cpu=float(self.cpu), memory=ByteSize(self.memory), gpus=gpus),
         )
 
 
@@ -61,7 +78,9 @@ async def describe(client: Client) -> Daemon:
     info = msgspec.convert(raw, known(_Info))
     if info.os_type != "linux":
         raise EngineUnavailable(f"the daemon runs {info.os_type} containers", mend="Switch it to Linux containers")
-    holds = {"memory": info.memory_limit, "pids": info.pids_limit, "cpu": info.cpu_cfs_quota}
+    options = info.security_options or []
+    disk = await asyncio.to_thread(can_limit_disk, info.driver, info.driver_status or [], info.docker_root_dir)
+    holds = {"disk": disk, "memory": info.memory_limit, "pids": info.pids_limit, "cpu": info.cpu_cfs_quota}
     return Daemon(
         version=info.server_version,
         cpu=info.ncpu,
@@ -69,4 +88,6 @@ async def describe(client: Client) -> Daemon:
         limits=frozenset(limit for limit, is_held in holds.items() if is_held),
         storage=info.driver,
         cgroups=info.cgroup_version,
+        seccomp=any(each.startswith("name=seccomp") and each not in _NO_SECCOMP for each in options),
+        gives_gpus="nvidia" in info.default_runtime,
     )

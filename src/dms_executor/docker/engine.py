@@ -35,14 +35,17 @@ from .check import check_request, daemon_limits, refused_sources
 from .client import ApiError, Client
 from .copies import Copies
 from .daemon import Daemon, describe
+from .devices import DRIVER_MEND, DockerDevices, reopen_devices
 from .events import Events
 from .execs import Execs
 from .follow import Follower
 from .gauge import Gauge
 from .kept import Kept
+from .named import check_named_volumes
 from .names import EXECUTOR, TOKEN, container_name
 from .output import Attached, attach, logged
 from .plan import Plan
+from .ports import Ports, check_network
 from .powers import Powers
 from .pulling import Images
 from .report import was_signalled
@@ -76,6 +79,8 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
         self._kept = Kept(context.state_dir / f"{self.name}-images", context.state_dir / "executions")
         self._images = Images(self._client, self._kept, settings.auth_file)
         self._refused = refused_sources(context.state_dir, socket)
+        self._devices = DockerDevices(context, settings)
+        self._ports = Ports()
         self._attached: dict[str, Attached] = {}
         self._fresh: set[str] = set()
         self._signalling: dict[str, asyncio.Lock] = {}
@@ -100,28 +105,33 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             self._daemon = await describe(self._client)
         except (EngineUnavailable, EngineUnreachable) as error:
             return Probe(engine=self.name, usable=False, problem=error.message, mend=error.mend)
-        return self._daemon.probe(self.name)
+        return self._daemon.probe(self.name, *await self._devices.powers())
 
     async def validate(self, request: ExecutionRequest) -> None:
         """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""
         policy = self._context.policy
         check_request(request, policy)
         daemon_limits(request, await self._known_daemon(), policy)
+        await check_network(request, self._client)
+        await self._devices.grant(request)
         await asyncio.to_thread(verify_volumes, request, policy, self._refused)
+        await check_named_volumes(request, self._client)
 
     async def prepare(self, x: Execution, report: Report) -> Prepared:
         """Grants the host paths, and has the daemon pull the image where it lacks it."""
         policy, request = self._context.policy, x.request
         params = check_request(request, policy)
-        limits, unenforced = daemon_limits(request, await self._known_daemon(), policy)
+        daemon = await self._known_daemon()
+        limits, unenforced = daemon_limits(request, daemon, policy)
+        devices = await self._devices.grant(request)
         found = await self._images.find(params.image, params.platform, params.pull, x.token, report)
         volumes = await finished(None, grant_volumes, request, policy, self._refused)
         image = found.to_config()
-        plan = Plan(image=image, image_id=found.id, volumes=volumes, limits=limits)
+        plan = Plan(image=image, image_id=found.id, volumes=volumes, limits=limits, devices=devices)
         return Prepared(
             state=plan.to_state(),
             stop_signal=stop_signal_of(image),
-            loosened=loosened_by(request),
+            loosened=[*loosened_by(request), *devices.told, *daemon.loosened],
             unenforced=unenforced,
         )
 
@@ -129,6 +139,7 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
         """The container, not started, with its output attached to."""
         plan, params = Plan.from_state(p.state), checked_params(x.request.engine_spec.params)
         init = await finished(None, self._make_files, x, plan)
+        ports = await self._ports.reserve(x.token, x.request.ports)
         body = create_body(
             x,
             plan,
@@ -137,6 +148,8 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             init=init,
             log_cap=self._context.log_cap,
             executor_id=self._context.executor_id,
+            ports=ports,
+            gives_gpus=(await self._known_daemon()).gives_gpus,
         )
         container = await self._created(x, body)
         await self._events.ready()
@@ -149,6 +162,7 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
                 "secrets": sorted(x.request.secret_environment),
             },
             engine_ids={"container": container, "name": container_name(x.token)},
+            ports=ports,
         )
 
     async def start(self, x: Execution, h: Handle) -> datetime:
@@ -158,7 +172,10 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             try:
                 await self._client.post(f"/containers/{_id(h)}/start", deadline=_CREATION)
             except ApiError as error:
-                raise StartFailed(error.message, execution_id=x.id) from error
+                mend = DRIVER_MEND if "could not select device driver" in error.message else ""
+                raise StartFailed(error.message, mend=mend, execution_id=x.id) from error
+            finally:
+                self._ports.release(x.token)
             started = await follower.started()
         await asyncio.to_thread(files.take_input_away, x)
         return started
@@ -190,6 +207,7 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
     async def destroy(self, x: Execution, h: Handle | None) -> None:
         """The container with its log, and the files that it was given."""
         attached = self._attached.pop(x.token, None)
+        self._ports.release(x.token)
         self._fresh.discard(x.token)
         self._gauge.forget(x.token)
         self._signalling.pop(x.token, None)
@@ -229,6 +247,7 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
 
     def _make_files(self, x: Execution, plan: Plan) -> Path:
         files.reopen_sources(plan.volumes)
+        reopen_devices(plan.devices)
         files.make_files(x)
         return init_path(self._context.state_dir)
 
@@ -266,6 +285,7 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             await asyncio.wait(self._stopping)
         for attached in self._attached.values():
             await attached.close()
+        self._ports.close()
         self._watcher.close()
         await self._events.close()
         await self._client.close()

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ..devices.grants import DeviceGrants
 from ..images import ImageConfig
 from ..limits import Limits
 from ..typed import known
@@ -21,6 +22,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     image_id: str
     volumes: Volumes = Volumes()
     limits: Limits = Limits()
+    devices: DeviceGrants = DeviceGrants()
 
     def to_state(self) -> dict[str, Any]:
         """As JSON types."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,11 +35,14 @@ class DockerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     `socket`: the daemon's, an absolute path; None: as Docker's own client finds it (`DOCKER_HOST`, the current context,
     `/var/run/docker.sock`). `auth_file`: where the credentials of registries are; None: in the usual places of this
-    user (docs/images.md).
+    user (docs/images.md). `cdi_folders`: where CDI specs lie, the last counts most. `cdi_hooks`: what to do with a
+    device whose spec has programs run on the host as root, which a daemon does not do: refuse it, or give it without.
     """
 
     socket: str | None = None
     auth_file: str | None = None
+    cdi_folders: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
+    cdi_hooks: Literal["refuse", "skip"] = "refuse"
 
 
 def checked_params(params: dict[str, Any]) -> DockerParams:

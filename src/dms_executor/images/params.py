@@ -9,6 +9,7 @@ import msgspec
 
 from ..errors import InvalidRequest
 from ..typed import known
+from ..types import ByteSize
 
 __all__ = ["PARAMS", "ImageParams", "as_params", "converted", "set_params"]
 
@@ -54,11 +55,17 @@ def set_params(spec: ImageParams, model: type[P]) -> dict[str, Any]:
 def converted(model: type[S], value: Any, where: str) -> S:
     """`value` as the struct `model`; `where` it stands. Raises `InvalidRequest`."""
     try:
-        return msgspec.convert(value, known(model))
+        return msgspec.convert(value, known(model), dec_hook=_sized)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
         fields = ", ".join(model.__struct_fields__)
         raise InvalidRequest(what, path=where + path.rstrip("`"), mend=f"Known here: {fields}") from error
+
+
+def _sized(kind: type[Any], value: object) -> object:
+    if kind is ByteSize and isinstance(value, (int, str)):
+        return ByteSize(value)
+    raise ValueError(f"expected {kind.__name__}, got {value!r}")
 
 
 def _check(params: ImageParams) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from ..devices.gpus import discover
 from ..devices.grants import DeviceGrants, MountGrant, grant_devices, reopen_node, usable_gpu
+from ..devices.places import is_jobs_own
 from ..devices.registry import Registry
 from ..engine import EngineContext
 from ..errors import NotSupported
@@ -31,12 +32,6 @@ from .spec import OciSettings
 from .users import User
 
 __all__ = ["OciDevices", "device_mounts", "device_rules", "equipped", "gpus_here", "joined", "shim_mounts"]
-
-# What runtimes make in every /dev, and what our own mounts are.
-_NODES = ("null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "pts", "shm", "mqueue", "fd", "core")
-_TAKEN = frozenset({"/dev", *(f"/dev/{name}" for name in (*_NODES, "stdin", "stdout", "stderr"))})
-_SYSTEM = ("/proc", "/sys")
-_OURS = "/dev/.dms-executor-"  # init and provision scripts
 
 
 class OciDevices:
@@ -83,7 +78,7 @@ class OciDevices:
         if rootless is not None:
             check_nodes(granted, rootless, User())
         for target in (*(node.path for node in granted.nodes), *(mount.target for mount in granted.mounts)):
-            if _is_taken(target):
+            if is_jobs_own(target):
                 raise NotSupported(
                     f"engine oci cannot put a device at {target!r}, which is the job's own",
                     engine="oci",
@@ -91,11 +86,6 @@ class OciDevices:
                     mend="Mend the CDI spec",
                 )
         return granted
-
-
-def _is_taken(target: str) -> bool:
-    system = any(target == place or target.startswith(f"{place}/") for place in _SYSTEM)
-    return system or target in _TAKEN or target.startswith(_OURS)
 
 
 def gpus_here() -> list[GPU]:

@@ -61,7 +61,7 @@ async def test_a_job_with_a_network_does_not_reach_the_hosts_loopback(bench: Ben
             for address in 127.0.0.1 $(ip route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p'); do
               nc -w 2 $address {number} </dev/null & pid=$!; sleep 2; kill $pid 2>&-
             done; exit 0"""
-        result = await bench.executor.run(_request(bench, script))
+        result = await bench.executor.run(_request(bench, script, network="user"))
         assert result.status == "success", result
         with pytest.raises(BlockingIOError):
             server.accept()
@@ -71,7 +71,7 @@ def _request(bench: Bench, script: str, **fields: Any) -> Any:
     subject = bench.subject
     if not isinstance(subject, ShellSubject):
         pytest.fail("a subject with the traits container and shell is a ShellSubject")
-    return bench.request(spec=subject.command("sh", "-c", script), network="user", **fields)
+    return bench.request(spec=subject.command("sh", "-c", script), **{"network": subject.network, **fields})
 
 
 async def _said(bench: Bench, execution_id: str, number: int) -> bytes:
