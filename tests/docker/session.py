@@ -52,7 +52,7 @@ class Bench:
     async def removed(self) -> None:
         """All executions; a result need not wait for its container's removal, this does."""
         for info in await self.executor.list():
-            await self.executor.remove(info.request.execution_id)
+            await self.executor.remove(info.request.execution_id, force=True)
 
 
 @asynccontextmanager

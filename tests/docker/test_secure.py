@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dms_executor import Policy
-from dms_executor.docker.names import INIT, REPORT
+from dms_executor.docker.names import CALLS, INIT, REPORT
 from dms_executor.types import StorageVolume
 from tests import dockerd
 
@@ -46,7 +46,7 @@ async def test_the_create_call_of_a_plain_job(bench: Bench, tmp_path: Path) -> N
     assert (told["Path"], told["Args"]) == (INIT, ["-r", REPORT, "--", "sleep", "1000"])
     writable = {mount["Destination"] for mount in told["Mounts"] if mount["RW"]}
     assert writable == {REPORT}, "beside the report nothing of the host's can be written"
-    assert {mount["Destination"] for mount in told["Mounts"]} == {INIT, REPORT, "/in"}
+    assert {mount["Destination"] for mount in told["Mounts"]} == {CALLS, INIT, REPORT, "/in"}
 
 
 async def test_what_a_plain_job_has(bench: Bench) -> None:

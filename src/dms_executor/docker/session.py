@@ -266,6 +266,7 @@ async def open_called(
         kept, place.kept = place.kept, []
         called = Called(connection, kept, look, terminal)
         try:
+            await asyncio.to_thread(place.no_more_calls)
             socket.send_fds(connection, [frames.pack(frames.INIT_GO)], place.given)
             await asyncio.to_thread(place.close)
             await called.started()
