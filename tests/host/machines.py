@@ -79,7 +79,7 @@ def bare(cache: Path, accel: str, kernel: str, memory: str, cpus: int, console: 
     """QEMU with a kernel and no disks."""
     if accel == "tcg":
         # Without it a guest may hang at the calibration of its clock while the machine is busy.
-        kernel += f" tsc_early_khz={_tsc_khz()}"
+        kernel += f" tsc_early_khz={tsc_khz()}"
     return [
         *(*_TIED, QEMU, "-M", "q35", "-m", memory, "-smp", str(cpus)),
         *("-accel", "tcg,thread=multi" if accel == "tcg" else "kvm", "-cpu", "max" if accel == "tcg" else "host"),
@@ -96,7 +96,7 @@ def _escaped(path: Path) -> str:
     return str(path.resolve()).replace(",", ",,")
 
 
-def _tsc_khz() -> int:
+def tsc_khz() -> int:
     """The rate of this machine's time stamp counter, which an emulated guest sees unscaled."""
     code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     code.write(b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3")  # rdtsc; shl rdx, 32; or rax, rdx; ret
