@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["has_tap", "needed", "running", "toy_kernel"]
+__all__ = ["has_tap", "needed", "program", "running", "toy_kernel"]
 
 _PROGRAM = os.environ.get("DMS_EXECUTOR_FIRECRACKER") or shutil.which("firecracker")
 _LOADED_AT = 1 << 20  # HIMEM_START, where the 64-bit boot protocol has a kernel
@@ -24,6 +24,11 @@ _LOADED_AT = 1 << 20  # HIMEM_START, where the 64-bit boot protocol has a kernel
 has_tap = os.geteuid() == 0 and os.access("/dev/net/tun", os.W_OK)
 _MAKE_TAP = 'ip tuntap add tap0 mode tap && ip link set tap0 up && exec "$@"'
 _IN_NETWORK = ["unshare", "--net", "sh", "-c", _MAKE_TAP, "sh"] if has_tap else []
+
+
+def program() -> str:
+    """Its path, where there is one."""
+    return _PROGRAM or ""
 
 
 def _reason() -> str:
@@ -49,7 +54,7 @@ def toy_kernel(path: Path) -> Path:
 async def running(socket: Path, config: bytes | None = None) -> AsyncIterator[None]:
     """Firecracker with its API on `socket`, in a network of its own with the device tap0 where root can make one."""
     said = socket.with_suffix(".said")
-    argv = [*_IN_NETWORK, str(_PROGRAM), "--api-sock", str(socket)]
+    argv = [*_IN_NETWORK, program(), "--api-sock", str(socket)]
     if config is not None:
         file = socket.with_suffix(".json")
         file.write_bytes(config)

@@ -18,6 +18,7 @@ from dms_executor.images import ImageStore, parse_reference
 from dms_executor.images.cache import ImageCache
 from dms_executor.images.hosts import RegistryHost
 from dms_executor.images.store import Facts
+from dms_executor.microvm import rootimage
 from dms_executor.types import Progress
 
 from ..registry import Registry
@@ -140,6 +141,23 @@ async def test_layers_of_a_broken_pull_are_kept_a_day(
     await cache.prune(age=1e9, size=1 << 40)
     assert young.exists()
     assert not old.exists()
+
+
+async def test_the_block_image_of_an_image_counts_and_goes_with_it(
+    tmp_path: Path, store: ImageStore, cache: ImageCache, layout: Layout, registry: Registry
+) -> None:
+    digest = await pull(cache, registry.push(layout(), "busy:1"))
+    before = (await cache.images())[0].size
+    for name in ("one", "two"):
+        await rootimage.lend_image(store, digest.replace(":", "-"), tmp_path / name)
+    assert (tmp_path / "one").stat().st_ino == (tmp_path / "two").stat().st_ino
+    made = (tmp_path / "one").stat().st_blocks * 512
+    assert made > 500_000
+    assert (await cache.images())[0].size == before + made
+    assert await cache.remove(digest) == before + made
+    left = sorted(str(path.relative_to(store.folder)) for path in store.folder.rglob("*") if path.is_file())
+    assert left == ["lock"]
+    assert (tmp_path / "one").stat().st_nlink == 2  # whose execution is still there keeps it
 
 
 _PULLS_AND_COLLECTS = """

@@ -2,6 +2,7 @@
 
 lock                    held shared while an image is looked up and pinned, exclusively by whoever collects
 <digest>/rootfs, image.json, facts.json    an unpacked image; appears whole, by a rename; mtime of the second: last use
+<digest>/root.erofs     the same as a block image, once a microVM has asked for it; goes with the rest
 pins/<digest>/<token>   an execution that uses it
 references/<key>        the digest of an archive that was read before
 names/<key>             which image a name meant last, for a platform
@@ -28,8 +29,9 @@ from ..trees import remove_tree
 from ..typed import known
 from .config import ImageConfig
 
-__all__ = ["Facts", "ImageStore", "Named", "Unpacked", "Workspace", "bytes_of"]
+__all__ = ["BLOCK_IMAGE", "Facts", "ImageStore", "Named", "Unpacked", "Workspace", "bytes_of"]
 
+BLOCK_IMAGE = "root.erofs"
 _HEX = re.compile("[0-9a-f]{64}", re.ASCII)
 _LOG = logging.getLogger("dms_executor.images")
 
@@ -198,7 +200,11 @@ class ImageStore:
             data = (self.folder / digest / "facts.json").read_bytes()
         except FileNotFoundError:
             return Facts(size=bytes_of(self.folder / digest))
-        return msgspec.json.decode(data, type=known(Facts))
+        facts = msgspec.json.decode(data, type=known(Facts))
+        with suppress(FileNotFoundError):  # made later than the rest, if at all
+            made = (self.folder / digest / BLOCK_IMAGE).stat().st_blocks * 512
+            facts = msgspec.structs.replace(facts, size=facts.size + made)
+        return facts
 
     def blob(self, digest: str) -> Path:
         """Where a fetched blob is, if it is."""

@@ -17,12 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import InvalidRequest, ResourcesUnavailable, StartFailed
+from ..images.store import BLOCK_IMAGE, ImageStore
 from ..supervisor import tether
 from ..threads import finished
 from ..trees import walk
 from .once import made_once, sweep
 
-__all__ = ["Inside", "build", "collect", "fingerprint", "lend"]
+__all__ = ["Inside", "build", "collect", "fingerprint", "lend", "lend_image"]
 
 Inside = Callable[[Sequence[str]], list[str]]
 
@@ -63,6 +64,14 @@ async def lend(
         with suppress(FileNotFoundError):  # collected between the two
             await finished(None, _link, image, place)
             return
+
+
+async def lend_image(
+    store: ImageStore, digest: str, place: Path, *, deadline: float = _DEADLINE, inside: Inside | None = None
+) -> None:
+    """`lend` of an image in the store, which its asker has pinned. The block image lies there, and goes with it."""
+    tree, cache = store.rootfs(digest), store.folder / digest
+    await lend(tree, cache, BLOCK_IMAGE, place, deadline=deadline, inside=inside)
 
 
 async def collect(cache: Path, age: float) -> int:
