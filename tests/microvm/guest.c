@@ -54,7 +54,7 @@ static void run_script(void)
 {
     pid_t pid = fork();
     if (pid == 0) {
-        must(chroot("/root") != 0 || chdir("/") != 0, "chroot");
+        must(chroot("/job") != 0 || chdir("/") != 0, "chroot");
         execl("/bin/busybox", "sh", "/guest.sh", NULL);
         must(1, "/guest.sh");
     }
@@ -90,15 +90,15 @@ int main(void)
     load_modules();
     close(opened("/dev/vda", O_RDONLY));
     close(opened("/dev/vdb", O_RDONLY));
-    must(mkdir("/image", 0755) || mkdir("/disk", 0755), "mkdir");
+    must(mkdir("/job", 0755) || mkdir("/image", 0755) || mkdir("/disk", 0755), "mkdir");
     must(mount("/dev/vda", "/image", "erofs", MS_RDONLY, NULL) != 0, "root image");
     must(mount("/dev/vdb", "/disk", "ext4", 0, "noinit_itable") != 0, "disk");
     must(mkdir("/disk/upper", 0755) || mkdir("/disk/work", 0755), "mkdir");
-    must(mount("overlay", "/root", "overlay", 0, "lowerdir=/image,upperdir=/disk/upper,workdir=/disk/work") != 0, "overlay");
-    must(mount("dev", "/root/dev", "devtmpfs", 0, NULL) != 0, "devtmpfs");
-    must(mount("proc", "/root/proc", "proc", 0, NULL) != 0, "proc");
+    must(mount("overlay", "/job", "overlay", 0, "lowerdir=/image,upperdir=/disk/upper,workdir=/disk/work") != 0, "overlay");
+    must(mount("dev", "/job/dev", "devtmpfs", 0, NULL) != 0, "devtmpfs");
+    must(mount("proc", "/job/proc", "proc", 0, NULL) != 0, "proc");
     run_script();
-    write_outputs("/root/out.tar", "/dev/vdc");
+    write_outputs("/job/out.tar", "/dev/vdc");
     sync();
     reboot(RB_AUTOBOOT);
     return 1;
