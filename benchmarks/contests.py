@@ -79,7 +79,9 @@ async def flights(field: Field) -> list[Workload]:
     found = []
     for together, jobs in field.size.flights:
         rates: dict[str, list[float]] = {name: [] for name in contestants}
-        for _ in range(2):
+        for number in range(2):
+            if number and field.late():
+                break
             for name in list(rates):
                 try:
                     rates[name].append(await asyncio.wait_for(per_second(contestants[name], together, jobs), 90))

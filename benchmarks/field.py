@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import shutil
 import subprocess
+import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +102,7 @@ class Field:
         self.root = busybox_root(scratch).resolve()
         self.missing: dict[str, str] = {}
         self.patience = EACH
+        self.deadline = math.inf  # of the monotonic clock: then a workload goes on with one round of what is left
         self.ours: list[Ours] = []
         self._names = iter(range(10**9))
 
@@ -114,6 +117,10 @@ class Field:
             why = f"failed: {said[:300]}"
         self.missing[contestant] = why
 
+    def late(self) -> bool:
+        """Whether the time of the workload is nearly over."""
+        return time.monotonic() > self.deadline
+
     async def add(self, name: str, make: Callable[[], Awaitable[dict[str, Run]]], to: dict[str, Run]) -> None:
         """The contestants that `make` gives; where it fails they are named with its error."""
         try:
@@ -122,10 +129,15 @@ class Field:
             self.out(name, error)
 
     async def in_turn(self, contestants: Mapping[str, Run], rounds: int) -> Times:
-        """Each once a round, A B C A B C. Who fails is out, and the rest goes on. Milliseconds."""
+        """Each once a round, A B C A B C. Who fails is out, and the rest goes on. Milliseconds.
+
+        Once it is late no further round begins, where there is one.
+        """
         warm = 0 if self.size.rounds == 1 else 1 if rounds < 10 else 2
         times: Times = {name: [] for name in contestants}
         for number in range(rounds + warm):
+            if number > warm and self.late():
+                break
             for name in list(times):
                 try:
                     took = await asyncio.wait_for(contestants[name](), self.patience)

@@ -63,6 +63,17 @@ async def test_a_workload_is_done_by_us_on_each_runtime(workload: str, scratch: 
         assert "ours, docker" in field.missing  # no daemon was given
 
 
+async def test_a_late_workload_has_one_round(tmp_path: Path) -> None:
+    async def good() -> float:
+        return 0.001
+
+    (tmp_path / "root").mkdir()
+    async with contextlib.AsyncExitStack() as stack:
+        field = Field(tmp_path, SIZES["full"], [], "", stack)
+        field.deadline = 0.0
+        assert await field.in_turn({"good": good}, 30) == {"good": [1.0]}
+
+
 async def test_who_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     async def good() -> float:
         return 0.001
