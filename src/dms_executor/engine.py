@@ -8,7 +8,7 @@ has run nothing yet.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
@@ -180,6 +180,11 @@ class Engine(ABC):
     @abstractmethod
     async def survey(self) -> Mapping[str, Observed]:
         """Token -> what exists of this executor_id. Raises `EngineUnreachable`."""
+
+    async def survey_of(self, tokens: Collection[str]) -> Mapping[str, Observed]:
+        """As `survey`, for who asks about these alone; more may be told. An engine whose survey grows with history
+        implements it, so that opening a state folder does not. Raises `EngineUnreachable`."""
+        return await self.survey()
 
     @abstractmethod
     async def watch(self, x: Execution, h: Handle) -> Exit:

@@ -63,16 +63,24 @@ async def refresh(core: Core) -> None:
 async def _recover(core: Core, follow: bool, thorough: bool) -> RecoveryReport:
     report = RecoveryReport()
     core.unsettled = False
-    names = {row.engine for row in await core.journal.open_rows()}
+    asked: dict[str, set[str]] = {}
+    for row in await core.journal.open_rows():
+        asked.setdefault(row.engine, set()).add(row.token)
     if thorough:
-        names |= set(core.opened()) | await core.journal.engines()
+        for name in set(core.opened()) | await core.journal.engines():
+            asked.setdefault(name, set())
     surveys: dict[str, Mapping[str, Observed] | None] = {}
-    for name in sorted(names):
-        surveys[name] = await _survey(core, name)
+    for name, tokens in sorted(asked.items()):
+        surveys[name] = await _survey(core, name, None if thorough else tokens)
     # Survey first, rows after it: a token with no row in this later read belongs to nobody.
     rows = await core.journal.open_rows()
     ending = []
     for row in rows:
+        if row.token not in asked.get(row.engine, ()):
+            # It began meanwhile, so that no survey tells of it: nobody may take it for lost. Who only looks asks
+            # again with the next look.
+            core.unsettled |= follow and await _nobody_has(core, row)
+            continue
         task = await _settled(core, row, surveys.get(row.engine), report, follow)
         if task is not None:
             ending.append(task)
@@ -115,10 +123,18 @@ def _goes_on(row: Row, survey: Mapping[str, Observed] | None) -> bool:
     return left and seen is not None and seen.phase != "ended"
 
 
-async def _survey(core: Core, name: str) -> Mapping[str, Observed] | None:
+async def _nobody_has(core: Core, row: Row) -> bool:
+    if row.token in core.live or row.owner == core.owner:
+        return False
+    return row.owner is None or not await core.in_thread(core.owners.alive, row.owner)
+
+
+async def _survey(core: Core, name: str, tokens: set[str] | None) -> Mapping[str, Observed] | None:
+    """What exists of `tokens`, of all where None; None where the engine does not tell."""
     try:
         engine = await core.engine(name)
-        return await asyncio.wait_for(engine.survey(), BUDGET)
+        surveying = engine.survey() if tokens is None else engine.survey_of(tokens)
+        return await asyncio.wait_for(surveying, BUDGET)
     except (ExecutorError, TimeoutError) as error:
         _log.warning(
             "survey of %s: %s; its executions stay as they are", name, error or "no answer", extra={"engine": name}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import ClassVar, Self
@@ -190,6 +190,13 @@ class OciEngine(Files, Images, Engine):
 
     async def survey(self) -> Mapping[str, Observed]:
         """All executions of this state folder that have something of ours."""
+        return await self._surveyed(None)
+
+    async def survey_of(self, tokens: Collection[str]) -> Mapping[str, Observed]:
+        """Looks into the folders of these alone, however many others have ended."""
+        return await self._surveyed(tokens)
+
+    async def _surveyed(self, tokens: Collection[str] | None) -> Mapping[str, Observed]:
         host = await self._ready()
 
         def is_frozen(token: str) -> bool | None:
@@ -197,7 +204,7 @@ class OciEngine(Files, Images, Engine):
 
         if host.rootless is None:
             await asyncio.to_thread(idranges.sweep, lambda group: bool(host.cgroups.processes(group)))
-        return await survey(self._context.state_dir / "executions", is_frozen)
+        return await survey(self._context.state_dir / "executions", is_frozen, tokens)
 
     async def watch(self, x: Execution, h: Handle) -> Exit:
         """The exit record; without one, once nobody is left to write it, an `Exit` that says `lost`."""

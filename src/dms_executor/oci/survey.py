@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,9 +19,14 @@ _BUDGET = 3.5  # seconds, however many shims hang
 _AT_ONCE = 32
 
 
-async def survey(executions: Path, is_frozen: Callable[[str], bool | None]) -> dict[str, Observed]:
-    """By token. Raises `EngineUnreachable` where one does not answer in time: it is unknown, not absent."""
-    tokens = await asyncio.to_thread(with_bundle, executions)
+async def survey(
+    executions: Path, is_frozen: Callable[[str], bool | None], among: Collection[str] | None = None
+) -> dict[str, Observed]:
+    """By token, of all or of those `among`, whose folders alone are looked into then.
+
+    Raises `EngineUnreachable` where one does not answer in time: it is unknown, not absent.
+    """
+    tokens = await asyncio.to_thread(with_bundle, executions, among)
     found: dict[str, Observed] = {}
     gate = asyncio.Semaphore(_AT_ONCE)
 
@@ -62,11 +67,12 @@ def _without_shim(folder: Path) -> Observed | None:
     return Observed(phase="ended", exit=record) if record is not None else None
 
 
-def with_bundle(executions: Path) -> list[str]:
-    """The tokens whose folder has something of this engine. Blocks."""
+def with_bundle(executions: Path, among: Collection[str] | None = None) -> list[str]:
+    """The tokens whose folder has something of this engine, of all or of those `among`. Blocks."""
     try:
         # Every finished execution has a folder, too: plain calls, a third of the time of paths as objects.
-        return [token for token in os.listdir(executions) if os.path.isdir(f"{executions}/{token}/bundle")]  # noqa: PTH112
+        tokens = os.listdir(executions) if among is None else among
+        return [token for token in tokens if os.path.isdir(f"{executions}/{token}/bundle")]  # noqa: PTH112
     except FileNotFoundError:
         return []
 
