@@ -80,9 +80,11 @@ def one(workload: str, size: str, scratch: Path, words: list[str], seconds: floa
             child.wait(seconds)
             why = f"failed: {log.read_text(errors='replace').strip()[-400:]}"
         except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
             why = f"ended after {seconds:.0f} s"
+        finally:  # also where this process is told to end
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
     if answer.exists():
         found: dict[str, Any] = json.loads(answer.read_text())
         return found
@@ -158,6 +160,7 @@ def main() -> None:
     names = given.only.split(",") if given.only else list(WORKLOADS)
     if unknown := [name for name in names if name not in WORKLOADS]:
         parser.error(f"no workload {unknown[0]}: {', '.join(WORKLOADS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was begun is taken away
     publish(size, given.folder, names, given.minutes)
     print((given.folder / "results.md").read_text())
 
