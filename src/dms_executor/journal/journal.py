@@ -184,6 +184,11 @@ class Journal:
         """All that is not done: what runs, what is not destroyed yet, and what is half removed."""
         return await self._hop(self._rows, _OPEN)
 
+    async def intents(self) -> dict[str, Intent]:
+        """Why executions whose jobs do not run yet are to be stopped, by token."""
+        text = "SELECT token, intent FROM executions WHERE phase != 'done' AND status='pending' AND intent IS NOT NULL"
+        return {token: decode(intent, Intent) for token, intent in await self._hop(self._query, text)}
+
     async def open_owners(self) -> set[str | None]:
         """The owners and stoppers that rows which are not done name."""
         found = await self._hop(

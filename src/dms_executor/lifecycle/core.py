@@ -66,6 +66,8 @@ class Core:
         self.changes = Changes(state_dir, self.journal)
         self.tasks = Tasks()
         self.live: dict[str, Live] = {}
+        self.preparing: dict[str, Live] = {}
+        self.intents: asyncio.Task[None] | None = None
         self.files = ThreadPoolExecutor(min(32, 4 + 2 * (os.cpu_count() or 1)), thread_name_prefix="dms-files")
         self.creations = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self.sessions: set[ExecSession] = set()

@@ -140,12 +140,28 @@ async def _let_go(core: Core, live: Live) -> None:
 async def _obey(core: Core, live: Live) -> None:
     """A cancel that another process commits while this one prepares stops the preparation."""
     await asyncio.sleep(_QUICK)  # most preparations are over by then, and need no watch on the other processes
+    token = live.x.token
+    core.preparing[token] = live
+    try:
+        if core.intents is None or core.intents.done():
+            core.intents = core.tasks.spawn(_read_intents(core), "intents")
+        else:
+            core.changes.committed()  # it looks once more, for this one too
+        await asyncio.Event().wait()
+    finally:
+        del core.preparing[token]
+        if not core.preparing and core.intents is not None:
+            core.intents.cancel()
+            core.intents = None
+
+
+async def _read_intents(core: Core) -> None:
+    """One look for all that prepare: if each looked after every commit, many in flight would do little else."""
     while True:
         changed = core.changes.next()
-        row = await core.journal.by_token(live.x.token)
-        if row is not None and row.intent is not None:
-            live.abort(row.intent)
-            return
+        for token, intent in (await core.journal.intents()).items():
+            if live := core.preparing.get(token):
+                live.abort(intent)
         await changed
 
 
