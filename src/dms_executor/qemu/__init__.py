@@ -8,8 +8,11 @@ import shutil
 from typing import ClassVar
 
 from ..planned import Missing, PlannedEngine, missing_kvm
+from .trial import trial
 
 __all__ = ["QemuEngine"]
+
+_TRIAL_SECONDS = 10.0
 
 
 class QemuEngine(PlannedEngine):
@@ -19,7 +22,7 @@ class QemuEngine(PlannedEngine):
     rank: ClassVar[int] = 40
 
     async def look(self) -> Missing:
-        """The binary; without KVM it would emulate, slowly."""
+        """The binary, and what really runs a guest: KVM, or emulation, slowly."""
         return await asyncio.to_thread(_missing)
 
 
@@ -28,4 +31,13 @@ def _missing() -> Missing:
     if shutil.which(program) is None:
         return Missing(problem=f"no {program} in PATH", mend="apt-get install qemu-system-x86")
     kvm = missing_kvm()
-    return Missing(version=f"{program}, {'emulation only: ' + kvm if kvm else 'KVM not tried'}")
+    if platform.machine() != "x86_64":
+        return Missing(version=f"{program}, {'emulation only: ' + kvm if kvm else 'KVM not tried'}")
+    # A KVM that opens may still run no guest: one that is nested, or emulates.
+    kvm = kvm or trial(program, "kvm", "host", _TRIAL_SECONDS)
+    if not kvm:
+        return Missing(version=f"{program}, KVM")
+    emulation = trial(program, "tcg", "max", _TRIAL_SECONDS)
+    if emulation:
+        return Missing(problem=f"neither KVM ({kvm}) nor emulation ({emulation}) works", mend="reinstall QEMU")
+    return Missing(version=f"{program}, emulation only: {kvm}")
