@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +92,8 @@ def inspect_command(context: click.Context, show_environment: bool, ids: tuple[s
 
     Secrets are never in it, values of environment variables only on demand.
     """
+    import json
+
     session = session_of(context)
 
     async def show(executor: Executor) -> int:
@@ -140,6 +140,8 @@ def _command(params: dict[str, Any]) -> str:
     words = [*(params.get("entrypoint") or []), *(params.get("cmd") or [])]
     if not words and params.get("script"):
         return "; ".join(map(str, params["script"]))
+    import shlex
+
     return shlex.join(map(str, words)) if words else "-"
 
 

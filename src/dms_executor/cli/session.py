@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,8 +35,12 @@ class Session:
     @asynccontextmanager
     async def open(self, *, follow: bool = True) -> AsyncIterator[Executor]:
         """The executor, by the policy of the machine's owner. `follow=False`: for a command that only looks."""
-        from ..executor import Executor
-        from ..policy import Policy
+        gc.disable()  # what imports make is there to stay: collections meanwhile find nothing
+        try:
+            from ..executor import Executor
+            from ..policy import Policy
+        finally:
+            gc.enable()
 
         async with Executor.open(self.state_dir, policy=Policy.trusted(), _follow=follow) as executor:
             yield executor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from functools import cache
 from pathlib import Path
@@ -52,6 +51,8 @@ def init_path(state_dir: Path | None = None) -> Path:
     if state_dir is None or not os.statvfs(path).f_flag & os.ST_NOEXEC:
         return path
     data = path.read_bytes()
+    import hashlib  # only who launches needs it
+
     copy = state_dir / "bin" / f"dms-init-{hashlib.sha256(data).hexdigest()[:16]}"
     if not copy.exists():
         copy.parent.mkdir(mode=0o700, exist_ok=True)
