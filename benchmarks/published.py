@@ -20,7 +20,7 @@ __all__ = ["Workload", "ratio", "summary", "write"]
 
 _PROGRAMS = ("crun", "runc", "dockerd", "podman", "umoci")
 _PACKAGES = ("dms-executor", "docker", "aiodocker")
-_OURS = ("ours", "dms-executor", "import dms_executor")
+_OURS = ("ours", "dms-executor run", "import dms_executor")
 
 
 class Workload(NamedTuple):
