@@ -124,12 +124,16 @@ class EngineContext(_Data, frozen=True, kw_only=True):
 
 
 class Chunk(_Data, frozen=True, kw_only=True):
-    """Output that an engine which keeps no log hands over; `cursor` resumes after it."""
+    """Output that an engine which keeps no log hands over; `cursor` resumes after it.
+
+    `lost`: bytes of each stream that are missing before it (at least so many, where nobody knows the number).
+    """
 
     stream: Stream
     time: datetime
     data: bytes
     cursor: bytes
+    lost: dict[Stream, int] = {}
 
 
 class Engine(ABC):

@@ -24,6 +24,7 @@ _registered: dict[str, type[Engine]] = {}
 _OURS = {
     "oci": "dms_executor.oci:OciEngine",
     "docker": "dms_executor.docker:DockerEngine",
+    "podman": "dms_executor.docker:PodmanEngine",
     "firecracker": "dms_executor.firecracker:FirecrackerEngine",
     "qemu": "dms_executor.qemu:QemuEngine",
     "memory": "dms_executor.testing:MemoryEngine",

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from dms_executor.conformance import MemorySubject, ShellSubject, Subject
-from tests import dockerd
+from tests import dockerd, podmand
 from tests.conformance.docker_subject import DockerSubject
+from tests.conformance.podman_subject import PodmanSubject
 from tests.runsc import RUNTIMES, program
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -38,7 +39,31 @@ _DOCKER = DockerSubject(
 )
 
 
-@pytest.fixture(params=[MemorySubject(), *map(_oci, RUNTIMES), _DOCKER], ids=str)
+_PODMAN = PodmanSubject(image=podmand.IMAGE, engine="podman", traits=_DOCKER.traits)
+
+
+# Of these sections all that happens is above the engine: docker's subject goes through them on the same code, and
+# podman's only where there is time (`.ci/full`).
+_ABOVE_THE_ENGINE = ("capacity", "close", "identity", "listing", "paths", "requests", "retention", "waiting")
+_ALL = "DMS_EXECUTOR_ALL_LINES"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get(_ALL):
+        return
+    out = [item for item in items if isinstance(item, pytest.Function) and _is_spared(item)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+
+
+def _is_spared(item: pytest.Function) -> bool:
+    subject = item.callspec.params.get("subject") if hasattr(item, "callspec") else None
+    section = item.function.__module__.rpartition(".")[2]
+    return isinstance(subject, PodmanSubject) and section in _ABOVE_THE_ENGINE
+
+
+@pytest.fixture(params=[MemorySubject(), *map(_oci, RUNTIMES), _DOCKER, _PODMAN], ids=str)
 def subject(request: pytest.FixtureRequest) -> Subject:
     chosen: Subject = request.param
     if not isinstance(chosen, ShellSubject):
@@ -54,6 +79,10 @@ def subject(request: pytest.FixtureRequest) -> Subject:
             devices=_COPY,
             engine_settings={"socket": str(daemon.socket), "cdi_folders": cdi},
         )
+    if isinstance(chosen, PodmanSubject):
+        image, service = podmand.session_image(rootfs), podmand.session()
+        slow, settings = dockerd.slow_image(), {"socket": str(service.socket)}
+        return dataclasses.replace(chosen, image=image, slow_image=slow, engine_settings=settings)
     layout, unpacker = request.getfixturevalue("layout"), request.getfixturevalue("slow_unpacker")
     return dataclasses.replace(
         chosen,

@@ -1,6 +1,9 @@
-"""A calling program that the tests kill: starts jobs of several kinds on the oci engine, one after the other.
+"""A calling program that the tests kill: starts jobs of several kinds, one after the other.
 
-usage: caller.py STATE_DIR ROOTFS RUNS RUNTIME PREFIX COUNT
+usage: caller.py STATE_DIR IMAGE RUNS WHERE PREFIX COUNT
+
+WHERE is a runtime of the engine oci, whose image is a root tree, or an engine and its daemon's socket:
+docker:/run/docker.sock.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from dms_executor import ExecutionRequest, Executor, Policy, Settings, StorageVolume
+from dms_executor import ExecutionRequest, Executor, Policy, Settings, SpecConfig, StorageVolume
 from dms_executor.oci import OciSpec
 
 # kind -> (script, exit code, stdout). Each appends a line to a file outside, which tells how often it ran.
@@ -25,7 +28,7 @@ KINDS = {
 }
 
 
-def request(execution_id: str, kind: str, rootfs: str, runs: Path) -> ExecutionRequest:
+def request(execution_id: str, kind: str, image: str, runs: Path, where: str) -> ExecutionRequest:
     """A job of that kind, which notes each of its runs in `runs`."""
     script = f"echo {execution_id} >> /runs/{execution_id}; {KINDS[kind][0]}"
     outputs = [StorageVolume(source=str(runs), target="/runs")]
@@ -34,25 +37,36 @@ def request(execution_id: str, kind: str, rootfs: str, runs: Path) -> ExecutionR
     return ExecutionRequest(
         job_id=kind,
         execution_id=execution_id,
-        engine_spec=OciSpec(image=f"rootfs:{rootfs}", cmd=["sh", "-c", script]).build(),
+        engine_spec=spec(image, where, ["sh", "-c", script]),
         outputs=outputs,
     )
 
 
-def settings(runtime: str) -> Settings:
-    """An executor on one runtime."""
-    return Settings(engines={"oci": {"runtime": runtime}})
+def spec(image: str, where: str, cmd: list[str]) -> SpecConfig:
+    """A job there."""
+    engine, is_daemon, _ = where.partition(":")
+    if is_daemon:
+        return SpecConfig(type=engine, params={"image": image, "cmd": cmd})
+    return OciSpec(image=f"rootfs:{image}", cmd=cmd).build()
+
+
+def settings(where: str) -> Settings:
+    """An executor there."""
+    engine, is_daemon, socket = where.partition(":")
+    if is_daemon:
+        return Settings(engines={engine: {"socket": socket}})
+    return Settings(engines={"oci": {"runtime": where}})
 
 
 async def main() -> None:
     """Starts the jobs; says "ready" when the executor is open, and lives until it is killed or all have ended."""
-    state, rootfs, runs, runtime, prefix, count = sys.argv[1:]
-    async with Executor.open(state, policy=Policy.trusted(), settings=settings(runtime)) as executor:
+    state, image, runs, where, prefix, count = sys.argv[1:]
+    async with Executor.open(state, policy=Policy.trusted(), settings=settings(where)) as executor:
         print("ready", flush=True)
         async with asyncio.TaskGroup() as group:
             for number in range(int(count)):
                 kind = list(KINDS)[number % len(KINDS)]
-                group.create_task(executor.run(request(f"{prefix}-{number}", kind, rootfs, Path(runs))))
+                group.create_task(executor.run(request(f"{prefix}-{number}", kind, image, Path(runs), where)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Where the daemon listens, as Docker's own client finds it.
+"""Where the daemon listens, as its own client finds it.
 
-https://docs.docker.com/engine/manage-resources/contexts/
+https://docs.docker.com/engine/manage-resources/contexts/, and for Podman
+https://docs.podman.io/en/latest/markdown/podman-system-service.1.html
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import msgspec
 
 from ..errors import EngineUnavailable
 
-__all__ = ["socket_path"]
+__all__ = ["podman_path", "socket_path"]
 
+_PODMAN = "/run/podman/podman.sock"
 _USUAL = ("/var/run/docker.sock", "/run/docker.sock")
 _UNIX = "unix://"
 T = TypeVar("T")
@@ -40,15 +42,33 @@ def socket_path(setting: str | None) -> str:
     told = os.environ.get("DOCKER_HOST")
     host = told or _context_host()
     if host:
-        if not host.startswith(_UNIX):
-            raise EngineUnavailable(
-                f"the Docker daemon at {host!r} is not this host's: it would look for mounts on its own",
-                mend="Unset DOCKER_HOST, or name a local socket by the engine's setting `socket`",
-            )
-        return host.removeprefix(_UNIX)
+        return _local(host, "the Docker daemon", "DOCKER_HOST")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     places = [*_USUAL, *([f"{runtime}/docker.sock"] if runtime else [])]
     return next((place for place in places if Path(place).exists()), places[0])
+
+
+def podman_path(setting: str | None) -> str:
+    """The setting, `CONTAINER_HOST`, the user's own service, the system's. Blocks. Raises `EngineUnavailable`."""
+    if setting is not None:
+        return setting
+    if host := os.environ.get("CONTAINER_HOST"):
+        return _local(host, "the Podman service", "CONTAINER_HOST")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    own = f"{runtime}/podman/podman.sock" if runtime else ""
+    # Root's runtime folder is a user's like any other, and its service the system's.
+    if own and (Path(own).exists() or os.geteuid() != 0):
+        return own
+    return _PODMAN
+
+
+def _local(host: str, title: str, variable: str) -> str:
+    if not host.startswith(_UNIX):
+        raise EngineUnavailable(
+            f"{title} at {host!r} is not this host's: it would look for mounts on its own",
+            mend=f"Unset {variable}, or name a local socket by the engine's setting `socket`",
+        )
+    return host.removeprefix(_UNIX)
 
 
 def _context_host() -> str:

@@ -25,6 +25,8 @@ QUIET_SIGNAL = 18
 """SIGCONT: what the daemon's own stop sends first. The real signal comes before it; this one only starts the grace."""
 
 _LOG_FILES = 2
+# conmon puts an empty file in the full one's place: who follows has to read one sooner than it fills another.
+_LEAST_FILE = 64 << 20
 _PERIOD = 100_000  # microseconds, the kernel's default
 # Raising an rlimit takes CAP_SYS_RESOURCE, which a daemon may lack: none is named, the daemon's own holds.
 
@@ -37,6 +39,7 @@ def create_body(
     folder: Path,
     init: Path,
     log_cap: int,
+    log_driver: str,
     executor_id: str,
     ports: Sequence[PortMapping],
     gives_gpus: bool,
@@ -60,7 +63,7 @@ def create_body(
         "StopSignal": str(QUIET_SIGNAL),
         "Hostname": params.hostname or x.token[:12],
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": _host_config(x, plan, params, folder, init, log_cap),
+        "HostConfig": _host_config(x, plan, params, folder, init, _log_config(log_driver, log_cap)),
     }
     if ports:
         body["ExposedPorts"] = exposed(ports)
@@ -88,20 +91,13 @@ def _has_input(x: Execution, plan: Plan) -> bool:
 
 
 def _host_config(
-    x: Execution, plan: Plan, params: DockerParams, folder: Path, init: Path, log_cap: int
+    x: Execution, plan: Plan, params: DockerParams, folder: Path, init: Path, log: dict[str, Any]
 ) -> dict[str, Any]:
     limits = plan.limits
     config: dict[str, Any] = {
         "NetworkMode": x.request.network,
         "Mounts": _mounts(x, plan, folder, init),
-        "LogConfig": {
-            "Type": "local",
-            "Config": {
-                "max-size": str(max(log_cap // _LOG_FILES, 1 << 16)),
-                "max-file": str(_LOG_FILES),
-                "compress": "false",
-            },
-        },
+        "LogConfig": log,
         "CapDrop": ["MKNOD"],
         "SecurityOpt": ["no-new-privileges"],
         "ReadonlyRootfs": params.read_only_root,
@@ -125,6 +121,13 @@ def _host_config(
     if params.shm_size is not None:
         config["ShmSize"] = int(params.shm_size)
     return config
+
+
+def _log_config(driver: str, cap: int) -> dict[str, Any]:
+    if driver != "local":
+        return {"Type": driver, "Config": {"max-size": str(max(cap, _LEAST_FILE))}}
+    size = max(cap // _LOG_FILES, 1 << 16)
+    return {"Type": driver, "Config": {"max-size": str(size), "max-file": str(_LOG_FILES), "compress": "false"}}
 
 
 def _mounts(x: Execution, plan: Plan, folder: Path, init: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ __all__ = ["Answer", "ApiError", "Client"]
 
 _DEADLINE = 30.0  # seconds for a call that the daemon answers at once unless it is busy
 _CONNECT = 4.0
+_PING = "/_ping"
 _NEWEST = (1, 47)  # of the API's versions, the last whose changes were read
 _log = logging.getLogger("dms_executor.docker")
 
@@ -37,8 +38,9 @@ class ApiError(ExecutorError):
 class Answer:
     """An answer whose body is read piece by piece."""
 
-    def __init__(self, response: aiohttp.ClientResponse, where: str) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, title: str, where: str) -> None:
         self._response = response
+        self._title = title
         self._where = where
 
     async def pieces(self) -> AsyncIterator[bytes]:
@@ -49,7 +51,7 @@ class Answer:
             while piece := await self._response.content.readany():
                 yield piece
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _unreachable(self._where, error) from error
+            raise _unreachable(self._title, self._where, error) from error
 
     async def lines(self) -> AsyncIterator[dict[str, Any]]:
         """JSON objects, one a line."""
@@ -62,6 +64,10 @@ class Answer:
         if rest.strip():
             yield json.loads(rest)
 
+    def header(self, name: str, default: str) -> str:
+        """One of the answer's headers."""
+        return str(self._response.headers.get(name, default))
+
     def write(self, data: bytes) -> None:
         """To a connection that the daemon has taken over both ways."""
         connection = self._response.connection
@@ -72,8 +78,9 @@ class Answer:
 class Client:
     """One daemon's. `close` it in its loop. Connects at the first call."""
 
-    def __init__(self, socket: str) -> None:
+    def __init__(self, socket: str, title: str = "the Docker daemon") -> None:
         self.socket = socket
+        self.title = title
         self._session: aiohttp.ClientSession | None = None
         self._version = ""
 
@@ -110,7 +117,7 @@ class Client:
     ) -> AsyncIterator[Answer]:
         """A call whose answer is read piece by piece. `deadline`: of all of it; None: only the connect has one."""
         aiohttp = _aiohttp()
-        version = await self.version() if path != "/version" else ""
+        version = await self.version() if path not in ("/version", _PING) else ""
         session = self._open()
         where = f"{method} {path}"
         timeout = aiohttp.ClientTimeout(total=deadline, sock_connect=_CONNECT)
@@ -120,12 +127,12 @@ class Client:
                 method, f"http://docker{version}{path}", json=body, params=query, timeout=timeout, headers=headers
             )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _unreachable(where, error) from error
+            raise _unreachable(self.title, where, error) from error
         try:
             _log.debug("%s: %d in %.1f ms", where, response.status, (time.monotonic() - begun) * 1e3)
             if response.status >= 400:
                 raise await _refusal(response, where)
-            yield Answer(response, where)
+            yield Answer(response, self.title, where)
         finally:
             if response.content.at_eof():
                 response.release()
@@ -135,11 +142,19 @@ class Client:
     async def version(self) -> str:
         """The prefix of paths: the newest version of the API that the daemon and this client both know."""
         if not self._version:
-            told = await self.get("/version", deadline=_CONNECT)
-            newest = min(_numbers(told.get("ApiVersion", "1.41")), _NEWEST)
-            chosen = max(newest, _numbers(told.get("MinAPIVersion", "1.12")))
+            # Podman takes two seconds over its /version: it asks the package manager where each program is from.
+            async with self.stream("GET", _PING, deadline=_CONNECT) as answer:
+                chosen = _numbers(answer.header("Api-Version", "1.41"))
+            if chosen > _NEWEST:
+                told = await self.get("/version", deadline=_CONNECT)
+                chosen = max(_NEWEST, _numbers(told.get("MinAPIVersion", "1.12")))
             self._version = "/v{}.{}".format(*chosen)
         return self._version
+
+    async def ping(self) -> None:
+        """Raises `EngineUnreachable` where it does not answer now."""
+        async with self.stream("GET", _PING, deadline=_CONNECT):
+            return
 
     def forget_version(self) -> None:
         """The daemon may come back as another."""
@@ -177,6 +192,6 @@ async def _refusal(response: aiohttp.ClientResponse, where: str) -> ApiError:
     return ApiError(f"{where}: {message}", status=response.status)
 
 
-def _unreachable(where: str, error: BaseException) -> EngineUnreachable:
+def _unreachable(title: str, where: str, error: BaseException) -> EngineUnreachable:
     why = str(error) or type(error).__name__
-    return EngineUnreachable(f"the Docker daemon does not answer {where}: {why}", mend="Start or restart the daemon")
+    return EngineUnreachable(f"{title} does not answer {where}: {why}", mend="Start or restart it")

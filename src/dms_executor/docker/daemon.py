@@ -6,6 +6,7 @@ https://docs.docker.com/reference/api/engine/version/v1.41/#tag/System/operation
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from .client import Client
 from .copies import can_copy
 from .disk import can_limit_disk
 
-__all__ = ["Daemon", "describe"]
+__all__ = ["Daemon", "describe", "described"]
 
 _POWERS = frozenset({"exec", "exec_kill", "pause", "exact_signal", "stats", "ports", "named_volumes"})
 _NO_SECCOMP = ("name=seccomp,profile=unconfined",)
@@ -72,8 +73,30 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+_Socket = tuple[str, int, int]
+_known: dict[_Socket, Daemon] = {}
+
+
+async def described(client: Client) -> Daemon:
+    """As this process knows it: Podman takes most of a second to say. Raises what `describe` raises."""
+    await client.ping()
+    socket = await asyncio.to_thread(_socket, client.socket)
+    if socket not in _known:
+        _known[socket] = await describe(client)
+    return _known[socket]
+
+
+def _socket(path: str) -> _Socket:
+    """A daemon that was started anew has made it anew. Blocks."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return path, 0, 0
+    return path, found.st_ino, found.st_ctime_ns
+
+
 async def describe(client: Client) -> Daemon:
-    """Raises `EngineUnavailable`, `EngineUnreachable`."""
+    """Asks. Raises `EngineUnavailable`, `EngineUnreachable`."""
     raw: dict[str, Any] = await client.get("/info", deadline=5.0)
     info = msgspec.convert(raw, known(_Info))
     if info.os_type != "linux":

@@ -29,18 +29,19 @@ from ..typed import known
 from ..types import ExecutionRequest, Output, Probe
 from ..volumes import Volumes, collect, grant_volumes, verify_volumes
 from . import files
-from .address import socket_path
 from .body import create_body
 from .check import check_request, daemon_limits, refused_sources
 from .client import ApiError, Client
 from .copies import Copies
-from .daemon import Daemon, describe
+from .daemon import Daemon, describe, described
 from .devices import DRIVER_MEND, DockerDevices, reopen_devices
+from .dialect import DOCKER, Dialect
 from .events import Events
 from .execs import Execs
 from .follow import Follower
 from .gauge import Gauge
 from .kept import Kept
+from .logfile import read_log
 from .named import check_named_volumes
 from .names import EXECUTOR, TOKEN, container_name
 from .output import Attached, attach, logged
@@ -58,7 +59,10 @@ Phase = Literal["created", "running", "paused", "suspended", "ended"]
 
 _CREATION = 120.0
 _REMOVAL = 60.0
-_PHASES: dict[str, Phase] = {"created": "created", "running": "running", "paused": "paused", "restarting": "running"}
+_PHASES: dict[str, Phase] = {
+    **{"created": "created", "running": "running", "paused": "paused", "restarting": "running"},
+    **{"configured": "created", "initialized": "created", "stopping": "running"},  # Podman's words
+}
 
 
 class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
@@ -67,13 +71,14 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
     name: ClassVar[str] = "docker"
     rank: ClassVar[int] = 20
     params: ClassVar[type[msgspec.Struct]] = DockerParams
-    settings: ClassVar[type[msgspec.Struct]] = DockerSettings
+    settings: ClassVar[type[DockerSettings]] = DockerSettings
+    dialect: ClassVar[Dialect] = DOCKER
     keeps_log: ClassVar[bool] = False
     keeps_deadline: ClassVar[bool] = False
 
     def __init__(self, context: EngineContext, settings: DockerSettings, socket: str) -> None:
         self._context = context
-        self._client = Client(socket)
+        self._client = Client(socket, self.dialect.title)
         self._events = Events(self._client, context.executor_id)
         self._watcher = Watcher()
         self._kept = Kept(context.state_dir / f"{self.name}-images", context.state_dir / "executions")
@@ -92,8 +97,8 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
     @asynccontextmanager
     async def open(cls, context: EngineContext) -> AsyncIterator[Self]:
         """Asks the daemon nothing yet: the first use does."""
-        settings = checked_settings(context.settings)
-        engine = cls(context, settings, await asyncio.to_thread(socket_path, settings.socket))
+        settings = checked_settings(context.settings, cls.settings, cls.name)
+        engine = cls(context, settings, await asyncio.to_thread(cls.dialect.finds, settings.socket))
         try:
             yield engine
         finally:
@@ -110,8 +115,8 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
     async def validate(self, request: ExecutionRequest) -> None:
         """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""
         policy = self._context.policy
-        check_request(request, policy)
-        daemon_limits(request, await self._known_daemon(), policy)
+        check_request(request, policy, self.dialect)
+        daemon_limits(request, await self._known_daemon(), policy, self.name)
         await check_network(request, self._client)
         await self._devices.grant(request)
         await asyncio.to_thread(verify_volumes, request, policy, self._refused)
@@ -120,9 +125,9 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
     async def prepare(self, x: Execution, report: Report) -> Prepared:
         """Grants the host paths, and has the daemon pull the image where it lacks it."""
         policy, request = self._context.policy, x.request
-        params = check_request(request, policy)
+        params = check_request(request, policy, self.dialect)
         daemon = await self._known_daemon()
-        limits, unenforced = daemon_limits(request, daemon, policy)
+        limits, unenforced = daemon_limits(request, daemon, policy, self.name)
         devices = await self._devices.grant(request)
         found = await self._images.find(params.image, params.platform, params.pull, x.token, report)
         volumes = await finished(None, grant_volumes, request, policy, self._refused)
@@ -147,13 +152,14 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             folder=files.folder_of(x),
             init=init,
             log_cap=self._context.log_cap,
+            log_driver=self.dialect.log_driver,
             executor_id=self._context.executor_id,
             ports=ports,
             gives_gpus=(await self._known_daemon()).gives_gpus,
         )
         container = await self._created(x, body)
         await self._events.ready()
-        if x.token not in self._attached:
+        if self.dialect.output == "attached" and x.token not in self._attached:
             self._attached[x.token] = await attach(self._client, container, self._events.breaks)
         return Handle(
             state={
@@ -222,7 +228,11 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
         await asyncio.to_thread(self._given_back, x)
 
     async def output(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
-        """The stream that was attached to; for who comes later the daemon's log."""
+        """The stream that was attached to; for who comes later the daemon's log. Or the driver's own file."""
+        if self.dialect.output == "file":
+            async for chunk in self._read(x, h, after):
+                yield chunk
+            return
         attached = self._attached.pop(x.token, None)
         if attached is None or after is not None:
             async for chunk in logged(self._client, _id(h), after):
@@ -235,9 +245,25 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             await attached.close()
         await self._sure_of_the_end(x, h, attached)
 
+    async def _read(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
+        found = await self._looked_at(h)
+        if found is None:
+            return
+        over = asyncio.Event()
+        with self._follower(x, h) as follower:
+            end = asyncio.create_task(follower.gone(), name=f"end of {x.id}")
+            end.add_done_callback(lambda _: over.set())
+            try:
+                async for chunk in read_log(Path(found.log_path), after, self._watcher, over):
+                    yield chunk
+                await end  # unreachable: what is written then is for the next try
+            finally:
+                end.cancel()
+                await asyncio.wait([end])
+
     async def _sure_of_the_end(self, x: Execution, h: Handle, attached: Attached) -> None:
         """An attached stream ends alike with its job and with its daemon."""
-        await self._client.get("/version")
+        await self._client.ping()
         with self._follower(x, h) as follower:
             if attached.breaks != self._events.breaks or not await follower.has_ended():
                 raise EngineUnreachable("the stream of its output broke", execution_id=x.id)
@@ -273,7 +299,7 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
     async def _known_daemon(self) -> Daemon:
         if self._daemon is None:
             try:
-                self._daemon = await describe(self._client)
+                self._daemon = await described(self._client)
             except EngineUnreachable as error:
                 raise EngineUnavailable(error.message, mend=error.mend) from error
         return self._daemon

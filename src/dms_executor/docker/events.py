@@ -72,7 +72,7 @@ class Events:
             try:
                 await asyncio.wait_for(asyncio.shield(self._opened), _OPENING)
             except TimeoutError as error:
-                raise EngineUnreachable("the Docker daemon sends no events", mend="Restart the daemon") from error
+                raise EngineUnreachable(f"{self._client.title} sends no events", mend="Restart it") from error
         elif self._opened is not None:
             self._opened.result()
 

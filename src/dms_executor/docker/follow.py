@@ -22,6 +22,7 @@ from .state import Inspected, ended, inspected
 
 __all__ = ["Follower"]
 
+_LOOK, _LOOKS = 0.02, 100
 _MEND = "Check command, user and image"
 
 
@@ -87,6 +88,26 @@ class Follower:
             self._ear.broken = False
             await self._events.ready()
             await self._something()
+
+    async def gone(self) -> None:
+        """Returns once the container has ended by the daemon's word: its log is whole then.
+
+        Podman's event of it comes a quarter of a second after it knows when it is asked.
+        """
+        looks = 0
+        while True:
+            self._ear.broken = False
+            await self._events.ready()
+            self._clear()
+            is_over = (await self._report()).is_over
+            found = await self._inspected()
+            if found is None or found.has_ended:
+                return
+            if is_over and looks < _LOOKS:
+                looks += 1
+                await asyncio.sleep(_LOOK)
+            else:
+                await self._something()
 
     async def has_ended(self) -> bool:
         """Whether it has, now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..engine import Execution, Handle
 from ..errors import EngineUnreachable, ExecutionNotRunning
@@ -16,7 +16,8 @@ from .state import Inspected, inspected
 
 if TYPE_CHECKING:
     from .client import Client
-    from .events import Events
+    from .dialect import Dialect
+    from .events import Ear, Events
     from .gauge import Gauge
 
 __all__ = ["Powers"]
@@ -24,11 +25,13 @@ __all__ = ["Powers"]
 _KILL = 9
 _STOP_MOST = 30 * 86400  # seconds that a call to the daemon's stop may take
 _HAND = 2.0
+_LOOK = 0.02
 
 
 class Powers:
     """The part of the engine that talks to containers which run."""
 
+    dialect: ClassVar[Dialect]
     _client: Client
     _events: Events
     _gauge: Gauge
@@ -56,11 +59,13 @@ class Powers:
             task = asyncio.create_task(self._end(x, h, grace), name=f"stop {x.id}")
             self._stopping.add(task)
             task.add_done_callback(self._stopping.discard)
-            # The daemon tells of the first signal of its stop: from then on it has the grace in hand.
             async with asyncio.timeout(_HAND):
-                while not (ear.died or ear.broken or task.done() or str(QUIET_SIGNAL) in ear.signals):
+                while not (ear.died or ear.broken or task.done() or await self._has_in_hand(h, ear)):
                     ear.changed.clear()
-                    await ear.changed.wait()
+                    if self.dialect.tells_stops:
+                        await ear.changed.wait()
+                    else:
+                        await asyncio.sleep(_LOOK)
         except TimeoutError:
             return
         finally:
@@ -97,6 +102,9 @@ class Powers:
                     await asyncio.to_thread(files.forget_signal, x)
                 if error.status in (404, 409):
                     return False
+                found = await self._looked_at(h)  # Podman has no status of its own for one that has ended
+                if found is None or found.has_ended:
+                    return False
                 raise EngineUnreachable(error.message, execution_id=x.id) from error
         return True
 
@@ -116,6 +124,13 @@ class Powers:
             await asyncio.wait([stop])
             if not stop.cancelled():
                 stop.exception()  # it has ended, or the daemon has: who watches it sees that
+
+    async def _has_in_hand(self, h: Handle, ear: Ear) -> bool:
+        """Whether the daemon counts the grace: it tells of the first signal of its stop, or shows another state."""
+        if self.dialect.tells_stops:
+            return str(QUIET_SIGNAL) in ear.signals
+        found = await self._looked_at(h)
+        return found is None or found.state.status not in ("running", "paused")
 
     async def _unpaused(self, h: Handle) -> None:
         try:

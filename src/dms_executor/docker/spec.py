@@ -53,13 +53,13 @@ def checked_params(params: dict[str, Any]) -> DockerParams:
     return checked
 
 
-def checked_settings(settings: Any) -> DockerSettings:
+def checked_settings(settings: Any, kind: type[DockerSettings], engine: str) -> DockerSettings:
     """The engine's settings out of a struct, a mapping or None. Raises `InvalidRequest`."""
     if isinstance(settings, DockerSettings):
         return settings
-    checked = converted(DockerSettings, settings or {}, "$.engines.docker")
+    checked = converted(kind, settings or {}, f"$.engines.{engine}")
     if checked.socket is not None and not checked.socket.startswith("/"):
         raise InvalidRequest(
-            f"{checked.socket!r} is no absolute path", path="$.engines.docker.socket", mend="E.g. /run/docker.sock"
+            f"{checked.socket!r} is no absolute path", path=f"$.engines.{engine}.socket", mend="E.g. /run/docker.sock"
         )
     return checked

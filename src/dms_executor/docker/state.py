@@ -38,12 +38,13 @@ class Inspected(msgspec.Struct, rename="pascal"):
 
     id: str
     state: _State
+    log_path: str = ""
     config: _Config = msgspec.field(default_factory=_Config)
 
     @property
     def has_ended(self) -> bool:
         """Whether nothing of it runs any more, and something did."""
-        return self.state.status in ("exited", "dead", "removing")
+        return self.state.status in ("exited", "stopped", "dead", "removing")
 
     @property
     def has_started(self) -> bool:

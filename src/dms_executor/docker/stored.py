@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from datetime import UTC, datetime
+from typing import ClassVar
 
 from ..engine import Report
 from ..errors import EngineUnreachable, ImageInUse, ImageNotFound, NotSupported
@@ -29,6 +30,7 @@ _CONFLICT = 409
 class StoredImages:
     """What the engine has of it."""
 
+    name: ClassVar[str]
     _client: Client
     _images: Images
     _kept: Kept
@@ -43,8 +45,8 @@ class StoredImages:
         """Raises `InvalidRequest`, `NotSupported`, `ImageNotFound`, `ImagePullFailed`."""
         if parse_reference(image, "docker").is_local:
             raise NotSupported(
-                f"engine docker takes no image from a file ({image!r})",
-                engine="docker",
+                f"engine {self.name} takes no image from a file ({image!r})",
+                engine=self.name,
                 what="$.image",
                 mend="Give it to the daemon by `docker load`, and use its name",
             )

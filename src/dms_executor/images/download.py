@@ -43,15 +43,17 @@ async def watched(layout: Path, total: int, what: str, report: Report) -> AsyncI
 
 
 async def _watch(layout: Path, before: int, total: int, what: str, report: Report, patience: asyncio.Timeout) -> None:
-    last, loop = 0, asyncio.get_running_loop()
+    last = shown = 0
+    loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(_EACH)
         grown = await asyncio.to_thread(_bytes, layout) - before
-        if grown == last or patience.expired():
-            continue
-        patience.reschedule(loop.time() + _PATIENCE if grown < total else None)
-        last = grown
-        report(Progress(what=what, done=min(grown, total), total=total))
+        if grown != last and not patience.expired():
+            patience.reschedule(loop.time() + _PATIENCE if grown < total else None)
+            last = grown
+        if min(grown, total) > shown:
+            shown = min(grown, total)
+            report(Progress(what=what, done=shown, total=total))
 
 
 def _bytes(layout: Path) -> int:

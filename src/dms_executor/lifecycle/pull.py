@@ -62,6 +62,9 @@ async def _copy(core: Core, live: Live, writer: LogWriter) -> None:
 
 
 def _write(writer: LogWriter, chunk: Chunk, known: dict[Stream, int]) -> None:
+    for stream, count in chunk.lost.items():
+        known[stream] = 0
+        writer.gap(stream, count, nanoseconds(chunk.time))
     skip = min(known.get(chunk.stream, 0), len(chunk.data))
     known[chunk.stream] = known.get(chunk.stream, 0) - skip
     if skip < len(chunk.data):

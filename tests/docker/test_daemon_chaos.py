@@ -1,0 +1,105 @@
+"""A daemon that is killed again and again while executions start, write and end: true results, complete logs.
+
+The long form, 20 executions: `DMS_EXECUTOR_DAEMON_KILLS=10`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dms_executor import (
+    ExecutionRequest,
+    ExecutionResult,
+    Executor,
+    LogStreamRequest,
+    Policy,
+    Settings,
+    StorageVolume,
+)
+from dms_executor.docker import DockerSpec
+from dms_executor.errors import EngineUnavailable, ExecutorError
+from tests.dockerd import IMAGE, Dockerd
+
+pytestmark = [pytest.mark.timeout(900)]
+KILLS = int(os.environ.get("DMS_EXECUTOR_DAEMON_KILLS", "2"))
+_JOBS = 20 if "DMS_EXECUTOR_DAEMON_KILLS" in os.environ else 5
+_LINES = 100 * KILLS
+_SCRIPT = (
+    "echo {name} >> /runs/{name}; i=0; while [ $i -lt {lines} ]; do echo line $i; i=$((i+1)); sleep 0.02; done; exit 7"
+)
+_WHOLE = b"".join(b"line %d\n" % number for number in range(_LINES))
+
+
+def _request(name: str, runs: Path) -> ExecutionRequest:
+    spec = DockerSpec(image=IMAGE, cmd=["sh", "-c", _SCRIPT.format(name=name, lines=_LINES)]).build()
+    volume = StorageVolume(source=str(runs), target="/runs")
+    return ExecutionRequest(job_id="j", execution_id=name, engine_spec=spec, outputs=[volume])
+
+
+async def _seen_through(executor: Executor, name: str, runs: Path) -> None:
+    """Started as soon as there is a daemon; a start that fails later has its record."""
+    while True:
+        try:
+            await executor.run(_request(name, runs))
+        except EngineUnavailable:
+            await asyncio.sleep(0.2)
+        except ExecutorError as error:
+            print(f"{name}: {error}")
+            return
+        else:
+            return
+
+
+async def _checked(executor: Executor, name: str, runs: Path) -> str:
+    """One execution: its result, its log and how often it ran agree."""
+    result: ExecutionResult = await asyncio.wait_for(executor.wait(name), 60)
+    noted = runs / name
+    times = (await asyncio.to_thread(noted.read_text)).count("\n") if noted.exists() else 0
+    if result.reason == "start_failed":
+        assert times == 0, f"{name} ran, but its record says {result}"
+        return "never let go"
+    assert times <= 1, f"{name} ran {times} times"
+    async with await executor.get_log_stream(LogStreamRequest(execution_id=name)) as stream:
+        log = await stream.read()
+        assert stream.gaps == {}
+    if result.reason == "engine_lost":
+        assert _WHOLE.startswith(log), f"{name}: {log[-200:]!r}"
+        assert result.exit_code != 0
+        return "lost with its daemon"
+    assert (result.reason, result.exit_code) == ("exited", 7), f"{name}: {result}"
+    assert log == _WHOLE, f"{name}: {len(log)} of {len(_WHOLE)} bytes"
+    assert times == 1
+    return "true end"
+
+
+@pytest.mark.parametrize("daemon", [("--live-restore",), ()], indirect=True, ids=["live-restore", "plain"])
+async def test_a_daemon_killed_at_any_moment_loses_nothing_silently(daemon: Dockerd, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    chance = random.Random(20_002)
+    settings = Settings(engines={"docker": {"socket": str(daemon.socket)}})
+    async with Executor.open(tmp_path / "state", policy=Policy.trusted(), settings=settings) as executor:
+        names = [f"e{number}" for number in range(_JOBS)]
+        jobs = [asyncio.create_task(_seen_through(executor, name, runs)) for name in names]
+        for _ in range(KILLS):
+            while not any(runs.iterdir()):
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(chance.uniform(0.0, 2.0))  # the moment is the point of this test
+            await asyncio.to_thread(daemon.stop, signal.SIGKILL)
+            await asyncio.sleep(chance.uniform(0.0, 1.0))
+            await asyncio.to_thread(daemon.start)
+        await asyncio.gather(*jobs)
+        counts = Counter([await _checked(executor, name, runs) for name in names])
+        await executor.cleanup()
+    live = "--live-restore" in daemon.options
+    print(f"{'live-restore' if live else 'plain'}: {KILLS} kills, {_JOBS} executions: {dict(counts)}")
+    assert daemon.docker("ps", "--all", "--quiet").stdout == b"", "containers are left behind"
+    assert not live or counts["lost with its daemon"] == 0, counts
+    assert counts["true end"] or not live, counts
