@@ -32,6 +32,9 @@ def check_request(request: ExecutionRequest, policy: Policy, dialect: Dialect) -
     _check_image(params.image, dialect.engine)
     for field, present, mend in (
         ("$.tty", request.tty, "Leave tty out"),
+        ("$.ports", request.ports and "ports" in dialect.lacks, "Leave ports out, or use the engine docker"),
+        ("$.devices", request.devices and "devices" in dialect.lacks, "Leave devices out, or use the engine docker"),
+        ("$.resources.gpus", request.resources.gpus and "gpus" in dialect.lacks, "Leave GPUs out"),
         ("$.stdin", request.stdin and not request.init, "Leave init out: it is what hands the input over"),
         ("$.stdin_file", request.stdin_file and not request.init, "Leave init out: it is what hands the input over"),
     ):
@@ -47,7 +50,7 @@ def check_request(request: ExecutionRequest, policy: Policy, dialect: Dialect) -
     memory = request.resources.memory
     if memory is not None and memory < _LEAST_MEMORY:
         raise InvalidRequest(f"{memory} is too little to run", path="$.resources.memory", mend="At least 6MiB")
-    check_volumes(request, dialect.engine, named=True)
+    check_volumes(request, dialect.engine, named="named_volumes" not in dialect.lacks)
     if dialect.mounts_as_text:
         _check_texts(request, dialect)
     return params

@@ -17,7 +17,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     `log_driver` keeps bytes exact. `output`: "attached" where that stream loses nothing, else the driver's own file.
     `tells_stops`: an event says that a stop has begun; else the container's state is "stopping" then.
-    `mounts_as_text`: mounts are put together with commas, unquoted.
+    `mounts_as_text`: mounts are put together with commas, unquoted. `lacks`: powers that others have.
     """
 
     engine: str
@@ -27,6 +27,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     output: Literal["attached", "file"]
     tells_stops: bool
     mounts_as_text: bool
+    lacks: frozenset[str] = frozenset()
 
 
 DOCKER = Dialect(
@@ -49,4 +50,7 @@ PODMAN = Dialect(
     output="file",
     tells_stops=False,
     mounts_as_text=True,
+    # A conmon stays for five minutes after each exec, and no variable of the job's can be taken from one; the
+    # others have not been tried.
+    lacks=frozenset({"exec", "exec_kill", "ports", "named_volumes", "devices", "gpus"}),
 )

@@ -110,7 +110,8 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             self._daemon = await describe(self._client)
         except (EngineUnavailable, EngineUnreachable) as error:
             return Probe(engine=self.name, usable=False, problem=error.message, mend=error.mend)
-        return self._daemon.probe(self.name, *await self._devices.powers())
+        found = self._daemon.probe(self.name, *await self._devices.powers())
+        return msgspec.structs.replace(found, capabilities=found.capabilities - self.dialect.lacks)
 
     async def validate(self, request: ExecutionRequest) -> None:
         """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""

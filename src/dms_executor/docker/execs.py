@@ -6,10 +6,10 @@ https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Exec
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..engine import Command, Execution, Handle
-from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError, StartFailed
+from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError, NotSupported, StartFailed
 from . import files
 from .client import ApiError
 from .names import CALLS, INIT
@@ -17,6 +17,7 @@ from .session import Called, Started, open_called
 
 if TYPE_CHECKING:
     from .client import Client
+    from .dialect import Dialect
 
 __all__ = ["Execs"]
 
@@ -28,9 +29,15 @@ class Execs:
     """The part of the engine that starts further commands."""
 
     _client: Client
+    dialect: ClassVar[Dialect]
 
     async def exec(self, x: Execution, h: Handle, command: Command) -> Called:
-        """Raises `StartFailed`, `ExecutionNotRunning`."""
+        """Raises `StartFailed`, `ExecutionNotRunning`, `NotSupported`."""
+        if "exec" in self.dialect.lacks:
+            engine = self.dialect.engine
+            raise NotSupported(
+                f"engine {engine} has no exec", engine=engine, what="exec", mend="Use the engine docker or oci"
+            )
 
         async def begin(name: str) -> Callable[[], Awaitable[Started]]:
             return await self._begin(x, h, command, name)
