@@ -43,6 +43,10 @@ def where(request: pytest.FixtureRequest, rootfs: Path) -> Iterator[tuple[str, s
     assert left == b"", "containers are left behind"
 
 
+@pytest.mark.skipif(
+    "DMS_EXECUTOR_DAEMON_KILLS" not in os.environ,
+    reason="a campaign of .ci/full: a start call that outlives its caller is the race of docs/docker.md",
+)
 async def test_a_caller_killed_at_any_moment_loses_no_execution(tmp_path: Path, where: tuple[str, str]) -> None:
     state, runs = tmp_path / "state", tmp_path / "runs"
     runs.mkdir()
