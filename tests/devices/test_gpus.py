@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dms_executor.devices.gpus import assign, discover, matching, names_of
@@ -71,7 +71,7 @@ def test_one_that_says_less_makes_room_for_one_that_says_more() -> None:
 _WANTED = st.builds(GPU, vendor=st.sampled_from(["nvidia", "amd"]), index=st.sampled_from([None, 0, 1]))
 
 
-@settings(deadline=None)  # a slow machine is no failure
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a slow machine is no failure
 @given(wanted=st.lists(_WANTED, max_size=4), taken=st.sets(st.sampled_from([gpu.pci_address for gpu in _GPUS])))
 def test_it_finds_an_assignment_exactly_where_there_is_one(wanted: list[GPU], taken: set[str]) -> None:
     free = [gpu for gpu in _GPUS if gpu.pci_address not in taken]
