@@ -115,6 +115,9 @@ async def test_jobs_and_their_output_go_on_without_the_service(service: podmand.
         for name in names:
             request = ExecutionRequest(job_id="j", execution_id=name, engine_spec=job, inputs=[volume])
             await executor.start(request)
+            # Where its log lies is the service's to say, once; from then on nobody needs that.
+            async with await executor.get_log_stream(LogStreamRequest(execution_id=name, follow=True)) as stream:
+                assert await anext(aiter(stream))
         await asyncio.to_thread(service.stop, signal.SIGKILL)
         async with await executor.get_log_stream(LogStreamRequest(execution_id="e0", follow=True)) as stream:
             heard = b""

@@ -152,7 +152,8 @@ class Powers:
         try:
             return inspected(await self._ask("GET", f"/containers/{_id(h)}/json"))
         except ApiError as error:
-            if error.status == 404:
+            # Podman answers 500 for one that goes away just then.
+            if error.status == 404 or "no such container" in error.message.lower():
                 return None
             raise
 
