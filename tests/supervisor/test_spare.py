@@ -44,11 +44,15 @@ def shims() -> set[int]:
     return found
 
 
-def waits(pid: int) -> bool:
-    """Whether a process has left its parent, and has no child: a shim at work has one."""
+def waits(pid: int, first: int) -> bool:
+    """Whether a process has left `first`, whose session it is of, and has no child: a shim at work has one."""
     try:
-        parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-        return parent != str(os.getpid()) and not Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        _, parent, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+        return (
+            parent != str(os.getpid())
+            and session == str(first)
+            and not Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        )
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -58,7 +62,7 @@ async def spare_and_pid() -> tuple[Spare, int]:
     before = shims()
     ahead = await spare()
     async with asyncio.timeout(20):
-        while len(new := {pid for pid in shims() - before - {ahead.pid} if waits(pid)}) != 1:
+        while len(new := {pid for pid in shims() - before - {ahead.pid} if waits(pid, ahead.pid)}) != 1:
             await asyncio.sleep(0.005)  # the second fork tells nobody
     return ahead, new.pop()
 
