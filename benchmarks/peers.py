@@ -18,7 +18,7 @@ from failed import Failed
 from field import Field
 from spawner import spawn
 
-__all__ = ["COMMAND", "docker_py", "docker_run", "launched", "podman_of", "spawned"]
+__all__ = ["COMMAND", "aiodocker_of", "docker_py", "docker_run", "launched", "podman_of", "spawned"]
 
 COMMAND = ["echo", "hi"]
 # An ordinary service may not raise the limits that podman sets by default.

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dms_executor import ByteSize, ExecutionRequest, Executor, LogStreamRequest, Policy, Settings
+from dms_executor import ByteSize, ExecutionRequest, Executor, LogStreamRequest, Policy, Settings, SpecConfig
 from dms_executor.oci import OciSpec
 from roots import busybox_root
 
@@ -60,9 +60,8 @@ def plain_pipe(root: Path, size: int) -> float:
     return time.perf_counter() - began
 
 
-async def through_the_log(executor: Executor, root: Path, size: int, name: str) -> tuple[float, int]:
-    """The job with a follower; seconds, and by how many bytes the caller's memory grew."""
-    spec = OciSpec(image=f"rootfs:{root}", cmd=["lines", str(size)]).build()
+async def through_the_log(executor: Executor, spec: SpecConfig, size: int, name: str) -> tuple[float, int]:
+    """The job, which writes so many bytes, with a follower; seconds, and by how many bytes the caller's memory grew."""
     before = resident()
     peak = before
     began = time.perf_counter()
@@ -90,11 +89,15 @@ async def main() -> None:
         root = busybox_root(Path(scratch))
         writer(root)
         settings = Settings(log_cap=ByteSize("4GiB"))
+
+        def spec(length: int) -> SpecConfig:
+            return OciSpec(image=f"rootfs:{root}", cmd=["lines", str(length)]).build()
+
         async with Executor.open(Path(scratch) / "state", policy=Policy.trusted(), settings=settings) as executor:
-            await through_the_log(executor, root, 2**20, "warm")
+            await through_the_log(executor, spec(2**20), 2**20, "warm")
             for number in range(3):
                 pipe = plain_pipe(root, size)
-                took, growth = await through_the_log(executor, root, size, f"r{number}")
+                took, growth = await through_the_log(executor, spec(size), size, f"r{number}")
                 rate = size / took / 1e6
                 print(f"log with a follower {rate:.0f} MB/s (bound {BOUND}), plain pipe {size / pipe / 1e6:.0f} MB/s")
                 print(f"  ratio of times {took / pipe:.2f}, the caller grew by {growth / 2**20:.1f} MiB", flush=True)

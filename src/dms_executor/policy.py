@@ -1,4 +1,4 @@
-"""`Policy`: which host paths, networks and devices a request may touch.
+"""`Policy`: which host paths, networks, devices and registries a request may touch.
 
 A request comes from a stranger, the policy from the owner of the machine. A path is resolved by the kernel beneath one
 of the policy's roots, and what comes back is an opened descriptor: who swaps the path afterwards changes nothing.
@@ -94,7 +94,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     `read_roots`, `write_roots`: folders beneath which a request may name paths (a write root may be read, too).
     `networks`: allowed values of a request's `network`; "*" is any. `volumes`: a daemon's volumes that may be mounted,
-    read-only or not; "*" is any. `unenforced`: limits that may go unenforced.
+    read-only or not; "*" is any. `registries`: hosts, with a port where they have one, from which a request's image may
+    come ("docker.io", "registry.example:5000"); "*" is any. `unenforced`: limits that may go unenforced.
     `missing_defaults`: what to do with a default limit that this host cannot enforce, refuse the request or record it.
     """
 
@@ -103,6 +104,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     networks: Sequence[str] = ("none", "user")
     devices: Sequence[str] = ()
     volumes: Sequence[str] = ()
+    registries: Sequence[str] = ("*",)
     unenforced: Sequence[Limit] = ()
     missing_defaults: Literal["refuse", "record"] = "refuse"
 
@@ -127,6 +129,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             raise PolicyDenied(
                 f"{field}: the policy does not allow the volume {name!r}",
                 mend=f"Its owner can allow it by Policy(volumes=(..., {name!r}))",
+            )
+
+    def check_registry(self, registry: str, *, field: str) -> None:
+        """Raises `PolicyDenied`."""
+        if registry not in self.registries and "*" not in self.registries:
+            raise PolicyDenied(
+                f"{field}: the policy does not allow images from {registry!r}",
+                mend=f"Its owner can allow it by Policy(registries=(..., {registry!r}))",
             )
 
     def open(self, path: str, *, write: bool = False, field: str = "$", refused: Iterable[_Root] = ()) -> Granted:

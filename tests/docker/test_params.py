@@ -167,3 +167,9 @@ def test_which_storage_can_hold_a_size(tmp_path: Path, monkeypatch: pytest.Monke
     assert not can_limit_disk("overlay2", [["Backing Filesystem", "extfs"]], "/var/lib/docker")
     assert not can_limit_disk("vfs", [], "/var/lib/docker")
     assert can_limit_disk("btrfs", [], "/anywhere")
+
+
+async def test_a_registry_that_the_policy_does_not_name(tmp_path: Path, rootfs: Path) -> None:
+    async with opened(tmp_path / "state", rootfs, policy=Policy(registries=("registry.example",))) as bench:
+        with pytest.raises(PolicyDenied, match="registries"):
+            await bench.sh("echo never")

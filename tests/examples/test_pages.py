@@ -15,19 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from .blocks import DATA, EMPTY, ROOT, RUN, SHOWN, Block, blocks, pages, prints
-
-LIMIT = 100.0
-# A fragment without an import has these names.
-_PRELUDE = "from dms_executor import *\nfrom dms_executor.oci import OciSpec\n"
+from .blocks import DATA, EMPTY, LIMIT, ROOT, RUN, SHOWN, blocks, pages, prints, program_of, run_block
 
 
 def _with_blocks(kinds: tuple[str, ...]) -> list[str]:
     return [page for page in pages() if any(block.kind in kinds for block in blocks(page))]
-
-
-def _program(block: Block) -> str:
-    return block.text if re.search(r"^(from|import) ", block.text, re.MULTILINE) else _PRELUDE + block.text
 
 
 def test_pages_with_examples_are_found() -> None:
@@ -86,23 +78,6 @@ def test_the_blocks_of_a_page_run(page: str, day: tuple[Path, dict[str, str]]) -
             subprocess.run([*cleanup, "--state-dir", state], env=environment, capture_output=True, timeout=LIMIT)
 
 
-def run_block(
-    block: Block, number: int, folder: Path, environment: dict[str, str], python: str = sys.executable
-) -> None:
-    """It ends well and prints what the page says."""
-    if block.kind == "sh":
-        command = ["bash", "-euo", "pipefail", "-c", block.text]
-    else:
-        program = folder / f"block{number}.py"
-        program.write_text(_program(block))
-        command = [python, str(program)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
-    assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr, done.stderr
-    if block.printed is not None:
-        assert prints(block.printed, done.stdout), f"{block.text}\nprinted\n{done.stdout}\nnot\n{block.printed}"
-
-
 @pytest.mark.parametrize("page", _with_blocks((*RUN, *DATA)))
 def test_a_block_that_is_not_run_says_why_and_data_is_well_formed(page: str) -> None:
     read: dict[str, Any] = {"yaml": yaml.safe_load, "toml": tomllib.loads, "json": json.loads, "ini": str}
@@ -119,7 +94,7 @@ def test_the_programs_are_typed(tmp_path: Path) -> None:
             # A test of pytest's is written as its readers write theirs.
             if block.kind == "python" and not block.not_run and not block.file.startswith(("conftest", "test_")):
                 name = re.sub(r"\W", "_", page)
-                (tmp_path / f"{name}_{number}.py").write_text(_program(block))
+                (tmp_path / f"{name}_{number}.py").write_text(program_of(block))
     found = sorted(str(program) for program in tmp_path.glob("*.py"))
     command = [sys.executable, "-m", "mypy", "--strict", *found]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)

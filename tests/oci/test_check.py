@@ -199,3 +199,13 @@ def test_a_kernel_of_its_own_has_no_devices_of_the_hosts(fields: dict[str, Any],
     with pytest.raises(NotSupported, match="runsc") as error:
         check_runtime(asking({"image": "rootfs:/x"}, **fields), RUNSC)
     assert error.value.what == what
+
+
+async def test_a_registry_that_the_policy_does_not_name(tmp_path: Path, busybox: Path) -> None:
+    (tmp_path / "state").mkdir()
+    async with opened(tmp_path / "state", busybox, Policy(registries=("registry.example:5000",))) as bench:
+        await bench.engine.validate(asking({"image": "registry.example:5000/team/tool:1"}))
+        for image in ("alpine", "127.0.0.1:5000/tool", "docker://registry.example/tool"):
+            with pytest.raises(PolicyDenied, match="registries") as error:
+                await bench.engine.validate(asking({"image": image}))
+            assert str(error.value).startswith(f"{P}.image")

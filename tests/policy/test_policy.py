@@ -232,3 +232,13 @@ def test_networks() -> None:
     Policy.trusted().check_network("host")
     with pytest.raises(PolicyDenied, match="networks"):
         Policy().check_network("host")
+
+
+def test_registries() -> None:
+    Policy().check_registry("registry.example:5000", field="$")
+    Policy.trusted().check_registry("registry.example:5000", field="$")
+    named = Policy(registries=("docker.io",))
+    named.check_registry("docker.io", field="$")
+    with pytest.raises(PolicyDenied, match="registries") as error:
+        named.check_registry("127.0.0.1:5000", field="$.image")
+    assert str(error.value).startswith("$.image")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InvalidRequest, NotSupported
+from ..images import parse_reference
 from ..images.params import PARAMS
 from ..limits import Limits, check_least, limits_of
 from ..policy import Policy
@@ -29,7 +30,7 @@ _LEAST_MEMORY = 6 << 20  # the daemon's own: https://docs.docker.com/engine/cont
 def check_request(request: ExecutionRequest, policy: Policy, dialect: Dialect) -> DockerParams:
     """What can be judged without the daemon. Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`."""
     params = checked_params(request.engine_spec.params)
-    _check_image(params.image, dialect.engine)
+    _check_image(params.image, policy, dialect.engine)
     for field, present, mend in (
         ("$.tty", request.tty, "Leave tty out"),
         ("$.ports", request.ports and "ports" in dialect.lacks, "Leave ports out, or use the engine docker"),
@@ -93,7 +94,7 @@ def _check_text(path: str | None, field: str, dialect: Dialect) -> None:
         )
 
 
-def _check_image(image: str, engine: str) -> None:
+def _check_image(image: str, policy: Policy, engine: str) -> None:
     field = f"{PARAMS}.image"
     transport, separator, _ = image.partition(":")
     if separator and transport in _LOCAL:
@@ -105,6 +106,7 @@ def _check_image(image: str, engine: str) -> None:
         )
     if not _IMAGE.fullmatch(image) or ".." in image:
         raise InvalidRequest(f"{image!r} is no image's name", path=field, mend="E.g. 'alpine:3.20'")
+    policy.check_registry(parse_reference(image, engine).registry, field=field)
 
 
 def _lacking(engine: str, field: str, mend: str) -> NotSupported:

@@ -38,6 +38,8 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams,
     """What can be judged without looking at the host. Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`."""
     params = checked_params(request.engine_spec.params)
     reference = parse_reference(params.image, ENGINE)
+    if not reference.is_local:
+        policy.check_registry(reference.registry, field=_IMAGE)
     check_platform_of(params.platform)
     if request.network not in ("none", "user", "host"):
         raise _lacking("$.network", "Use 'none', 'user' or 'host'")

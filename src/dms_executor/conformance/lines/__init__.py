@@ -10,6 +10,7 @@ from .copies import *  # noqa: F403
 from .devices import *  # noqa: F403
 from .figures import *  # noqa: F403
 from .identity import *  # noqa: F403
+from .images import *  # noqa: F403
 from .listing import *  # noqa: F403
 from .logs import *  # noqa: F403
 from .networks import *  # noqa: F403
