@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +49,9 @@ def build_request(options: Mapping[str, Any], words: Sequence[str]) -> Execution
 
 def made_up_id() -> str:
     """An id that reads well: brisk-heron-3f9a1c."""
-    return "-".join((secrets.choice(_FIRST.split()), secrets.choice(_SECOND.split()), secrets.token_hex(3)))
+    number = int.from_bytes(os.urandom(8), "big")  # the module secrets costs a command line 5 ms
+    first, second = _FIRST.split(), _SECOND.split()
+    return f"{first[number % len(first)]}-{second[(number >> 16) % len(second)]}-{number >> 40:06x}"
 
 
 def _lay_over(fields: Fields, options: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from ..engine import Engine, EngineContext, Execution
 from ..errors import EngineUnavailable, EngineUnreachable, ExecutionNotFound, ExecutorClosed, InvalidRequest
 from ..journal import Journal, Owners, Row
 from ..policy import Policy
-from ..registry import engine_class, engine_names
+from ..registry import engine_class, names_by_rank
 from ..tasks import Tasks
 from ..typed import known
 from ..types import (
@@ -111,18 +111,16 @@ class Core:
         if request.engine_spec.type is not None:
             return await self.engine(request.engine_spec.type)
         problems: list[EngineUnavailable] = []
-        for kind in await self.in_thread(_by_rank):
-            if kind.rank >= 1000:
-                continue
+        for name in await self.in_thread(names_by_rank):
             try:
-                engine = await self.engine(kind.name)
+                engine = await self.engine(name)
                 probe = await engine.probe()
             except (EngineUnavailable, EngineUnreachable) as error:
-                problems.append(EngineUnavailable(f"{kind.name}: {error.message}", mend=error.mend))
+                problems.append(EngineUnavailable(f"{name}: {error.message}", mend=error.mend))
                 continue
             if probe.usable:
                 return engine
-            problems.append(EngineUnavailable(f"{kind.name}: {probe.problem}", mend=probe.mend))
+            problems.append(EngineUnavailable(f"{name}: {probe.problem}", mend=probe.mend))
         # The one that would be taken if it could is the one to mend.
         mend = f"{problems[0].mend.rstrip('.')}. " if problems and problems[0].mend else ""
         raise EngineUnavailable(
@@ -227,15 +225,3 @@ class Core:
             durable=self.durable,
         )
         return await self._sessions.enter_async_context(kind.open(context))
-
-
-def _by_rank() -> list[type[Engine]]:
-    found = [kind for kind in map(_importable, engine_names()) if kind is not None]
-    return sorted(found, key=lambda kind: (kind.rank, kind.name))
-
-
-def _importable(name: str) -> type[Engine] | None:
-    try:
-        return engine_class(name)
-    except EngineUnavailable:
-        return None
