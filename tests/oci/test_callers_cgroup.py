@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dms_executor.oci.cgroups import Cgroups, detect
+from dms_executor.cgroups import Cgroups, detect
 
 from .conftest import Bench
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from dms_executor.oci.cgroups import Cgroups, Hierarchy, detect, limits_swap, parse, usable_controllers
+from dms_executor.cgroups.hierarchies import Cgroups, Hierarchy, detect, limits_swap, parse, usable_controllers
 
 V1 = """\
 31 23 0:28 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from dms_executor.cgroups import Cgroups
 from dms_executor.errors import ExecutorError, InvalidRequest, NotSupported, PolicyDenied
 from dms_executor.limits import Limits
 from dms_executor.oci import OciSpec
-from dms_executor.oci.cgroups import Cgroups
 from dms_executor.oci.check import check_runtime, host_limits
 from dms_executor.oci.flavours import CRUN, RUNSC
 from dms_executor.oci.host import Host

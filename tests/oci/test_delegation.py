@@ -17,7 +17,7 @@ LIMITS = "cpu io memory pids"
 # In a process of that user, since access is what counts: it says what it finds for the cgroup `own`.
 ASK = """
 import json, os, sys
-from dms_executor.oci.cgroups import Cgroups, Hierarchy
+from dms_executor.cgroups import Cgroups, Hierarchy
 from dms_executor.oci.delegation import delegated, settle
 asked = json.load(sys.stdin)
 mount, own = asked["mount"], asked["own"]

@@ -13,8 +13,8 @@ import pytest
 
 from dms_executor import Executor, Settings
 from dms_executor.errors import EngineUnavailable, NotSupported
+from dms_executor.images.users import User
 from dms_executor.oci import OciSpec, idranges, userns
-from dms_executor.oci.users import User
 from dms_executor.policy import Policy
 from dms_executor.types import ByteSize, ExecutionRequest, Resources, StorageVolume
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dms_executor.errors import StartFailed
-from dms_executor.oci.users import User, resolve_user
+from dms_executor.images.users import User, resolve_user
 
 PASSWD = "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\nbad:x:no:1::/:/\n# c:x:5:5::/:/\nshort:x:1\n"
 GROUP = "root:x:0:\napp:x:1001:\nextra:x:1002:other,app\nmore:x:1003:app\n"

@@ -11,8 +11,8 @@ import os
 from ..devices.access import access_of
 from ..devices.grants import DeviceGrants, NodeGrant, reopen_node
 from ..errors import NotSupported
+from ..images.users import User
 from .rootless import Rootless
-from .users import User
 
 __all__ = ["check_nodes"]
 

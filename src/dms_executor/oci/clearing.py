@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 
+from ..cgroups.emptying import empty_group
 from ..engine import Execution
 from ..errors import EngineUnreachable
 from ..images import ImageStore
 from ..processes import boot_id
+from ..supervisor.address import ShimAddress, kill_shim, wait_gone
 from ..supervisor.record import read_exit
 from . import idranges, inside, undo
 from .host import Host
-from .plan import ShimAddress
 from .strays import kill_strays
 
 __all__ = ["cleared", "emptied"]
@@ -36,14 +37,14 @@ def emptied(x: Execution, host: Host, group: str) -> list[str]:
     """Kills what is left of the job; the folders of its cgroup that stayed. Blocks."""
     if host.without_cgroups and read_exit(x.folder) is None:
         kill_strays(x.token)
-    return undo.empty_group(host.cgroups, group)
+    return empty_group(host.cgroups, group)
 
 
 def _clear(
     x: Execution, host: Host, group: str, address: ShimAddress | None, first_id: int | None, store: ImageStore
 ) -> bool:
     """False: files of other ids are left, for `inside.clear`."""
-    if address is not None and not undo.wait_gone(address, _GONE) and not undo.kill_shim(address, _GONE):
+    if address is not None and not wait_gone(address, _GONE) and not kill_shim(address, _GONE):
         raise EngineUnreachable(f"the shim {address.pid} cannot be killed", execution_id=x.id)
     busy = emptied(x, host, group)
     if busy:

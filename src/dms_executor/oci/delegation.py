@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from .cgroups import Cgroups, Hierarchy, limits_swap
+from ..cgroups import Cgroups, Hierarchy, limits_swap
 
 __all__ = ["Delegated", "delegated", "given", "manager_of", "settle"]
 

@@ -21,6 +21,7 @@ from ..devices.places import is_jobs_own
 from ..devices.registry import Registry
 from ..engine import EngineContext
 from ..errors import NotSupported
+from ..images.users import User
 from ..policy import reopen
 from ..supervisor import spec
 from ..types import GPU, ExecutionRequest
@@ -29,7 +30,6 @@ from .flavours import Flavour
 from .process import Process
 from .rootless import Rootless
 from .spec import OciSettings
-from .users import User
 
 __all__ = ["OciDevices", "device_mounts", "device_rules", "equipped", "gpus_here", "joined", "shim_mounts"]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from ..errors import ResourcesUnavailable
 from ..images import ImageStore
 from ..policy import reopen
+from ..programs import ENVIRONMENT
 from ..supervisor import tether
 from ..threads import finished
 from .host import Host
 from .launch import make_layer
 from .plan import Plan
-from .runtime import ENVIRONMENT
 
 __all__ = ["make_disk"]
 

@@ -10,11 +10,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import ClassVar, Self
 
 import msgspec
 
+from ..cgroups.freezer import freeze
+from ..cgroups.gauge import Gauge
 from ..engine import (
     Attached,
     Channel,
@@ -29,7 +31,6 @@ from ..engine import (
     Report,
 )
 from ..errors import (
-    EngineUnreachable,
     ExecutionNotRunning,
     StartFailed,
 )
@@ -37,9 +38,10 @@ from ..images import ImageConfig, ImageStore, parse_reference, stop_signal_of
 from ..limits import loosened_by
 from ..policy import Grant
 from ..processes import boot_id
-from ..supervisor import shim as shims
+from ..supervisor.address import ShimAddress
 from ..supervisor.attachment import attach
-from ..supervisor.record import decode_exit, read_exit
+from ..supervisor.keeping import Keeping
+from ..supervisor.survey import survey
 from ..threads import finished
 from ..typed import known
 from ..types import ExecutionRequest, Output, Probe, Stats
@@ -50,16 +52,13 @@ from .clearing import cleared, emptied
 from .devices import OciDevices
 from .execs import open_exec
 from .files import Files
-from .freezer import freeze, process_gone
-from .gauge import Gauge
 from .host import Host, prepare_host
 from .images import Images, OciImages
 from .network_check import check_network
-from .plan import Plan, ShimAddress, address_of
+from .plan import Plan
 from .probing import probed
 from .runtime import complaint, last_words, start_failure
 from .spec import OciParams, OciSettings, checked_params, checked_settings
-from .survey import survey
 from .userns import check_host
 from .vouched import Vouched
 
@@ -85,7 +84,7 @@ class OciEngine(Files, Images, Engine):
         self._settings = checked_settings(context.settings)
         self._store = ImageStore(context.state_dir)
         self._refused = (context.state_dir,)
-        self._shims: dict[str, shims.Shim] = {}
+        self._keeping = Keeping(self.name, last_words)
         self._births = Births(context, self._settings, self._store)
         self._gauge = Gauge()
         self._devices = OciDevices(context, self._settings)
@@ -103,9 +102,7 @@ class OciEngine(Files, Images, Engine):
             yield engine
         finally:
             engine._births.close()
-            for shim in engine._shims.values():
-                shim.close()
-            engine._shims.clear()
+            engine._keeping.close()
 
     async def probe(self) -> Probe:
         """Which runtime, why, and what can be enforced here."""
@@ -152,9 +149,9 @@ class OciEngine(Files, Images, Engine):
         """The shim, with everything mounted, waiting for its go."""
         host = await self._ready(launching=True)
         plan = Plan.from_state(p.state)
-        shim = await self._connection(x) if x.token in self._shims else None
+        shim = await self._keeping.known(x)
         if shim is None:
-            shim = self._shims[x.token] = await self._births.born(x, p, plan, host)
+            shim = self._keeping.add(x, await self._births.born(x, p, plan, host))
         born = self._births.known.get(x.token, Born())
         userns = born.userns
         told = host.rootless.told if host.rootless is not None else userns.told
@@ -173,7 +170,7 @@ class OciEngine(Files, Images, Engine):
 
     async def start(self, x: Execution, h: Handle) -> datetime:
         """Raises `StartFailed` with what the runtime or the init said."""
-        shim = await self._connection(x)
+        shim = await self._keeping.connection(x)
         if shim is None:
             raise StartFailed(f"the shim is gone: {await asyncio.to_thread(last_words, x.folder)}")
         going = asyncio.ensure_future(shim.go())
@@ -204,41 +201,19 @@ class OciEngine(Files, Images, Engine):
 
         if host.rootless is None:
             await asyncio.to_thread(idranges.sweep, lambda group: bool(host.cgroups.processes(group)))
-        return await survey(self._context.state_dir / "executions", is_frozen, tokens)
+        return await survey(self._context.state_dir / "executions", "bundle", is_frozen, tokens)
 
     async def watch(self, x: Execution, h: Handle) -> Exit:
         """The exit record; without one, once nobody is left to write it, an `Exit` that says `lost`."""
-        for _ in range(_RECONNECTS):
-            shim = await self._connection(x)
-            if shim is None:
-                break
-            if await shim.ended():
-                if shim.record:
-                    return decode_exit(shim.record, x.folder)
-                break
-            # The connection ended, and perhaps not the shim.
-            self._forget(x, shim)
-        record = await asyncio.to_thread(read_exit, x.folder)
-        if record is None:
-            await self._gone(h)
-            record = await asyncio.to_thread(read_exit, x.folder)
-        if record is not None:
-            return record
-        words = await asyncio.to_thread(last_words, x.folder)
-        return Exit(lost=f"the shim ended without an exit record{words}", finished_at=datetime.now(UTC))
+        return await self._keeping.watch(x, h)
 
     async def signal(self, x: Execution, h: Handle, signum: int) -> None:
         """Raises `ExecutionNotRunning`."""
-        shim = await self._connection(x)
-        if shim is None:
-            raise ExecutionNotRunning("its shim is gone", execution_id=x.id)
-        await shim.signal(signum)
+        await self._keeping.signal(x, signum)
 
     async def stop(self, x: Execution, h: Handle, signum: int, grace: float) -> None:
         """The shim carries it out, caller or not."""
-        shim = await self._connection(x)
-        if shim is not None:
-            await shim.stop(signum, grace, "stop")
+        await self._keeping.stop(x, signum, grace)
 
     async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
         """Verifies that the outputs are what was granted, and fills `results_dir`. Raises `PolicyDenied`."""
@@ -252,7 +227,7 @@ class OciEngine(Files, Images, Engine):
 
     async def destroy(self, x: Execution, h: Handle | None) -> None:
         """Shim, processes, cgroups, folders, pins. What stays is request, log and records."""
-        address = await self._stopped(x, h)
+        address = await self._keeping.stopped(x, h)
         host = await self._ready()
         first_id = h.state.get("ids") if h is not None else None
         await cleared(x, host, self._group(host, x), address, first_id, self._store)
@@ -305,48 +280,8 @@ class OciEngine(Files, Images, Engine):
         grant = check.grant_image(reference, policy, self._refused)
         return grant, grant_volumes(request, policy, self._refused)
 
-    def _forget(self, x: Execution, shim: shims.Shim) -> None:
-        if self._shims.get(x.token) is shim:
-            del self._shims[x.token]
-        shim.close()
-
-    async def _connection(self, x: Execution) -> shims.Shim | None:
-        shim = self._shims.get(x.token)
-        if shim is None:
-            shim = await shims.connect(x.folder)
-            if shim is not None:
-                other = self._shims.setdefault(x.token, shim)
-                if other is not shim:
-                    shim.close()
-                return other
-        return shim
-
-    async def _stopped(self, x: Execution, h: Handle | None) -> ShimAddress | None:
-        """Ends the shim the gentle way; its address, where anybody knows it."""
-        shim = await self._connection(x)
-        self._shims.pop(x.token, None)
-        if shim is None:
-            return address_of(h)
-        address = ShimAddress(boot=self._boot, pid=shim.pid, start_time=shim.start_time)
-        try:
-            # Before the go a stop makes it clean up and exit, afterwards it kills the job and writes the record.
-            async with asyncio.timeout(_GONE):
-                await shim.stop(9, 0)
-                await shim.ended()
-        except (TimeoutError, EngineUnreachable):
-            _LOG.warning("a shim did not end when it was told to", extra={"execution_id": x.id, "engine": self.name})
-        finally:
-            shim.close()
-        return address if shim.pid else address_of(h)
-
     def _group(self, host: Host, x: Execution) -> str:
         return host.job_group(self._settings.cgroup_parent, x.token)
-
-    async def _gone(self, h: Handle) -> None:
-        """Waits until the shim's process has ended, for one that lives but does not answer."""
-        address = address_of(h)
-        if address is not None:
-            await process_gone(address)
 
     async def _freeze(self, x: Execution, frozen: bool) -> None:
         host = await self._ready()
@@ -354,6 +289,6 @@ class OciEngine(Files, Images, Engine):
         host.need_cgroup("pause", x.id)
         group = self._group(host, x)
         try:
-            await freeze(host.cgroups, group, frozen)
+            await freeze(host.cgroups, group, frozen, engine=self.name)
         except FileNotFoundError as error:
             raise ExecutionNotRunning("it has ended", execution_id=x.id) from error

@@ -16,10 +16,9 @@ from ..copying import Found, found
 from ..engine import Execution, Handle
 from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError
 from ..supervisor import files
-from . import undo
+from ..supervisor.address import address_of, open_shim
 from .check import check_power
 from .host import Host
-from .plan import address_of
 
 __all__ = ["Files"]
 
@@ -80,7 +79,7 @@ async def _opened(x: Execution, h: Handle) -> int:
 def _open(x: Execution, h: Handle) -> int | None:
     """None: not yet. The shim is the parent of the job's first process, and of nobody else's."""
     address = address_of(h)
-    shim = undo.open_shim(address) if address is not None else None
+    shim = open_shim(address) if address is not None else None
     if address is None or shim is None:
         raise ExecutionNotRunning("its shim is gone", execution_id=x.id)
     try:

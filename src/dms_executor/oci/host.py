@@ -9,14 +9,15 @@ from pathlib import Path
 
 import msgspec
 
+from ..cgroups import Cgroups, detect, make_shims_group
+from ..cgroups.scope import below_manager, is_there, scope_of
 from ..errors import EngineUnavailable, NotSupported
+from ..programs import SEARCH_PATH
 from ..types import ByteSize, Capacity
-from .cgroups import Cgroups, detect, make_shims_group
 from .delegation import Delegated, delegated, given, settle
 from .devices import gpus_here
 from .rootless import Rootless, find_rootless, room_of
-from .runtime import SEARCH_PATH, Runtime, choose, tried
-from .scope import below_manager, is_there, scope_of
+from .runtime import Runtime, choose, tried
 from .spec import ROOM, OciSettings
 from .userns import problem_of_host
 

@@ -15,9 +15,12 @@ import msgspec
 
 from ..engine import EngineContext, Execution
 from ..errors import EngineUnavailable, InvalidRequest, StartFailed
+from ..images.users import User, resolve_user
 from ..policy import reopen
+from ..programs import ENVIRONMENT
 from ..supervisor import binary, spec
 from ..supervisor.spawning import mapped
+from ..targets import landed
 from ..volumes import RESERVED_TARGETS
 from .accounts import check_accounts
 from .bound_nodes import check_nodes
@@ -30,13 +33,11 @@ from .plan import Plan
 from .process import PUBLIC, process_of
 from .provision import script_mount, scripts_memory
 from .rootless import Rootless
-from .runtime import ENVIRONMENT, run_argv, state_folder
+from .runtime import run_argv, state_folder
 from .seccomp import compiled, load_profile, oci_form
 from .shadow import shadow
 from .spec import OciParams, OciSettings
-from .targets import landed
 from .userns import check_user
-from .users import User, resolve_user
 
 __all__ = ["Launch", "assemble", "make_layer"]
 

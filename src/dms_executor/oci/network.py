@@ -14,9 +14,9 @@ import msgspec
 from ..errors import EngineUnavailable, NotSupported, ResourcesUnavailable, StartFailed
 from ..networks import ADDRESS, Program, answers_remapped, find_program, reserve
 from ..networks.programs import API_SOCKET
+from ..programs import ENVIRONMENT
 from ..supervisor import spec, tether
 from ..types import PortMapping
-from .runtime import ENVIRONMENT
 from .spec import OciSettings
 
 __all__ = ["NAMESPACE", "SYSFS", "connect_ports", "connected", "is_taken", "program_for"]

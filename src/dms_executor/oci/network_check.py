@@ -14,12 +14,12 @@ from ..errors import EngineUnavailable, ExecutorError, InvalidRequest, NotSuppor
 from ..networks import Program, find_program
 from ..networks.ports import check_ports
 from ..networks.programs import MEND
+from ..programs import ENVIRONMENT
 from ..supervisor import shim as shims
 from ..supervisor import spec
 from ..types import ExecutionRequest
 from .host import Host
 from .network import connected, program_for
-from .runtime import ENVIRONMENT
 from .spec import OciSettings
 
 __all__ = ["check_network", "network_powers"]

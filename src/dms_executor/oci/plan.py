@@ -7,14 +7,13 @@ from typing import Any
 import msgspec
 
 from ..devices.grants import DeviceGrants
-from ..engine import Handle
 from ..images import ImageConfig
 from ..limits import Limits
 from ..policy import Grant
 from ..typed import known
 from ..volumes import Volumes
 
-__all__ = ["Plan", "ShimAddress", "address_of"]
+__all__ = ["Plan"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,16 +35,3 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def from_state(cls, state: dict[str, Any]) -> Plan:
         """Fields of newer releases are ignored."""
         return msgspec.convert(state, known(cls))
-
-
-class ShimAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Tells a shim from a later process with the same pid: boot id and start time (clock ticks after boot)."""
-
-    boot: str
-    pid: int
-    start_time: int
-
-
-def address_of(h: Handle | None) -> ShimAddress | None:
-    """Where a handle says which shim it is."""
-    return msgspec.convert(h.state, known(ShimAddress)) if h is not None and "pid" in h.state else None

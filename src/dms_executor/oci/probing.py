@@ -6,13 +6,14 @@ import asyncio
 from pathlib import Path
 
 from ..errors import EngineUnavailable
+from ..programs import ENVIRONMENT
 from ..supervisor import tether
 from ..types import Probe
 from .devices import OciDevices
 from .host import Host, capabilities, capacity, look
 from .network_check import network_powers
 from .rootless import why_no_namespace
-from .runtime import ENVIRONMENT, program, version_of
+from .runtime import program, version_of
 from .spec import OciSettings
 from .userns import check_host
 

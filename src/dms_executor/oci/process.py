@@ -8,11 +8,11 @@ import msgspec
 
 from ..engine import merged_environment
 from ..images import ImageConfig, command_of
+from ..images.users import User
 from ..types import ExecutionRequest
 from .capabilities import DEFAULT_CAPABILITIES
 from .provision import FOLDER
 from .spec import OciParams
-from .users import User
 
 __all__ = ["INIT", "PUBLIC", "Process", "capabilities_of", "process_of"]
 

@@ -9,8 +9,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..images.users import User
 from ..scripts import encoded_scripts
-from .users import User
 
 __all__ = ["FOLDER", "script_mount", "scripts_memory"]
 

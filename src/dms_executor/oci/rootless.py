@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 
 from ..errors import EngineUnavailable, StartFailed
+from ..images.users import User
+from ..programs import SEARCH_PATH
 from ..supervisor import binary
-from .runtime import SEARCH_PATH
-from .users import User
 
 __all__ = ["Rootless", "explained", "find_rootless", "room_of", "why_no_namespace"]
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import msgspec
 
+from ..cgroups import Cgroups
 from ..engine import Execution
 from ..errors import EngineUnavailable, StartFailed
+from ..programs import ENVIRONMENT, SEARCH_PATH
 from ..supervisor import tether
 from ..typed import known
-from .cgroups import Cgroups
 from .flavours import CRUN, FLAVOURS, Flavour, flavour_of
 from .spec import OciSettings
 
@@ -38,8 +39,6 @@ __all__ = [
     "version_of",
 ]
 
-SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C"}
 _VERSION_DEADLINE = 5.0
 _TRIAL_DEADLINE = 20.0
 _COMPLAINT = 4096

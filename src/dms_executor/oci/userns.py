@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from ..errors import EngineUnavailable, ExecutorError, NotSupported, StartFailed
+from ..images.users import User
 from .idranges import COUNT, FIRST, RANGES
-from .users import User
 
 __all__ = ["Unmapped", "Userns", "check_host", "check_user", "problem_of_host", "refusal", "unmapped"]
 

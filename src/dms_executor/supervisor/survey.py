@@ -10,29 +10,30 @@ from pathlib import Path
 
 from ..engine import Exit, Observed
 from ..errors import EngineUnreachable
-from ..supervisor import shim as shims
-from ..supervisor.record import read_exit
+from . import shim as shims
+from .record import read_exit
 
-__all__ = ["observed", "survey", "with_bundle"]
+__all__ = ["survey"]
 
 _BUDGET = 3.5  # seconds, however many shims hang
 _AT_ONCE = 32
 
 
 async def survey(
-    executions: Path, is_frozen: Callable[[str], bool | None], among: Collection[str] | None = None
+    executions: Path, mark: str, is_frozen: Callable[[str], bool | None], among: Collection[str] | None = None
 ) -> dict[str, Observed]:
-    """By token, of all or of those `among`, whose folders alone are looked into then.
+    """By token, of all or of those `among`, whose folders alone are looked into then. `mark`: the folder that an
+    execution of the asking engine has in its own.
 
     Raises `EngineUnreachable` where one does not answer in time: it is unknown, not absent.
     """
-    tokens = await asyncio.to_thread(with_bundle, executions, among)
+    tokens = await asyncio.to_thread(_marked, executions, mark, among)
     found: dict[str, Observed] = {}
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def look_at(token: str) -> None:
         async with gate:
-            seen = await observed(executions / token, token, is_frozen)
+            seen = await _observed(executions / token, token, is_frozen)
         if seen is not None:
             found[token] = seen
 
@@ -42,7 +43,7 @@ async def survey(
     return found
 
 
-async def observed(folder: Path, token: str, is_frozen: Callable[[str], bool | None]) -> Observed | None:
+async def _observed(folder: Path, token: str, is_frozen: Callable[[str], bool | None]) -> Observed | None:
     """One execution; None where there is neither a shim nor a record."""
     record = await asyncio.to_thread(read_exit, folder)
     if record is not None:
@@ -67,12 +68,12 @@ def _without_shim(folder: Path) -> Observed | None:
     return Observed(phase="ended", exit=record) if record is not None else None
 
 
-def with_bundle(executions: Path, among: Collection[str] | None = None) -> list[str]:
+def _marked(executions: Path, mark: str, among: Collection[str] | None = None) -> list[str]:
     """The tokens whose folder has something of this engine, of all or of those `among`. Blocks."""
     try:
         # Every finished execution has a folder, too: plain calls, a third of the time of paths as objects.
         tokens = os.listdir(executions) if among is None else among
-        return [token for token in tokens if os.path.isdir(f"{executions}/{token}/bundle")]  # noqa: PTH112
+        return [token for token in tokens if os.path.isdir(f"{executions}/{token}/{mark}")]  # noqa: PTH112
     except FileNotFoundError:
         return []
 

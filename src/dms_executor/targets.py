@@ -12,10 +12,10 @@ import stat
 
 import msgspec
 
-from ..beneath import NO_SYMLINKS, open_beneath, open_in_root
-from ..errors import InvalidRequest, StartFailed
-from ..policy import reopen
-from ..volumes import RESERVED_TARGETS, Volume, Volumes
+from .beneath import NO_SYMLINKS, open_beneath, open_in_root
+from .errors import InvalidRequest, StartFailed
+from .policy import reopen
+from .volumes import RESERVED_TARGETS, Volume, Volumes
 
 __all__ = ["landed", "leads_to"]
 

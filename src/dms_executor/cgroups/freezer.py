@@ -1,4 +1,4 @@
-"""Pausing by the kernel's freezer, and waiting for a process that is no child: what takes an event of the kernel's.
+"""Pausing by the kernel's freezer.
 
 https://docs.kernel.org/admin-guide/cgroup-v1/freezer-subsystem.html
 """
@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 
 from ..errors import EngineUnreachable, NotSupported
-from . import undo
-from .cgroups import Cgroups
-from .plan import ShimAddress
+from .hierarchies import Cgroups
 
-__all__ = ["freeze", "process_gone"]
+__all__ = ["freeze"]
 
 _DEADLINE = 5.0
 _LOOK = 0.005  # version 1 tells nobody that the freezing is done
 
 
-async def freeze(cgroups: Cgroups, group: str, frozen: bool) -> None:
+async def freeze(cgroups: Cgroups, group: str, frozen: bool, *, engine: str) -> None:
     """Returns once all of the group stands still, or goes on. Raises FileNotFoundError where it is gone."""
     file = cgroups.freezer(group)
     if file is None:
-        raise NotSupported("this host has no freezer", engine="oci", what="pause", mend="Mount the freezer controller")
+        raise NotSupported("this host has no freezer", engine=engine, what="pause", mend="Mount the freezer controller")
     await asyncio.to_thread(_write, file[0], file[1 if frozen else 2])
     try:
         async with asyncio.timeout(_DEADLINE):
@@ -34,26 +31,6 @@ async def freeze(cgroups: Cgroups, group: str, frozen: bool) -> None:
                 await asyncio.sleep(_LOOK)
     except TimeoutError as error:
         raise EngineUnreachable(f"the job did not {'stand still' if frozen else 'go on'} in {_DEADLINE:g} s") from error
-
-
-async def process_gone(address: ShimAddress) -> None:
-    """Waits, without a thread, for the end of that very process."""
-    fd = await asyncio.to_thread(undo.open_shim, address)
-    if fd is None:
-        return
-    loop = asyncio.get_running_loop()
-    gone: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, _resolve, gone)
-    try:
-        await gone
-    finally:
-        loop.remove_reader(fd)
-        os.close(fd)
-
-
-def _resolve(gone: asyncio.Future[None]) -> None:
-    if not gone.done():
-        gone.set_result(None)
 
 
 def _write(path: str, text: str) -> None:

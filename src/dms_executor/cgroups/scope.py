@@ -14,12 +14,12 @@ import shutil
 from pathlib import Path
 
 from ..errors import ExecutorError
+from ..programs import ENVIRONMENT, SEARCH_PATH
 from ..supervisor import tether
-from .runtime import ENVIRONMENT, SEARCH_PATH
 
 __all__ = ["below_manager", "is_there", "scope_of"]
 
-_log = logging.getLogger("dms_executor.oci")
+_log = logging.getLogger("dms_executor.cgroups")
 _DEADLINE = 30.0  # a busy manager takes its time, and without the scope jobs would go beside its own cgroups
 _SLICE = "system.slice"
 _USERS_SLICE = "app.slice"

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from ..types import Stats
-from .cgroups import Cgroups
+from .hierarchies import Cgroups
 
 __all__ = ["Gauge"]
 
