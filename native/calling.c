@@ -1,6 +1,7 @@
 #include "calling.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -10,8 +11,23 @@
 
 enum { STREAMS = 3 };
 
-int calling_connect(const char *path)
+/* No name holds the sign. */
+static void forget(char *names)
 {
+    for (char *name = names, *next; name != NULL; name = next) {
+        if ((next = strchr(name, '=')) != NULL)
+            *next++ = '\0';
+        unsetenv(name);
+    }
+}
+
+int calling_connect(char *path)
+{
+    char *names = strchr(path, '=');
+    if (names != NULL) {
+        *names++ = '\0';
+        forget(names);
+    }
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address.sun_path) {
         errno = ENAMETOOLONG;

@@ -5,8 +5,9 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* A connection to the Unix socket at `path`, or -1. */
-int calling_connect(const char *path);
+/* A connection to the Unix socket at `path`, or -1. What follows in it, `=NAME` each, are variables that the job has and
+ * the session has not: they are taken out of the environment. */
+int calling_connect(char *path);
 
 /* As recv(2). The three descriptors that come along become the standard ones. */
 ssize_t calling_receive(int connection, void *bytes, size_t size);

@@ -13,7 +13,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from dms_executor.conformance import plugin
-from tests import dockerd, podmand
+from tests.daemons import end_sessions
 
 _FOLDERS = ("bin", "dev", "etc", "proc", "sys", "tmp", "root")
 
@@ -29,8 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    dockerd.end_session()
-    podmand.end_session()
+    end_sessions()
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from dms_executor.conformance import MemorySubject, ShellSubject, Subject
-from tests import dockerd, podmand
-from tests.conformance.docker_subject import DockerSubject
-from tests.conformance.podman_subject import PodmanSubject
+from tests.conformance.daemon_subject import DaemonSubject
+from tests.daemons import SESSIONS, slow_image
 from tests.runsc import RUNTIMES, program
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -31,15 +30,14 @@ def _oci(runtime: str) -> ShellSubject:
 
 
 _PLAIN = ShellSubject(image="")
-_DOCKER = DockerSubject(
-    image=dockerd.IMAGE,
-    engine="docker",
-    network="bridge",
-    traits=(_PLAIN.traits | {"slow_preparation", "device"}) - {"supervisor"},
-)
 
 
-_PODMAN = PodmanSubject(image=podmand.IMAGE, engine="podman", traits=_DOCKER.traits)
+def _daemons(engine: str, network: str) -> DaemonSubject:
+    traits = (_PLAIN.traits | {"slow_preparation", "device"}) - {"supervisor"}
+    return DaemonSubject(image=SESSIONS[engine].image, engine=engine, network=network, devices=_COPY, traits=traits)
+
+
+_DOCKER, _PODMAN = _daemons("docker", "bridge"), _daemons("podman", "slirp4netns")
 
 
 # Of these sections all that happens is above the engine: docker's subject goes through them on the same code, and
@@ -60,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_spared(item: pytest.Function) -> bool:
     subject = item.callspec.params.get("subject") if hasattr(item, "callspec") else None
     section = item.function.__module__.rpartition(".")[2]
-    return isinstance(subject, PodmanSubject) and section in _ABOVE_THE_ENGINE
+    return subject is _PODMAN and section in _ABOVE_THE_ENGINE
 
 
 @pytest.fixture(params=[MemorySubject(), *map(_oci, RUNTIMES), _DOCKER, _PODMAN], ids=str)
@@ -69,20 +67,11 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     if not isinstance(chosen, ShellSubject):
         return chosen
     rootfs: Path = request.getfixturevalue("rootfs")
-    if isinstance(chosen, DockerSubject):
-        image, daemon = dockerd.session_image(rootfs), dockerd.session()
-        cdi = [str(request.getfixturevalue("cdi_folder"))]
-        return dataclasses.replace(
-            chosen,
-            image=image,
-            slow_image=dockerd.slow_image(),
-            devices=_COPY,
-            engine_settings={"socket": str(daemon.socket), "cdi_folders": cdi},
-        )
-    if isinstance(chosen, PodmanSubject):
-        image, service = podmand.session_image(rootfs), podmand.session()
-        slow, settings = dockerd.slow_image(), {"socket": str(service.socket)}
-        return dataclasses.replace(chosen, image=image, slow_image=slow, engine_settings=settings)
+    if isinstance(chosen, DaemonSubject):
+        session = SESSIONS[chosen.engine]
+        image, cdi = session.with_image(rootfs), [str(request.getfixturevalue("cdi_folder"))]
+        settings = {"socket": str(session.daemon().socket), "cdi_folders": cdi}
+        return dataclasses.replace(chosen, image=image, slow_image=slow_image(), engine_settings=settings)
     layout, unpacker = request.getfixturevalue("layout"), request.getfixturevalue("slow_unpacker")
     return dataclasses.replace(
         chosen,

@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 
 from tests import dockerd
+from tests.daemon import running
 
 
 @pytest.fixture
 def daemon(rootfs: Path, request: pytest.FixtureRequest) -> Iterator[dockerd.Dockerd]:
     """Its options are the fixture's parameter."""
-    if problem := dockerd.missing():
+    if problem := dockerd.SESSION.missing():
         pytest.skip(problem)
     options = getattr(request, "param", ())
     with tempfile.TemporaryDirectory(prefix="dockerd-", ignore_cleanup_errors=True) as folder:
-        with dockerd.running(Path(folder), "--bridge", "none", "--iptables=false", *options) as running:
-            running.take(rootfs)
-            yield running
+        made = dockerd.Dockerd(Path(folder), "--bridge", "none", "--iptables=false", *options)
+        with running(made) as daemon:
+            daemon.take(rootfs, dockerd.SESSION.image)
+            yield daemon

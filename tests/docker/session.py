@@ -1,4 +1,4 @@
-"""An executor over the session's daemon, and what the tests send it."""
+"""An executor over the session's daemon, Docker's or Podman's, and what the tests send it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,33 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dms_executor import ExecutionRequest, ExecutionResult, Executor, Policy, Settings
-from dms_executor.docker import DockerSpec
-from tests import dockerd
+from dms_executor.docker import DockerSpec, PodmanSpec
+from tests.daemon import Daemon
+from tests.daemons import SESSIONS
 
 __all__ = ["Bench", "opened"]
 
 _NUMBERS = count()
+_NETWORKS = {"docker": "bridge", "podman": "slirp4netns"}
+_SPECS = {"docker": DockerSpec, "podman": PodmanSpec}
 
 
 class Bench:
-    """`image`: the session's own, of busybox."""
+    """`image`: the session's own, of busybox, in that `daemon`; `network`: one whose ports are published."""
 
-    def __init__(self, executor: Executor, image: str) -> None:
+    def __init__(self, executor: Executor, image: str, engine: str) -> None:
         self.executor = executor
         self.image = image
+        self.engine = engine
+        self.network = _NETWORKS[engine]
+        self.daemon: Daemon = SESSIONS[engine].daemon()
 
     def request(self, *argv: str, params: dict[str, Any] | None = None, **fields: Any) -> ExecutionRequest:
         """A job of its own id."""
-        spec = DockerSpec(cmd=list(argv), **{"image": self.image, **(params or {})}).build()
+        spec = _SPECS[self.engine](cmd=list(argv), **{"image": self.image, **(params or {})}).build()
         return ExecutionRequest(job_id="j", execution_id=f"e{next(_NUMBERS)}", engine_spec=spec, **fields)
 
     async def run(self, *argv: str, params: dict[str, Any] | None = None, **fields: Any) -> ExecutionResult:
@@ -45,7 +53,7 @@ class Bench:
         request = self.request("sleep", "1000", params=params, **fields)
         await self.executor.start(request)
         container = (await self.executor.inspect(request.execution_id)).engine_ids["container"]
-        (told,) = json.loads(dockerd.session().docker("inspect", container).stdout)
+        (told,) = json.loads(self.daemon.client("inspect", container).stdout)
         await self.executor.cancel(request.execution_id, grace=0)
         return dict(told)
 
@@ -56,12 +64,16 @@ class Bench:
 
 
 @asynccontextmanager
-async def opened(state: Path, rootfs: Path, policy: Policy | None = None, **settings: Any) -> AsyncIterator[Bench]:
-    """`settings`: the engine's own."""
-    image = dockerd.session_image(rootfs)
-    engines = {"docker": {"socket": str(dockerd.session().socket), **settings}}
-    chosen = Settings(engines=engines)
+async def opened(
+    state: Path, rootfs: Path, policy: Policy | None = None, engine: str = "docker", **settings: Any
+) -> AsyncIterator[Bench]:
+    """`settings`: the engine's own. The test is skipped where its daemon cannot be had."""
+    session = SESSIONS[engine]
+    if problem := session.missing():
+        pytest.skip(problem)
+    image = session.with_image(rootfs)
+    chosen = Settings(engines={engine: {"socket": str(session.daemon().socket), **settings}})
     async with Executor.open(state, policy=policy or Policy.trusted(), settings=chosen) as executor:
-        bench = Bench(executor, image)
+        bench = Bench(executor, image, engine)
         yield bench
         await bench.removed()

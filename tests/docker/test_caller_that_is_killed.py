@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from dms_executor import Executor, Policy
-from tests import dockerd, podmand
+from tests.daemons import SESSIONS
 from tests.recovery.caller import settings
 from tests.recovery.test_kill import call, check_all
 
@@ -31,16 +31,11 @@ _WINDOW = 2.0 * float(os.environ.get("DMS_EXECUTOR_SLOW", "1"))  # seconds in wh
 @pytest.fixture(params=["docker", "podman"])
 def where(request: pytest.FixtureRequest, rootfs: Path) -> Iterator[tuple[str, str]]:
     """An engine with its socket, and an image there; no container is left afterwards."""
-    service = dockerd if request.param == "docker" else podmand
-    if problem := service.missing():
+    session = SESSIONS[request.param]
+    if problem := session.missing():
         pytest.skip(problem)
-    image, socket = service.session_image(rootfs), service.session().socket
-    yield f"{request.param}:{socket}", image
-    if request.param == "docker":
-        left = dockerd.session().docker("ps", "--all", "--quiet").stdout
-    else:
-        left = podmand.session().remote("ps", "--all", "--quiet").stdout
-    assert left == b"", "containers are left behind"
+    yield f"{request.param}:{session.daemon().socket}", session.with_image(rootfs)
+    assert session.daemon().containers() == [], "containers are left behind"
 
 
 @pytest.mark.skipif(

@@ -25,7 +25,7 @@ from dms_executor import (
 )
 from dms_executor.docker import DockerSpec
 from dms_executor.errors import EngineUnavailable, ExecutorError
-from tests.dockerd import IMAGE, Dockerd
+from tests.dockerd import SESSION, Dockerd
 
 pytestmark = [pytest.mark.timeout(900)]
 KILLS = int(os.environ.get("DMS_EXECUTOR_DAEMON_KILLS", "2"))
@@ -38,7 +38,7 @@ _WHOLE = b"".join(b"line %d\n" % number for number in range(_LINES))
 
 
 def _request(name: str, runs: Path) -> ExecutionRequest:
-    spec = DockerSpec(image=IMAGE, cmd=["sh", "-c", _SCRIPT.format(name=name, lines=_LINES)]).build()
+    spec = DockerSpec(image=SESSION.image, cmd=["sh", "-c", _SCRIPT.format(name=name, lines=_LINES)]).build()
     volume = StorageVolume(source=str(runs), target="/runs")
     return ExecutionRequest(job_id="j", execution_id=name, engine_spec=spec, outputs=[volume])
 
@@ -100,6 +100,6 @@ async def test_a_daemon_killed_at_any_moment_loses_nothing_silently(daemon: Dock
         await executor.cleanup()
     live = "--live-restore" in daemon.options
     print(f"{'live-restore' if live else 'plain'}: {KILLS} kills, {_JOBS} executions: {dict(counts)}")
-    assert daemon.docker("ps", "--all", "--quiet").stdout == b"", "containers are left behind"
+    assert daemon.containers() == [], "containers are left behind"
     assert not live or counts["lost with its daemon"] == 0, counts
     assert counts["true end"] or not live, counts

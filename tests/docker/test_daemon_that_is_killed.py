@@ -10,7 +10,7 @@ import pytest
 
 from dms_executor import ExecutionRequest, Executor, LogStreamRequest, Policy, Settings, SpecConfig
 from dms_executor.docker import DockerSpec
-from tests.dockerd import IMAGE, Dockerd
+from tests.dockerd import SESSION, Dockerd
 
 _COUNT = 3
 
@@ -20,7 +20,7 @@ def _settings(daemon: Dockerd) -> Settings:
 
 
 def _spec(script: str) -> SpecConfig:
-    return DockerSpec(image=IMAGE, cmd=["sh", "-c", script]).build()
+    return DockerSpec(image=SESSION.image, cmd=["sh", "-c", script]).build()
 
 
 async def _heard(executor: Executor, execution_id: str, text: bytes) -> None:
@@ -56,8 +56,7 @@ async def test_jobs_go_on_without_their_daemon_and_lose_no_output(daemon: Docker
             last = int(numbers[-2].split()[1])
             assert numbers == ["ready", *map(str, range(1, last + 1)), f"last {last}", ""]
         await executor.cleanup()
-    left = daemon.docker("ps", "--all", "--quiet").stdout
-    assert left == b""
+    assert daemon.containers() == []
 
 
 async def test_a_job_that_died_with_its_daemon_is_lost(daemon: Dockerd, tmp_path: Path) -> None:

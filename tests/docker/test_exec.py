@@ -13,21 +13,19 @@ import pytest
 from dms_executor.docker.session import Started, open_called
 from dms_executor.errors import StartFailed
 from dms_executor.supervisor import frames
-from tests import dockerd
 
 from .session import Bench, opened
 
 
-@pytest.fixture
-async def bench(state_dir: Path, rootfs: Path) -> AsyncIterator[Bench]:
-    if problem := dockerd.missing():
-        pytest.skip(problem)
-    async with opened(state_dir, rootfs) as ready:
+@pytest.fixture(params=["docker", "podman"])
+async def bench(state_dir: Path, rootfs: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    async with opened(state_dir, rootfs, engine=request.param) as ready:
         yield ready
 
 
 async def _job(bench: Bench, **fields: object) -> str:
-    request = bench.request("sleep", "1000", **fields)
+    # As pid 1 it would not heed a signal that it does not handle.
+    request = bench.request("sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait", **fields)
     await bench.executor.start(request)
     return str(request.execution_id)
 

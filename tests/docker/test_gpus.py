@@ -13,14 +13,11 @@ import pytest
 from dms_executor.docker import devices
 from dms_executor.errors import EngineUnavailable, NotSupported, StartFailed
 from dms_executor.types import GPU, Resources
-from tests import dockerd
 
 from ..devices.conftest import FakeHost, fake_host
 from .session import Bench, opened
 
 __all__ = ["fake_host"]
-
-pytestmark = pytest.mark.skipif(bool(dockerd.missing()), reason=dockerd.missing())
 
 
 @pytest.fixture

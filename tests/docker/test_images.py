@@ -11,7 +11,7 @@ import pytest
 
 from dms_executor.errors import ImageInUse, ImageNotFound, ImagePullFailed
 from dms_executor.types import Progress
-from tests import dockerd
+from tests.dockerd import SESSION
 
 from ..images.conftest import Layout, layout, nobody_is_logged_in
 from ..registry import PASSWORD, USER, Registry, running_registry
@@ -19,7 +19,7 @@ from .session import Bench, opened
 
 __all__ = ["layout", "nobody_is_logged_in"]
 
-pytestmark = pytest.mark.skipif(bool(dockerd.missing()), reason=dockerd.missing())
+pytestmark = pytest.mark.skipif(bool(SESSION.missing()), reason=SESSION.missing())
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 
 def _has(image: str) -> bool:
-    return dockerd.session().docker("image", "inspect", image, check=False).returncode == 0
+    return SESSION.daemon().client("image", "inspect", image, check=False).returncode == 0
 
 
 async def test_an_image_is_brought_listed_used_and_removed(bench: Bench, registry: Registry, layout: Layout) -> None:
@@ -63,16 +63,16 @@ async def test_an_image_is_brought_listed_used_and_removed(bench: Bench, registr
 
 async def test_what_somebody_else_brought_stays(bench: Bench, registry: Registry, layout: Layout) -> None:
     theirs, ours = (registry.push(layout({"Cmd": [name]}, name=name), f"{name}:1") for name in ("theirs", "ours"))
-    dockerd.session().docker("pull", theirs)
+    SESSION.daemon().client("pull", theirs)
     assert (await bench.executor.pull_image(theirs, engine="docker")).references == [theirs]
     await bench.executor.pull_image(ours, engine="docker")
     assert [info.references for info in await bench.executor.images()] == [[ours]]
-    dockerd.session().docker("tag", ours, "also-named:1")
+    SESSION.daemon().client("tag", ours, "also-named:1")
     assert (await bench.executor.prune_images(unused_for=0)).images == 1
     assert _has(theirs), "an image of somebody else's was taken away"
     assert not _has(ours)
     assert _has("also-named:1"), "somebody else's name of an image was taken away"
-    dockerd.session().docker("rmi", theirs, "also-named:1")
+    SESSION.daemon().client("rmi", theirs, "also-named:1")
 
 
 async def test_a_name_that_moves_leaves_the_older_image_to_be_pruned(

@@ -14,29 +14,33 @@ from dms_executor import Policy
 from dms_executor.docker.disk import can_limit_disk
 from dms_executor.errors import InvalidRequest, NotSupported, PolicyDenied, ResourcesUnavailable
 from dms_executor.types import ByteSize, PortMapping, Resources, StorageVolume
-from tests import dockerd
+from tests.daemons import SESSIONS
 
 from .session import Bench, opened
 
-pytestmark = pytest.mark.skipif(bool(dockerd.missing()), reason=dockerd.missing())
+
+@pytest.fixture(params=["docker", "podman"])
+def engine(request: pytest.FixtureRequest) -> str:
+    if problem := SESSIONS[request.param].missing():
+        pytest.skip(problem)
+    return str(request.param)
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, rootfs: Path) -> AsyncIterator[Bench]:
-    async with opened(tmp_path / "state", rootfs) as ready:
+async def bench(tmp_path: Path, rootfs: Path, engine: str) -> AsyncIterator[Bench]:
+    async with opened(tmp_path / "state", rootfs, engine=engine) as ready:
         yield ready
 
 
 @pytest.fixture
-def volume(rootfs: Path) -> Iterator[str]:
+def volume(rootfs: Path, engine: str) -> Iterator[str]:
     """A volume of the daemon's with a file in it."""
-    image = dockerd.session_image(rootfs)
-    daemon = dockerd.session()
-    daemon.docker("volume", "create", "dms-test-data")
+    image, daemon = SESSIONS[engine].with_image(rootfs), SESSIONS[engine].daemon()
+    daemon.client("volume", "create", "dms-test-data")
     job = ("run", "--rm", "--network", "none", "-v", "dms-test-data:/data", image)
-    daemon.docker(*job, "sh", "-c", "echo kept >/data/file")
+    daemon.client(*job, "sh", "-c", "echo kept >/data/file")
     yield "dms-test-data"
-    daemon.docker("volume", "rm", "--force", "dms-test-data")
+    daemon.client("volume", "rm", "--force", "dms-test-data")
 
 
 async def test_names_and_sizes(bench: Bench) -> None:
@@ -52,15 +56,17 @@ async def test_a_root_that_is_read_only(bench: Bench) -> None:
     assert said == "refused\n"
 
 
+@pytest.mark.parametrize(
+    "engine", ["docker"], indirect=True
+)  # Podman's would be made with rules of the host's firewall
 async def test_a_network_of_the_daemons_by_its_name(bench: Bench) -> None:
-    daemon = dockerd.session()
-    daemon.docker("network", "create", "--internal", "--subnet", "198.19.255.0/24", "dms-test-net")
+    bench.daemon.client("network", "create", "--internal", "--subnet", "198.19.255.0/24", "dms-test-net")
     try:
         said = await bench.sh("ip -4 -o address show dev eth0", network="dms-test-net")
         assert " 198.19.255." in said
         await bench.removed()
     finally:
-        daemon.docker("network", "rm", "dms-test-net")
+        bench.daemon.client("network", "rm", "dms-test-net")
 
 
 async def test_the_hosts_network_is_recorded(bench: Bench) -> None:
@@ -78,9 +84,9 @@ async def test_a_network_that_is_not_there_is_refused(bench: Bench, network: str
     assert (await bench.executor.list()) == []
 
 
-async def test_the_policy_decides_on_networks(tmp_path: Path, rootfs: Path) -> None:
-    async with opened(tmp_path / "state", rootfs, Policy(networks=("none",))) as bench:
-        for network in ("bridge", "host"):
+async def test_the_policy_decides_on_networks(tmp_path: Path, rootfs: Path, engine: str) -> None:
+    async with opened(tmp_path / "state", rootfs, Policy(networks=("none",)), engine) as bench:
+        for network in (bench.network, "bridge", "host"):
             with pytest.raises(PolicyDenied):
                 await bench.run("true", network=network)
 
@@ -98,13 +104,13 @@ async def test_a_port_that_is_taken_leaves_no_container(bench: Bench) -> None:
         number = server.sockets[0].getsockname()[1]
         port = PortMapping(container_port=80, host_port=number)
         with pytest.raises(ResourcesUnavailable, match=str(number)):
-            await bench.run("true", network="bridge", ports=[port])
-    assert dockerd.session().docker("ps", "--all", "--quiet").stdout == b""
+            await bench.run("true", network=bench.network, ports=[port])
+    assert bench.daemon.containers() == []
 
 
 async def test_udp_ports_are_published(bench: Bench) -> None:
     ports = [PortMapping(container_port=53, protocol="udp"), PortMapping(container_port=53)]
-    told = await bench.inspected(network="bridge", ports=ports)
+    told = await bench.inspected(network=bench.network, ports=ports)
     bound: dict[str, Any] = told["NetworkSettings"]["Ports"]
     assert sorted(bound) == ["53/tcp", "53/udp"]
     assert all(each["HostIp"] == "127.0.0.1" for bindings in bound.values() for each in bindings)
@@ -120,16 +126,17 @@ async def test_a_named_volume_is_read_only_unless_said(bench: Bench, volume: str
     assert "inputs[0]: writable" in (await bench.executor.inspect(request.execution_id)).loosened
     assert await bench.sh("ls /data", inputs=[mount]) == "file\nnew\n"
     await bench.removed()
-    assert volume.encode() in dockerd.session().docker("volume", "ls", "--quiet").stdout, "it outlives its jobs"
+    assert volume.encode() in bench.daemon.client("volume", "ls", "--quiet").stdout, "it outlives its jobs"
 
 
-async def test_the_policy_decides_on_volumes(tmp_path: Path, rootfs: Path, volume: str) -> None:
-    async with opened(tmp_path / "state", rootfs, Policy(missing_defaults="record")) as bench:
+async def test_the_policy_decides_on_volumes(tmp_path: Path, rootfs: Path, engine: str, volume: str) -> None:
+    async with opened(tmp_path / "state", rootfs, Policy(missing_defaults="record"), engine) as bench:
         for name in (volume, "no-such-volume"):  # nor is it told which there are
             with pytest.raises(PolicyDenied) as caught:
                 await bench.run("true", inputs=[StorageVolume(type="volume", source=name, target="/data")])
             assert "volumes" in caught.value.mend
-    async with opened(tmp_path / "other", rootfs, Policy(volumes=(volume,), missing_defaults="record")) as bench:
+    allowed = Policy(volumes=(volume,), missing_defaults="record")
+    async with opened(tmp_path / "other", rootfs, allowed, engine) as bench:
         mount = StorageVolume(type="volume", source=volume, target="/data")
         assert await bench.sh("cat /data/file", inputs=[mount]) == "kept\n"
 
@@ -137,7 +144,10 @@ async def test_the_policy_decides_on_volumes(tmp_path: Path, rootfs: Path, volum
 async def test_a_volume_is_not_made_by_a_request(bench: Bench) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await bench.run("true", inputs=[StorageVolume(type="volume", source="no-such-volume", target="/data")])
-    assert (caught.value.path, caught.value.mend) == ("$.inputs[0].source", "docker volume create no-such-volume")
+    assert (caught.value.path, caught.value.mend) == (
+        "$.inputs[0].source",
+        f"{bench.engine} volume create no-such-volume",
+    )
     with pytest.raises(InvalidRequest, match="an output"):
         await bench.run("true", outputs=[StorageVolume(type="volume", source="data", target="/data")])
     with pytest.raises(InvalidRequest, match="no volume's name"):

@@ -17,7 +17,8 @@ from dms_executor.docker.logfile import read_log
 from dms_executor.engine import Chunk
 from dms_executor.errors import EngineUnavailable, NotSupported
 from dms_executor.logs.inotify import Watcher
-from tests import podmand
+from tests.daemon import running
+from tests.podmand import SESSION, Podman
 
 
 def test_the_socket_is_found_as_podmans_client_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,21 +95,21 @@ async def test_a_log_file_that_is_replaced_while_it_is_followed_is_read_out_firs
 
 
 @pytest.fixture
-def service(rootfs: Path) -> Iterator[podmand.Podman]:
+def service(rootfs: Path) -> Iterator[Podman]:
     """One of the test's own, to be killed."""
-    if problem := podmand.missing():
+    if problem := SESSION.missing():
         pytest.skip(problem)
     with tempfile.TemporaryDirectory(prefix="podman-", ignore_cleanup_errors=True) as folder:
-        with podmand.running(Path(folder)) as running:
-            running.take(rootfs)
-            yield running
+        with running(Podman(Path(folder))) as ready:
+            ready.take(rootfs, SESSION.image)
+            yield ready
 
 
-async def test_jobs_and_their_output_go_on_without_the_service(service: podmand.Podman, tmp_path: Path) -> None:
+async def test_jobs_and_their_output_go_on_without_the_service(service: Podman, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     settings = Settings(engines={"podman": {"socket": str(service.socket)}})
     script = "echo ready; i=0; while [ ! -e /in/go ]; do i=$((i+1)); echo $i; sleep 0.05; done; echo last $i; exit 7"
-    job = PodmanSpec(image=podmand.IMAGE, cmd=["sh", "-c", script]).build()
+    job = PodmanSpec(image=SESSION.image, cmd=["sh", "-c", script]).build()
     volume = StorageVolume(source=str(tmp_path / "in"), target="/in")
     async with Executor.open(tmp_path / "state", policy=Policy.trusted(), settings=settings) as executor:
         names = ["e0", "e1"]
@@ -135,18 +136,18 @@ async def test_jobs_and_their_output_go_on_without_the_service(service: podmand.
             last = int(numbers[-2].split()[1])
             assert numbers == ["ready", *map(str, range(1, last + 1)), f"last {last}", ""]
         await executor.cleanup()
-    assert service.remote("ps", "--all", "--quiet").stdout == b""
+    assert service.containers() == []
 
 
 async def test_a_path_that_would_be_another_option_is_refused(tmp_path: Path, rootfs: Path) -> None:
-    if problem := podmand.missing():
+    if problem := SESSION.missing():
         pytest.skip(problem)
     source = tmp_path / "a,readonly=false"
     source.mkdir()
-    job = PodmanSpec(image=podmand.session_image(rootfs), cmd=["true"]).build()
+    job = PodmanSpec(image=SESSION.with_image(rootfs), cmd=["true"]).build()
     volume = StorageVolume(source=str(source), target="/in")
     request = ExecutionRequest(job_id="j", execution_id="e", engine_spec=job, inputs=[volume])
-    settings = Settings(engines={"podman": {"socket": str(podmand.session().socket)}})
+    settings = Settings(engines={"podman": {"socket": str(SESSION.daemon().socket)}})
     async with Executor.open(tmp_path / "state", policy=Policy.trusted(), settings=settings) as executor:
         with pytest.raises(NotSupported, match=r"\$\.inputs\[0\]\.source"):
             await executor.run(request)

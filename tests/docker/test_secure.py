@@ -10,11 +10,8 @@ import pytest
 from dms_executor import Policy
 from dms_executor.docker.names import CALLS, INIT, REPORT
 from dms_executor.types import StorageVolume
-from tests import dockerd
 
 from .session import Bench, opened
-
-pytestmark = pytest.mark.skipif(bool(dockerd.missing()), reason=dockerd.missing())
 
 _DOCKERS_OWN = 0xA80425FB  # https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities
 _MKNOD = 1 << 27

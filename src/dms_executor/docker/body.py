@@ -13,7 +13,8 @@ from ..engine import Execution, merged_environment
 from ..images import command_of
 from ..types import PortMapping
 from .devices import device_config, device_mounts
-from .named import volume_mount
+from .dialect import Dialect
+from .named import volume_bind, volume_mount
 from .names import CALLS, INIT, INPUT, REPORT, SCRIPTS, SCRIPTS_ROOM, SCRIPTS_SOURCE, labels_of
 from .plan import Plan
 from .ports import exposed, published
@@ -39,7 +40,7 @@ def create_body(
     folder: Path,
     init: Path,
     log_cap: int,
-    log_driver: str,
+    dialect: Dialect,
     executor_id: str,
     ports: Sequence[PortMapping],
     gives_gpus: bool,
@@ -63,8 +64,13 @@ def create_body(
         "StopSignal": str(QUIET_SIGNAL),
         "Hostname": params.hostname or x.token[:12],
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": _host_config(x, plan, params, folder, init, _log_config(log_driver, log_cap)),
+        "HostConfig": _host_config(x, plan, params, folder, init, _log_config(dialect.log_driver, log_cap)),
     }
+    named = [volume for volume in plan.volumes.mounts if volume.name is not None]
+    if dialect.mounts_as_text:
+        body["HostConfig"]["Binds"] = [volume_bind(volume) for volume in named]
+    else:
+        body["HostConfig"]["Mounts"] += [volume_mount(volume) for volume in named]
     if ports:
         body["ExposedPorts"] = exposed(ports)
         body["HostConfig"]["PortBindings"] = published(ports)
@@ -143,9 +149,7 @@ def _mounts(x: Execution, plan: Plan, folder: Path, init: Path) -> list[dict[str
     for volume in plan.volumes.mounts:
         if volume.grant is not None:
             mounts.append(_bind(volume.grant.host_path, volume.target, read_only=volume.read_only))
-        elif volume.name is not None:
-            mounts.append(volume_mount(volume))
-        else:
+        elif volume.name is None:
             options = {"Mode": 0o1777, **({"SizeBytes": volume.size} if volume.size is not None else {})}
             mounts.append({"Type": "tmpfs", "Target": volume.target, "TmpfsOptions": options})
     for source, target, read_only in device_mounts(plan.devices):

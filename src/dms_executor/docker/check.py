@@ -15,7 +15,7 @@ from ..scripts import check_scripts
 from ..types import ExecutionRequest
 from ..volumes import check_volumes
 from .daemon import Daemon
-from .dialect import Dialect
+from .dialect import UNSAFE, Dialect
 from .spec import DockerParams, checked_params
 
 __all__ = ["check_request", "daemon_limits"]
@@ -23,7 +23,6 @@ __all__ = ["check_request", "daemon_limits"]
 # https://pkg.go.dev/github.com/distribution/reference: what is not of this form never reaches the daemon's paths.
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _LOCAL = ("rootfs", "oci", "oci-archive", "docker-archive")
-_UNSAFE = (",", '"', "\n", "\r")
 _LEAST_MEMORY = 6 << 20  # the daemon's own: https://docs.docker.com/engine/containers/resource_constraints/
 
 
@@ -33,9 +32,6 @@ def check_request(request: ExecutionRequest, policy: Policy, dialect: Dialect) -
     _check_image(params.image, policy, dialect.engine)
     for field, present, mend in (
         ("$.tty", request.tty, "Leave tty out"),
-        ("$.ports", request.ports and "ports" in dialect.lacks, "Leave ports out, or use the engine docker"),
-        ("$.devices", request.devices and "devices" in dialect.lacks, "Leave devices out, or use the engine docker"),
-        ("$.resources.gpus", request.resources.gpus and "gpus" in dialect.lacks, "Leave GPUs out"),
         ("$.stdin", request.stdin and not request.init, "Leave init out: it is what hands the input over"),
         ("$.stdin_file", request.stdin_file and not request.init, "Leave init out: it is what hands the input over"),
     ):
@@ -51,7 +47,7 @@ def check_request(request: ExecutionRequest, policy: Policy, dialect: Dialect) -
     memory = request.resources.memory
     if memory is not None and memory < _LEAST_MEMORY:
         raise InvalidRequest(f"{memory} is too little to run", path="$.resources.memory", mend="At least 6MiB")
-    check_volumes(request, dialect.engine, named="named_volumes" not in dialect.lacks)
+    check_volumes(request, dialect.engine, named=True)
     if dialect.mounts_as_text:
         _check_texts(request, dialect)
     return params
@@ -75,22 +71,24 @@ def refused_sources(state_dir: Path, socket: str) -> Sequence[Path]:
 
 
 def _check_texts(request: ExecutionRequest, dialect: Dialect) -> None:
-    """A comma in a path would begin another option of its mount. Raises `NotSupported`."""
+    """A comma in a path would begin another option of its mount, a colon one of its volume. Raises `NotSupported`."""
     for kind, volumes in (("inputs", request.inputs), ("outputs", request.outputs)):
         for number, volume in enumerate(volumes):
+            signs = (*UNSAFE, ":") if volume.type == "volume" else UNSAFE
             for field, path in (("source", volume.source), ("target", volume.target)):
-                _check_text(path, f"$.{kind}[{number}].{field}", dialect)
+                _check_text(path, f"$.{kind}[{number}].{field}", dialect, signs)
     _check_text(request.results_dir, "$.results_dir", dialect)
     _check_text(request.stdin_file, "$.stdin_file", dialect)
 
 
-def _check_text(path: str | None, field: str, dialect: Dialect) -> None:
-    if path is not None and any(sign in path for sign in _UNSAFE):
+def _check_text(path: str | None, field: str, dialect: Dialect, signs: Sequence[str] = UNSAFE) -> None:
+    found = next((sign for sign in signs if path is not None and sign in path), None)
+    if found is not None:
         raise NotSupported(
-            f"engine {dialect.engine} takes no path with a comma, a quote or a newline ({field}: {path!r})",
+            f"engine {dialect.engine} takes no path with {found!r} there ({field}: {path!r})",
             engine=dialect.engine,
             what=field,
-            mend="Use a path without them",
+            mend="Use a path without it",
         )
 
 

@@ -34,6 +34,11 @@ class ApiError(ExecutorError):
         super().__init__(message, **rest)
         self.status = status
 
+    @property
+    def is_gone(self) -> bool:
+        """What was asked about is not there. Podman answers 500 for what goes away just then."""
+        return self.status == 404 or (self.status == 500 and "no such " in self.message.lower())
+
 
 class Answer:
     """An answer whose body is read piece by piece."""

@@ -12,18 +12,21 @@ import asyncio
 import os
 import shutil
 import stat
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ..devices.gpus import discover
-from ..devices.grants import DeviceGrants, NodeGrant, grant_devices, reopen_node, usable_gpu
-from ..devices.places import is_jobs_own
-from ..devices.registry import Registry
+from ..devices.granter import Granter
+from ..devices.grants import DeviceGrants, NodeGrant, reopen_node
 from ..engine import EngineContext
 from ..errors import NotSupported
 from ..policy import reopen
 from ..types import GPU, ExecutionRequest
+from .daemon import Daemon
+from .dialect import UNSAFE, Dialect
 from .spec import DockerSettings
 
 __all__ = ["DRIVER_MEND", "DockerDevices", "device_config", "device_mounts", "reopen_devices"]
@@ -31,70 +34,63 @@ __all__ = ["DRIVER_MEND", "DockerDevices", "device_config", "device_mounts", "re
 _HOOK = "nvidia-container-runtime-hook"
 # Where a daemon looks for it: its PATH as a service. https://github.com/moby/moby/blob/v20.10.24/daemon/nvidia_linux.go
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_HOOKS = "*nvidia*.json"
 DRIVER_MEND = "Install nvidia-container-toolkit, and restart the daemon: it looks for it when it starts"
 
 
 class DockerDevices:
     """What this engine may give, by its settings and the policy."""
 
-    def __init__(self, context: EngineContext, settings: DockerSettings) -> None:
-        self._context = context
-        self._settings = settings
-        self._registry = Registry(settings.cdi_folders)
-        self._turn = asyncio.Lock()
+    def __init__(self, context: EngineContext, settings: DockerSettings, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._granter = Granter(
+            dialect.engine, context.policy, settings.cdi_folders, settings.cdi_hooks, refused=(context.state_dir,)
+        )
 
     async def grant(self, request: ExecutionRequest) -> DeviceGrants:
         """Raises `InvalidRequest`, `PolicyDenied`, `NotSupported`, `ResourcesUnavailable`, `EngineUnavailable`."""
-        if not request.devices and not request.resources.gpus:
-            return DeviceGrants()
-        async with self._turn:
-            return await asyncio.to_thread(self._grant, request)
+        granted = await self._granter.grant(request, self._check, self._by_daemon)
+        return await asyncio.to_thread(_with_groups, granted) if granted.nodes else granted
 
     async def powers(self) -> tuple[frozenset[str], list[GPU]]:
         """Its capabilities, and the GPUs that are here: declared only where one of them could be given."""
-        async with self._turn:
-            return await asyncio.to_thread(self._powers)
+        powers = await self._granter.powers(self._check, self._by_daemon)
+        return powers, [found.gpu for found in await asyncio.to_thread(discover)]
 
-    def _powers(self) -> tuple[frozenset[str], list[GPU]]:
-        usable = usable_gpu(self._registry, self._settings.cdi_hooks, _check, _by_daemon())
-        return frozenset({"devices", "gpus"} if usable else {"devices"}), [found.gpu for found in discover()]
+    async def go_by_environment(self, daemon: Daemon) -> bool:
+        """Whether GPUs go to any container whose environment names them: by the default runtime, or a hook."""
+        return daemon.gives_gpus or await asyncio.to_thread(self._has_hook)
 
-    def _grant(self, request: ExecutionRequest) -> DeviceGrants:
-        try:
-            granted = grant_devices(
-                request,
-                self._context.policy,
-                self._registry,
-                refused=(self._context.state_dir,),
-                hooks=self._settings.cdi_hooks,
-                by_daemon=_by_daemon(),
-            )
-        except NotSupported as error:
-            error.engine = "docker"
-            raise
-        _check(granted)
-        groups = {group for node in granted.nodes if (group := _group_of(node)) is not None}
-        return msgspec.structs.replace(granted, groups=sorted({*granted.groups, *groups}))
+    def _has_hook(self) -> bool:
+        return any(any(Path(folder).glob(_HOOKS)) for folder in self._dialect.hook_folders)
 
+    def _by_daemon(self) -> tuple[str, ...]:
+        return ("nvidia",) if self._dialect.takes_requests and shutil.which(_HOOK, path=_PATH) else ()
 
-def _by_daemon() -> tuple[str, ...]:
-    return ("nvidia",) if shutil.which(_HOOK, path=_PATH) else ()
+    def _check(self, granted: DeviceGrants) -> None:
+        """What a daemon cannot do. Raises `NotSupported`."""
+        for node in granted.nodes:
+            if node.grant is None or not node.access:
+                raise self._lacking(f"gives the host's own nodes only, to be read or written: {node.path!r} is none")
+            self._check_text(":", node.path, node.grant.host_path)
+        for mount in granted.mounts:
+            self._check_text(UNSAFE, mount.target, mount.grant.host_path)
+        if granted.rdt is not None:
+            raise self._lacking("cannot set intelRdt")
 
+    def _check_text(self, signs: Iterable[str], *paths: str) -> None:
+        for path in paths:
+            if self._dialect.mounts_as_text and any(sign in path for sign in signs):
+                raise self._lacking(f"puts {path!r} into a text where it would mean something else")
 
-def _check(granted: DeviceGrants) -> None:
-    """What a daemon cannot do. Raises `NotSupported`."""
-    for target in (*(node.path for node in granted.nodes), *(mount.target for mount in granted.mounts)):
-        if is_jobs_own(target):
-            raise _not_supported(f"cannot put a device at {target!r}, which is the job's own")
-    for node in granted.nodes:
-        if node.grant is None or not node.access:
-            raise _not_supported(f"gives the host's own nodes only, to be read or written: {node.path!r} is none")
-    if granted.rdt is not None:
-        raise _not_supported("cannot set intelRdt")
+    def _lacking(self, what: str) -> NotSupported:
+        engine = self._dialect.engine
+        return NotSupported(f"engine {engine} {what}", engine=engine, what="$.devices", mend="Mend the CDI spec")
 
 
-def _not_supported(what: str) -> NotSupported:
-    return NotSupported(f"engine docker {what}", engine="docker", what="$.devices", mend="Mend the CDI spec")
+def _with_groups(granted: DeviceGrants) -> DeviceGrants:
+    groups = {group for node in granted.nodes if (group := _group_of(node)) is not None}
+    return msgspec.structs.replace(granted, groups=sorted({*granted.groups, *groups}))
 
 
 def _group_of(node: NodeGrant) -> int | None:

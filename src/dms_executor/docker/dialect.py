@@ -9,7 +9,10 @@ import msgspec
 
 from .address import podman_path, socket_path
 
-__all__ = ["DOCKER", "PODMAN", "Dialect"]
+__all__ = ["DOCKER", "PODMAN", "UNSAFE", "Dialect"]
+
+UNSAFE = (",", '"', "\n", "\r")
+"""What would begin another option, or end the text, where mounts are put together as text."""
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,7 +20,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     `log_driver` keeps bytes exact. `output`: "attached" where that stream loses nothing, else the driver's own file.
     `tells_stops`: an event says that a stop has begun; else the container's state is "stopping" then.
-    `mounts_as_text`: mounts are put together with commas, unquoted. `lacks`: powers that others have.
+    `mounts_as_text`: mounts are put together with commas, devices and volumes with colons, unquoted.
+    `own_networks`: those that are no object of the daemon's and lead outwards. `takes_requests`: of devices, by which
+    Docker's daemon hands NVIDIA's GPUs over. `hook_folders`: where programs are named that run for every container.
     """
 
     engine: str
@@ -27,7 +32,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     output: Literal["attached", "file"]
     tells_stops: bool
     mounts_as_text: bool
-    lacks: frozenset[str] = frozenset()
+    takes_requests: bool
+    own_networks: frozenset[str] = frozenset()
+    hook_folders: tuple[str, ...] = ()
 
 
 DOCKER = Dialect(
@@ -38,6 +45,7 @@ DOCKER = Dialect(
     output="attached",
     tells_stops=True,
     mounts_as_text=False,
+    takes_requests=True,
 )
 
 # An attached stream ends with the service while the job runs on, and the log call adds a newline at the end and tells
@@ -50,7 +58,8 @@ PODMAN = Dialect(
     output="file",
     tells_stops=False,
     mounts_as_text=True,
-    # A conmon stays for five minutes after each exec, and no variable of the job's can be taken from one; the
-    # others have not been tried.
-    lacks=frozenset({"exec", "exec_kill", "ports", "named_volumes", "devices", "gpus"}),
+    takes_requests=False,
+    own_networks=frozenset({"slirp4netns"}),
+    # https://github.com/containers/common/blob/main/pkg/hooks/docs/oci-hooks.5.md
+    hook_folders=("/etc/containers/oci/hooks.d", "/usr/share/containers/oci/hooks.d"),
 )

@@ -84,7 +84,7 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
         self._kept = Kept(context.state_dir / f"{self.name}-images", context.state_dir / "executions")
         self._images = Images(self._client, self._kept, settings.auth_file)
         self._refused = refused_sources(context.state_dir, socket)
-        self._devices = DockerDevices(context, settings)
+        self._devices = DockerDevices(context, settings, self.dialect)
         self._ports = Ports()
         self._attached: dict[str, Attached] = {}
         self._fresh: set[str] = set()
@@ -110,18 +110,17 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             self._daemon = await describe(self._client)
         except (EngineUnavailable, EngineUnreachable) as error:
             return Probe(engine=self.name, usable=False, problem=error.message, mend=error.mend)
-        found = self._daemon.probe(self.name, *await self._devices.powers())
-        return msgspec.structs.replace(found, capabilities=found.capabilities - self.dialect.lacks)
+        return self._daemon.probe(self.name, *await self._devices.powers())
 
     async def validate(self, request: ExecutionRequest) -> None:
         """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""
         policy = self._context.policy
         check_request(request, policy, self.dialect)
         daemon_limits(request, await self._known_daemon(), policy, self.name)
-        await check_network(request, self._client)
+        await check_network(request, self._client, self.dialect)
         await self._devices.grant(request)
         await asyncio.to_thread(verify_volumes, request, policy, self._refused)
-        await check_named_volumes(request, self._client)
+        await check_named_volumes(request, self._client, self.dialect)
 
     async def prepare(self, x: Execution, report: Report) -> Prepared:
         """Grants the host paths, and has the daemon pull the image where it lacks it."""
@@ -153,10 +152,10 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             folder=files.folder_of(x),
             init=init,
             log_cap=self._context.log_cap,
-            log_driver=self.dialect.log_driver,
+            dialect=self.dialect,
             executor_id=self._context.executor_id,
             ports=ports,
-            gives_gpus=(await self._known_daemon()).gives_gpus,
+            gives_gpus=await self._devices.go_by_environment(await self._known_daemon()),
         )
         container = await self._created(x, body)
         await self._events.ready()

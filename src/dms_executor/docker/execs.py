@@ -6,10 +6,10 @@ https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Exec
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from ..engine import Command, Execution, Handle
-from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError, NotSupported, StartFailed
+from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError, StartFailed
 from . import files
 from .client import ApiError
 from .names import CALLS, INIT
@@ -17,7 +17,6 @@ from .session import Called, Started, open_called
 
 if TYPE_CHECKING:
     from .client import Client
-    from .dialect import Dialect
 
 __all__ = ["Execs"]
 
@@ -29,15 +28,9 @@ class Execs:
     """The part of the engine that starts further commands."""
 
     _client: Client
-    dialect: ClassVar[Dialect]
 
     async def exec(self, x: Execution, h: Handle, command: Command) -> Called:
-        """Raises `StartFailed`, `ExecutionNotRunning`, `NotSupported`."""
-        if "exec" in self.dialect.lacks:
-            engine = self.dialect.engine
-            raise NotSupported(
-                f"engine {engine} has no exec", engine=engine, what="exec", mend="Use the engine docker or oci"
-            )
+        """Raises `StartFailed`, `ExecutionNotRunning`."""
 
         async def begin(name: str) -> Callable[[], Awaitable[Started]]:
             return await self._begin(x, h, command, name)
@@ -55,7 +48,7 @@ class Execs:
             try:
                 found = await self._client.get(f"/exec/{made['Id']}/json")
             except ApiError as error:
-                if error.status == 404:  # gone with its container
+                if error.is_gone:  # with its container
                     return Started(0, _KILLED)
                 raise EngineUnreachable(error.message, execution_id=x.id) from error
             return Started(found.get("Pid") or 0, None if found["Running"] else found.get("ExitCode"))
@@ -64,14 +57,16 @@ class Execs:
 
 
 def _body(h: Handle, command: Command, name: str) -> dict[str, Any]:
-    words = [INIT, "-c", f"{CALLS}/{name}"]
+    environment = {**({"TERM": "xterm"} if command.terminal is not None else {}), **command.environment}
+    # A container's variables are its commands', too; but the job's secrets are the job's. Docker would leave out what
+    # is given by its name alone, Podman refuses that: the init does it.
+    secrets = [secret for secret in h.state.get("secrets", []) if secret not in environment]
+    words = [INIT, "-c", "=".join([f"{CALLS}/{name}", *secrets])]
     if command.terminal is not None:
         words += ["-t", "{}x{}".format(*command.terminal)]
-    environment = {**({"TERM": "xterm"} if command.terminal is not None else {}), **command.environment}
     body: dict[str, Any] = {
         "Cmd": [*words, "--", *command.argv],
-        # A name alone takes away what the container has: the job's secrets are the job's.
-        "Env": [*h.state.get("secrets", []), *(f"{name}={value}" for name, value in environment.items())],
+        "Env": [f"{variable}={value}" for variable, value in environment.items()],
     }
     if command.user is not None:
         body["User"] = command.user

@@ -11,11 +11,12 @@ from ..errors import EngineUnreachable, InvalidRequest
 from ..types import ExecutionRequest
 from ..volumes import Volume
 from .client import ApiError, Client
+from .dialect import Dialect
 
-__all__ = ["check_named_volumes", "volume_mount"]
+__all__ = ["check_named_volumes", "volume_bind", "volume_mount"]
 
 
-async def check_named_volumes(request: ExecutionRequest, client: Client) -> None:
+async def check_named_volumes(request: ExecutionRequest, client: Client, dialect: Dialect) -> None:
     """Raises `InvalidRequest` for one that is not there."""
     for index, volume in enumerate(request.inputs):
         if volume.type != "volume":
@@ -28,7 +29,7 @@ async def check_named_volumes(request: ExecutionRequest, client: Client) -> None
             raise InvalidRequest(
                 f"the daemon has no volume {volume.source!r}",
                 path=f"$.inputs[{index}].source",
-                mend=f"docker volume create {volume.source}",
+                mend=f"{dialect.engine} volume create {volume.source}",
             ) from error
 
 
@@ -42,3 +43,8 @@ def volume_mount(volume: Volume) -> dict[str, Any]:
         "ReadOnly": volume.read_only,
         "VolumeOptions": options,
     }
+
+
+def volume_bind(volume: Volume) -> str:
+    """The same in `HostConfig.Binds`: Podman takes the option there alone."""
+    return f"{volume.name}:{volume.target}:{'ro' if volume.read_only else 'rw'},nocopy"

@@ -17,6 +17,7 @@ from ..networks.ports import check_ports
 from ..threads import finished
 from ..types import ExecutionRequest, PortMapping
 from .client import ApiError, Client
+from .dialect import Dialect
 
 __all__ = ["Ports", "check_network", "exposed", "published"]
 
@@ -26,13 +27,14 @@ _BUILT_IN = ("none", "host")
 _LEADING = ("bridge", "overlay")
 
 
-async def check_network(request: ExecutionRequest, client: Client) -> None:
+async def check_network(request: ExecutionRequest, client: Client, dialect: Dialect) -> None:
     """Raises `InvalidRequest` for a network that the daemon does not have, and for ports that would lead nowhere."""
     network = request.network
-    driver = network if network in _BUILT_IN else await _driver(network, client)
+    is_known = network in _BUILT_IN or network in dialect.own_networks
+    driver = network if is_known else await _driver(network, client, dialect)
     if not request.ports:
         return
-    if driver not in _LEADING:
+    if driver not in _LEADING and driver not in dialect.own_networks:
         raise InvalidRequest(
             f"ports of network {network!r} lead nowhere",
             path="$.ports",
@@ -41,9 +43,9 @@ async def check_network(request: ExecutionRequest, client: Client) -> None:
     check_ports(request.ports)
 
 
-async def _driver(network: str, client: Client) -> str:
+async def _driver(network: str, client: Client, dialect: Dialect) -> str:
     missing = InvalidRequest(
-        f"the daemon has no network {network!r}", path="$.network", mend=f"docker network create {network}"
+        f"the daemon has no network {network!r}", path="$.network", mend=f"{dialect.engine} network create {network}"
     )
     if not _NAME.fullmatch(network):
         raise missing

@@ -152,8 +152,7 @@ class Powers:
         try:
             return inspected(await self._ask("GET", f"/containers/{_id(h)}/json"))
         except ApiError as error:
-            # Podman answers 500 for one that goes away just then.
-            if error.status == 404 or "no such container" in error.message.lower():
+            if error.is_gone:
                 return None
             raise
 

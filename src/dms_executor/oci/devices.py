@@ -7,7 +7,6 @@ just these numbers, and nobody in it can make nodes (no CAP_MKNOD).
 
 from __future__ import annotations
 
-import asyncio
 import stat
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -16,11 +15,9 @@ from typing import Any
 import msgspec
 
 from ..devices.gpus import discover
-from ..devices.grants import DeviceGrants, MountGrant, grant_devices, reopen_node, usable_gpu
-from ..devices.places import is_jobs_own
-from ..devices.registry import Registry
+from ..devices.granter import Granter
+from ..devices.grants import DeviceGrants, MountGrant, reopen_node
 from ..engine import EngineContext
-from ..errors import NotSupported
 from ..images.users import User
 from ..policy import reopen
 from ..supervisor import spec
@@ -38,54 +35,25 @@ class OciDevices:
     """What this engine may give, by its settings and the policy."""
 
     def __init__(self, context: EngineContext, settings: OciSettings) -> None:
-        self._context = context
-        self._settings = settings
-        self._registry = Registry(settings.cdi_folders)
-        self._turn = asyncio.Lock()
+        self._granter = Granter(
+            "oci", context.policy, settings.cdi_folders, settings.cdi_hooks, refused=(context.state_dir,)
+        )
 
     async def grant(self, request: ExecutionRequest, rootless: Rootless | None) -> DeviceGrants:
         """Raises `InvalidRequest`, `PolicyDenied`, `NotSupported`, `ResourcesUnavailable`, `EngineUnavailable`."""
-        if not request.devices and not request.resources.gpus:
-            return DeviceGrants()
-        async with self._turn:
-            return await asyncio.to_thread(self._grant, request, rootless)
+        return await self._granter.grant(request, _check(rootless))
 
     async def powers(self, flavour: Flavour, rootless: Rootless | None) -> frozenset[str]:
         """Its capabilities: GPUs only where one of those that are here could be given."""
-        async with self._turn:
-            has_gpu = await asyncio.to_thread(self._has_gpu, rootless)
-        return frozenset({"devices", "gpus"} if has_gpu else {"devices"}) - flavour.lacks
+        return await self._granter.powers(_check(rootless)) - flavour.lacks
 
-    def _has_gpu(self, rootless: Rootless | None) -> bool:
-        def check(granted: DeviceGrants) -> None:
-            if rootless is not None:
-                check_nodes(granted, rootless, User())
 
-        return usable_gpu(self._registry, self._settings.cdi_hooks, check)
-
-    def _grant(self, request: ExecutionRequest, rootless: Rootless | None) -> DeviceGrants:
-        try:
-            granted = grant_devices(
-                request,
-                self._context.policy,
-                self._registry,
-                refused=(self._context.state_dir,),
-                hooks=self._settings.cdi_hooks,
-            )
-        except NotSupported as error:
-            error.engine = "oci"
-            raise
+def _check(rootless: Rootless | None) -> Callable[[DeviceGrants], None]:
+    def check(granted: DeviceGrants) -> None:
         if rootless is not None:
             check_nodes(granted, rootless, User())
-        for target in (*(node.path for node in granted.nodes), *(mount.target for mount in granted.mounts)):
-            if is_jobs_own(target):
-                raise NotSupported(
-                    f"engine oci cannot put a device at {target!r}, which is the job's own",
-                    engine="oci",
-                    what="$.devices",
-                    mend="Mend the CDI spec",
-                )
-        return granted
+
+    return check
 
 
 def gpus_here() -> list[GPU]:

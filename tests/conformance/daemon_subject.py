@@ -1,4 +1,4 @@
-"""The docker engine as a subject of the conformance suite, over the session's own daemon."""
+"""The engines docker and podman as subjects of the conformance suite, over the session's own daemon of each."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from dms_executor.conformance import ShellSubject
 from dms_executor.conformance.steps import Failure
 from dms_executor.errors import EngineUnavailable
 from dms_executor.types import Settings
-from tests import dockerd
+from tests.daemons import SESSIONS
 
-__all__ = ["DockerSubject"]
+__all__ = ["DaemonSubject"]
 
 
-class DockerSubject(ShellSubject):
+class DaemonSubject(ShellSubject):
     """Its settings name the daemon's socket; where they do not, the daemon is started first."""
 
     def settings(self) -> Settings:
         if "socket" in self.engine_settings:
             return super().settings()
-        if problem := dockerd.missing():
-            raise EngineUnavailable(problem, mend="Install docker.io, and run the tests as root")
+        session = SESSIONS[self.engine]
+        if problem := session.missing():
+            raise EngineUnavailable(problem, mend="Install it, and run the tests as root")
         try:
-            socket = {"socket": str(dockerd.session().socket)}
+            socket = {"socket": str(session.daemon().socket)}
         except RuntimeError as error:
-            raise EngineUnavailable(str(error), mend="Run the tests where a daemon can run") from error
+            raise EngineUnavailable(str(error), mend="Run the tests where it can run") from error
         return msgspec.structs.replace(super().settings(), engines={self.engine: socket})
 
     def failing(self, how: Failure) -> SpecConfig:
         """An image that nobody looks for elsewhere, or no such command."""
         if how == "image":
-            params = {"image": "dms-executor-test:missing", "cmd": ["true"], "pull": "never"}
-            return SpecConfig(type=self.engine, params=params)
+            image = f"{SESSIONS[self.engine].image.partition(':')[0]}:missing"
+            return SpecConfig(type=self.engine, params={"image": image, "cmd": ["true"], "pull": "never"})
         return super().failing(how)
 
     def leftovers(self, tokens: list[str]) -> list[str]:
         """The daemon's containers, too."""
-        listed = dockerd.Dockerd.at(self.engine_settings["socket"]).docker("ps", "--all", "--format", "{{.Names}}")
-        names = listed.stdout.decode().split()
+        names = SESSIONS[self.engine].daemon().containers()
         found = [f"container {name}" for name in names if any(token in name for token in tokens)]
         return found + super().leftovers(tokens)
