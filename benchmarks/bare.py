@@ -36,7 +36,7 @@ class Bare:
         self.enter = list(enter)
         if enter:
             self.command += ["--root", str(scratch / "runtime")]
-        self.detach = str(HYBRID) if runtime == "crun" and HYBRID.is_dir() else "-"
+        self.detach = str(HYBRID) if Path(runtime).name == "crun" and HYBRID.is_dir() else "-"
         mappings = config["linux"].get("uidMappings", [])
         self.first_id = mappings[0]["hostID"] if mappings else 0
         self.rootfs = _given_to(rootfs, self.first_id, scratch)

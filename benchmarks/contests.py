@@ -78,6 +78,9 @@ async def flights(field: Field) -> list[Workload]:
     contestants = await everybody(field)
     found = []
     for together, jobs in field.size.flights:
+        if field.late():
+            field.out(f"{together} in flight", "the workload's time was over")
+            continue
         rates: dict[str, list[float]] = {name: [] for name in contestants}
         for number in range(2):
             if number and field.late():
