@@ -1,6 +1,7 @@
 """Logs of a Docker daemon's containers: one GiB with a follower, and many containers followed at once from one caller.
 
-Every byte is counted, and the caller's memory is looked at with each piece that comes.
+Every byte is counted, and the caller's memory is looked at with each piece that comes. Beside it, before and after,
+`docker run` of the same job into a pipe that is read and thrown away.
 
 usage: python benchmarks/daemon_logs.py [MIB [CONTAINERS]]
 """
@@ -8,6 +9,7 @@ usage: python benchmarks/daemon_logs.py [MIB [CONTAINERS]]
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import tempfile
 import time
@@ -70,6 +72,20 @@ async def followed(executor: Executor, image: str, count: int) -> None:
     print(f"  every byte came; the caller grew by {growth:.1f} MiB", flush=True)
 
 
+def docker_run(client: list[str], image: str, size: int) -> float:
+    """Seconds."""
+    began = time.perf_counter()
+    words = [*client, "run", "--rm", "--network", "none", "--log-driver", "local", image, "lines", str(size)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, bufsize=0) as child:
+        assert child.stdout is not None
+        got = 0
+        while chunk := child.stdout.read(2**18):
+            got += len(chunk)
+    if got != size:
+        raise SystemExit(f"docker run gave {got} of {size} bytes")
+    return time.perf_counter() - began
+
+
 async def main() -> None:
     given = [int(word) for word in sys.argv[1:]]
     mib, count = (given + [1024, 200][len(given) :])[:2]
@@ -88,9 +104,13 @@ async def main() -> None:
 
             async with Executor.open(Path(scratch) / "state", policy=Policy.trusted(), settings=settings) as executor:
                 await through_the_log(executor, lines(2**20), 2**20, "warm")
-                took, growth = await through_the_log(executor, lines(mib * 2**20), mib * 2**20, "large")
-                rate = mib * 2**20 / took / 1e6
-                print(f"{mib} MiB with a follower: {rate:.0f} MB/s, the caller grew by {growth / 2**20:.1f} MiB")
+                size = mib * 2**20
+                peers = [await asyncio.to_thread(docker_run, client, image, size)]
+                took, growth = await through_the_log(executor, lines(size), size, "large")
+                peers.append(await asyncio.to_thread(docker_run, client, image, size))
+                print(f"{mib} MiB with a follower: {size / took / 1e6:.0f} MB/s", end=", ")
+                print(f"docker run {' and '.join(f'{size / peer / 1e6:.0f}' for peer in peers)} MB/s")
+                print(f"  the caller grew by {growth / 2**20:.1f} MiB", flush=True)
                 await followed(executor, image, count)
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["engines_command"]
 
+_WIDTH = 80
+
 
 @click.command(
     "engines",
@@ -34,9 +36,14 @@ def engines_command(context: click.Context) -> int:
             for probe in probes:
                 emit_json(probe)
             return
-        rows = [[p.engine, "yes" if p.usable else "no", p.version or "-", _powers(p.capabilities)] for p in probes]
-        table(["ENGINE", "USABLE", "VERSION", "CAPABILITIES"], rows)
+        table(
+            ["ENGINE", "USABLE", "VERSION"],
+            [[probe.engine, "yes" if probe.usable else "no", probe.version or "-"] for probe in probes],
+        )
         for probe in probes:
+            if probe.capabilities:
+                emit(f"\n{probe.engine} can")
+                emit(_lines(sorted(probe.capabilities)))
             if probe.mend:
                 emit(f"\n{probe.engine}{': ' + probe.problem if probe.problem else ' could do more'}")
                 emit(f"  {probe.mend}")
@@ -44,5 +51,5 @@ def engines_command(context: click.Context) -> int:
     return session.run(show)
 
 
-def _powers(capabilities: frozenset[str]) -> str:
-    return " ".join(sorted(capabilities)) or "-"
+def _lines(words: list[str]) -> str:
+    return click.wrap_text(" ".join(words), _WIDTH, "  ", "  ")
