@@ -26,7 +26,7 @@ network_config_dir = "{folder}/networks"
 """
 _STORAGE = """
 [storage]
-driver = "overlay"
+driver = "{driver}"
 graphroot = "{folder}/storage"
 runroot = "{folder}/run"
 """
@@ -44,12 +44,13 @@ class Podman(Daemon):
 
     program: ClassVar[str] = "podman"
     delay = 0
+    driver = "overlay"
 
     def command(self) -> list[str]:
         """The service, by the settings that lie in its folder."""
         (self.folder / "containers.conf").write_text(_CONTAINERS.format(delay=self.delay, folder=self.folder))
-        (self.folder / "storage.conf").write_text(_STORAGE.format(folder=self.folder))
-        return ["podman", "system", "service", "--time=0", f"unix://{self.socket}"]
+        (self.folder / "storage.conf").write_text(_STORAGE.format(folder=self.folder, driver=self.driver))
+        return self.executed("podman", "system", "service", "--time=0", f"unix://{self.socket}")
 
     def environment(self) -> dict[str, str]:
         """Where its settings lie."""
@@ -61,7 +62,12 @@ class Podman(Daemon):
 
     def podman(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         """Podman itself, without the service."""
-        return subprocess.run(["podman", *words], check=check, capture_output=True, timeout=60, env=self.environment())
+        command, environment = self.executed("podman", *words), self.environment()
+        return subprocess.run(command, check=check, capture_output=True, timeout=60, env=environment, cwd=self.folder)
+
+    def executed(self, *argv: str) -> list[str]:
+        """By whom."""
+        return list(argv)
 
     def client(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         """Podman's client, through the service."""

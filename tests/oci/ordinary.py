@@ -20,7 +20,7 @@ from dms_executor.errors import ExecutorError
 from dms_executor.types import decode_request, encode
 
 
-async def _step(executor: Executor, name: str, value: Any) -> Any:
+async def _step(executor: Executor, engine: str, name: str, value: Any) -> Any:
     if name in ("run", "start"):
         return await getattr(executor, name)(decode_request(json.dumps(value).encode()))
     if name == "exec":
@@ -36,7 +36,7 @@ async def _step(executor: Executor, name: str, value: Any) -> Any:
     if name == "said":
         return await _said(executor, *value)
     if name == "probe":
-        return (await executor.probe("oci"))[0]
+        return (await executor.probe(engine))[0]
     return await getattr(executor, name)(value)
 
 
@@ -66,12 +66,12 @@ async def main(state: str, asked: Any) -> list[Any]:
         module, _, constant = name.rpartition(".")
         setattr(importlib.import_module(f"dms_executor.devices.{module}"), constant, Path(path))
     policy = Policy(**asked["policy"]) if asked.get("policy") is not None else Policy.trusted()
-    settings = Settings(engines={"oci": asked["settings"]})
+    settings = Settings(engines={asked["engine"]: asked["settings"]})
     answers: list[Any] = []
     async with Executor.open(Path(state), policy=policy, settings=settings) as executor:
         for name, value in asked["steps"]:
             try:
-                answers.append(_plain(await _step(executor, name, value)))
+                answers.append(_plain(await _step(executor, asked["engine"], name, value)))
             except ExecutorError as error:
                 answers.append({"error": type(error).__name__, "message": error.message, "mend": error.mend})
     return answers

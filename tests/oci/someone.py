@@ -35,9 +35,13 @@ class Someone:
         if not become and "XDG_RUNTIME_DIR" in os.environ:
             self.environment["XDG_RUNTIME_DIR"] = os.environ["XDG_RUNTIME_DIR"]
 
+    def command(self, *argv: str) -> list[str]:
+        """What executes that as the user, in the user's `environment`."""
+        return [*self._become, *argv]
+
     def run(self, *argv: str, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*self._become, *argv],
+            self.command(*argv),
             input=stdin,
             capture_output=True,
             text=True,
@@ -54,8 +58,14 @@ class Someone:
 
     def does(self, runtime: str, *steps: tuple[str, Any], policy: dict[str, Any] | None = None) -> list[Any]:
         """The answers of ordinary.py to these steps."""
-        settings = {"runtime": runtime, **self.settings}
-        asked = json.dumps({"settings": settings, "steps": steps, "policy": policy, "pretended": self._pretended})
+        return self.does_with("oci", {"runtime": runtime, **self.settings}, *steps, policy=policy)
+
+    def does_with(
+        self, engine: str, settings: dict[str, Any], *steps: tuple[str, Any], policy: dict[str, Any] | None = None
+    ) -> list[Any]:
+        """The same on any engine."""
+        told = {"engine": engine, "settings": settings, "steps": steps, "policy": policy, "pretended": self._pretended}
+        asked = json.dumps(told)
         done = self.python(str(HERE / "ordinary.py"), str(self.folder / "state"), stdin=asked)
         assert done.returncode == 0, done.stderr
         answers: list[Any] = json.loads(done.stdout)

@@ -122,7 +122,7 @@ class Client:
     ) -> AsyncIterator[Answer]:
         """A call whose answer is read piece by piece. `deadline`: of all of it; None: only the connect has one."""
         aiohttp = _aiohttp()
-        version = await self.version() if path not in ("/version", _PING) else ""
+        version = "" if path in ("/version", _PING) or path.startswith("/v4.") else await self.version()
         session = self._open()
         where = f"{method} {path}"
         timeout = aiohttp.ClientTimeout(total=deadline, sock_connect=_CONNECT)

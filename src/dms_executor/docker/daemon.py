@@ -6,6 +6,7 @@ https://docs.docker.com/reference/api/engine/version/v1.41/#tag/System/operation
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from .client import Client
 from .copies import can_copy
 from .disk import can_limit_disk
 
-__all__ = ["Daemon", "describe", "described"]
+__all__ = ["OF_GROUPS", "Daemon", "describe", "described"]
 
 _POWERS = frozenset({"exec", "exec_kill", "pause", "exact_signal", "stats", "ports", "named_volumes"})
+OF_GROUPS = frozenset({"pause", "stats"})
+_LIBPOD = "/v4.0.0/libpod/info"  # its own API; the other tells what root could enforce there
 _NO_SECCOMP = ("name=seccomp,profile=unconfined",)
 
 
@@ -38,12 +41,14 @@ class _Info(msgspec.Struct, rename="pascal"):
     cgroup_version: str = "1"
     server_version: str = ""
     os_type: str = msgspec.field(default="linux", name="OSType")
+    rootless: bool = False  # Podman's own
 
 
 class Daemon(msgspec.Struct, frozen=True, kw_only=True):
     """`limits`: the words of those that it enforces; `memory` in bytes; `seccomp`: its default is a filter.
 
-    `gives_gpus`: its default runtime hands GPUs to any container whose environment says so.
+    `gives_gpus`: its default runtime hands GPUs to any container whose environment says so. `has_groups`: containers
+    have control groups, by which they can be frozen and measured.
     """
 
     version: str
@@ -54,6 +59,7 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True):
     cgroups: str
     seccomp: bool = True
     gives_gpus: bool = False
+    has_groups: bool = True
 
     @property
     def loosened(self) -> list[str]:
@@ -64,6 +70,7 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True):
         """As a usable engine's, with what devices there are."""
         capabilities = powers | _POWERS | self.limits | ({"oom_detection"} if "memory" in self.limits else set())
         capabilities |= {"copy"} if can_copy() else set()
+        capabilities -= set() if self.has_groups else OF_GROUPS
         return Probe(
             engine=engine,
             usable=True,
@@ -104,6 +111,8 @@ async def describe(client: Client) -> Daemon:
     options = info.security_options or []
     disk = await asyncio.to_thread(can_limit_disk, info.driver, info.driver_status or [], info.docker_root_dir)
     holds = {"disk": disk, "memory": info.memory_limit, "pids": info.pids_limit, "cpu": info.cpu_cfs_quota}
+    delegated = await _delegated(client) if info.rootless else holds.keys()
+    holds = {limit: is_held and (limit == "disk" or limit in delegated) for limit, is_held in holds.items()}
     return Daemon(
         version=info.server_version,
         cpu=info.ncpu,
@@ -113,4 +122,11 @@ async def describe(client: Client) -> Daemon:
         cgroups=info.cgroup_version,
         seccomp=any(each.startswith("name=seccomp") and each not in _NO_SECCOMP for each in options),
         gives_gpus="nvidia" in info.default_runtime,
+        has_groups=bool(delegated),
     )
+
+
+async def _delegated(client: Client) -> Collection[str]:
+    """The controllers that an ordinary user's service of Podman has: none with cgroup v1."""
+    told = await client.get(_LIBPOD, deadline=5.0)
+    return list(told["host"].get("cgroupControllers") or [])

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..engine import Execution, Handle
-from ..errors import EngineUnreachable, ExecutionNotRunning
+from ..errors import EngineUnreachable, ExecutionNotRunning, NotSupported
 from ..types import Stats
 from . import files
 from .body import QUIET_SIGNAL
@@ -16,6 +16,7 @@ from .state import Inspected, inspected
 
 if TYPE_CHECKING:
     from .client import Client
+    from .daemon import Daemon
     from .dialect import Dialect
     from .events import Ear, Events
     from .gauge import Gauge
@@ -72,7 +73,8 @@ class Powers:
             ear.close()
 
     async def pause(self, x: Execution, h: Handle) -> None:
-        """Returns once all of it stands still. Raises `ExecutionNotRunning`."""
+        """Returns once all of it stands still. Raises `ExecutionNotRunning`, `NotSupported`."""
+        await self._needs_group("pause")
         await self._frozen(x, h, "pause", is_paused=True)
 
     async def resume(self, x: Execution, h: Handle) -> None:
@@ -80,12 +82,25 @@ class Powers:
         await self._frozen(x, h, "unpause", is_paused=False)
 
     async def stats(self, x: Execution, h: Handle) -> Stats:
-        """Raises `ExecutionNotRunning`."""
+        """Raises `ExecutionNotRunning`, `NotSupported`."""
+        await self._needs_group("stats")
         query = {"stream": "0", "one-shot": "1"}
         raw = await self._ask("GET", f"/containers/{_id(h)}/stats", **query)
         if not raw.get("memory_stats") and not raw.get("pids_stats"):
             raise ExecutionNotRunning("it has ended", execution_id=x.id)
         return self._gauge.read(x.token, raw)
+
+    async def _known_daemon(self) -> Daemon:
+        raise NotImplementedError
+
+    async def _needs_group(self, power: str) -> None:
+        if not (await self._known_daemon()).has_groups:
+            raise NotSupported(
+                f"engine {self.dialect.engine} has no {power} here: {self.dialect.title} can make no control groups",
+                engine=self.dialect.engine,
+                what=power,
+                mend="Use cgroup v2 and systemd, which delegates them to users; or root's",
+            )
 
     async def _ask(self, method: str, path: str, **query: Any) -> Any:
         return await self._client.call(method, path, **query)
