@@ -9,7 +9,9 @@ import errno
 import os
 from pathlib import Path
 
-__all__ = ["boot_id", "open_process", "start_time"]
+__all__ = ["boot_id", "open_process", "read_of", "start_time"]
+
+_MOST = 1 << 16
 
 
 def boot_id() -> str:
@@ -40,3 +42,17 @@ def open_process(pid: int, started: int) -> int | None:
         return fd
     os.close(fd)
     return None
+
+
+def read_of(folder: int, name: str) -> bytes:
+    """A small file in the opened folder of a process in /proc; empty once the process is gone. Blocks."""
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:
+        return b""
+    try:
+        return os.read(file, _MOST)
+    except ProcessLookupError:
+        return b""
+    finally:
+        os.close(file)
