@@ -25,7 +25,7 @@ __all__ = ["QUIET_SIGNAL", "create_body"]
 QUIET_SIGNAL = 18
 """SIGCONT: what the daemon's own stop sends first. The real signal comes before it; this one only starts the grace."""
 
-_LOG_FILES = 2
+_LOG_FILES = 3
 # conmon puts an empty file in the full one's place: who follows has to read one sooner than it fills another.
 _LEAST_FILE = 64 << 20
 _PERIOD = 100_000  # microseconds, the kernel's default
@@ -132,7 +132,8 @@ def _host_config(
 def _log_config(driver: str, cap: int) -> dict[str, Any]:
     if driver != "local":
         return {"Type": driver, "Config": {"max-size": str(max(cap, _LEAST_FILE))}}
-    size = max(cap // _LOG_FILES, 1 << 16)
+    # A rotation takes the oldest file: what is left then is at least what the executor's own log may hold.
+    size = max(cap // (_LOG_FILES - 1), 1 << 16)
     return {"Type": driver, "Config": {"max-size": str(size), "max-file": str(_LOG_FILES), "compress": "false"}}
 
 

@@ -2,14 +2,15 @@
 
 The daemon's log driver splits at newlines and holds a prompt back; an attached stream does not. So the first pull
 reads the stream, and its cursor is how much of either stream it gave. Who goes on later reads the daemon's log from
-its beginning and leaves that much out. https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach
+its beginning and leaves that much out; where the daemon's rotation has taken the beginning, it goes on after the moment
+at which the last was given, and says that something is missing. https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 
 from ..engine import Chunk
@@ -22,40 +23,74 @@ __all__ = ["Attached", "Position", "attach", "logged"]
 _STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 _HEADER = 8
 _STAMP = len("2026-11-28T00:57:16.619177636Z ")
+_UNKNOWN = 1
+"""How many bytes of each stream are said to be missing where nobody knows the number: at least that."""
+_FAR = 64 << 10  # bytes: before that much no rotation takes anything, the least that a file holds
+_LATE = 2.0  # seconds by which the daemon's stamp may be later than the moment at which we had the same bytes
 
 
 class Position:
-    """How much of either stream has been given; as text it is the cursor."""
+    """How much of either stream has been given, when a line's end was, and the stamp that the daemon's log began with.
+
+    As text it is the cursor. The daemon keeps a line, and stamps it, once it has ended.
+    """
 
     def __init__(self, cursor: bytes | None = None) -> None:
-        counts = (cursor or b"0 0").split()
-        self._count: dict[Stream, int] = {"stdout": int(counts[0]), "stderr": int(counts[1])}
+        words = (cursor or b"").split()
+        out, err, moment, first = [*words, *(b"0", b"0", b"0", b"-")[len(words) :]]
+        self._count: dict[Stream, int] = {"stdout": int(out), "stderr": int(err)}
+        self.moment = int(moment)
+        self.first = b"" if first == b"-" else first
 
-    def after(self, stream: Stream, length: int) -> bytes:
-        """The cursor behind the next `length` bytes of a stream."""
-        self._count[stream] += length
-        return b"%d %d" % (self._count["stdout"], self._count["stderr"])
+    def after(self, stream: Stream, data: bytes, moment: float) -> bytes:
+        """The cursor behind the next bytes of a stream; `moment` in seconds since 1970."""
+        self._count[stream] += len(data)
+        if b"\n" in data:
+            self.moment = max(self.moment, int(moment * 1e6))
+        counts = self._count["stdout"], self._count["stderr"]
+        return b"%d %d %d %b" % (*counts, self.moment, self.first or b"-")
 
     def of(self, stream: Stream) -> int:
         """Bytes of it."""
         return self._count[stream]
 
+    @property
+    def given(self) -> int:
+        """Bytes of both streams."""
+        return sum(self._count.values())
+
+    def is_rotated(self, stamp: bytes) -> bool:
+        """Whether a log that begins with this stamp lacks what it once began with.
+
+        Where no line was given nobody can tell; then the daemon has kept as much as the executor's own log may hold.
+        """
+        if self.first:
+            return stamp != self.first
+        return self.moment > 0 and _moment(stamp).timestamp() > self.moment / 1e6 + _LATE
+
 
 class Attached:
     """A stream that was opened before the job was let go."""
 
-    def __init__(self, stack: AsyncExitStack, answer: Answer, breaks: int) -> None:
+    def __init__(self, stack: AsyncExitStack, answer: Answer, breaks: int, client: Client, container: str) -> None:
         self._stack = stack
         self._answer = answer
+        self._client = client
+        self._container = container
         self.breaks = breaks
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         """Everything, to the end of the stream."""
         position, frames = Position(), _Frames()
+        began: datetime | None = None
         async for piece in self._answer.pieces():
             now = datetime.now(UTC)
+            began = began or now
+            if not position.first and position.given + len(piece) > _FAR:
+                position.first = _began_with(await _first_stamp(self._client, self._container), began)
             for stream, data in _joined(frames.take(piece)):
-                yield Chunk(stream=stream, time=now, data=data, cursor=position.after(stream, len(data)))
+                cursor = position.after(stream, data, now.timestamp())
+                yield Chunk(stream=stream, time=now, data=data, cursor=cursor)
 
     async def close(self) -> None:
         """Idempotent."""
@@ -69,7 +104,7 @@ async def attach(client: Client, container: str, breaks: int) -> Attached:
     answer = await stack.enter_async_context(
         client.stream("POST", path, query={"stream": "1", "stdout": "1", "stderr": "1"})
     )
-    return Attached(stack, answer, breaks)
+    return Attached(stack, answer, breaks, client, container)
 
 
 async def logged(client: Client, container: str, after: bytes | None) -> AsyncIterator[Chunk]:
@@ -79,21 +114,52 @@ async def logged(client: Client, container: str, after: bytes | None) -> AsyncIt
     """
     position, frames = Position(after), _Frames()
     left = {stream: position.of(stream) for stream in _STREAMS.values()}
+    given_until, lost = 0.0, dict[Stream, int]()
+    is_first = True
     query = {"stdout": "1", "stderr": "1", "follow": "1", "timestamps": "1"}
     try:
         async with client.stream("GET", f"/containers/{container}/logs", query=query) as answer:
             async for piece in answer.pieces():
                 for stream, data in frames.take(piece):
-                    stamp, data = _moment(data[:_STAMP]), data[_STAMP:]
+                    stamp, data = data[:_STAMP].strip(), data[_STAMP:]
+                    when = _moment(stamp)
+                    if is_first and position.is_rotated(stamp):
+                        given_until = position.moment / 1e6
+                        left = dict.fromkeys(left, 0)
+                        lost = dict.fromkeys(sorted(left), _UNKNOWN)
+                    if is_first:
+                        position.first, is_first = stamp, False
+                    if when.timestamp() <= given_until:
+                        continue
                     known = min(left[stream], len(data))
                     left[stream] -= known
                     if known < len(data):
                         fresh = data[known:]
-                        yield Chunk(stream=stream, time=stamp, data=fresh, cursor=position.after(stream, len(fresh)))
+                        cursor = position.after(stream, fresh, when.timestamp())
+                        yield Chunk(stream=stream, time=when, data=fresh, cursor=cursor, lost=lost)
+                        lost = {}
     except ApiError as error:
         if error.status == 404:
             return
         raise EngineUnreachable(error.message) from error
+
+
+def _began_with(stamp: bytes, began: datetime) -> bytes:
+    """The stamp, where it is the job's first output's; a word that is no stamp where a rotation was faster."""
+    if not stamp or _moment(stamp).timestamp() <= began.timestamp() + _LATE:
+        return stamp
+    return b"rotated"
+
+
+async def _first_stamp(client: Client, container: str) -> bytes:
+    """What the daemon's log begins with now; nothing where it cannot be told."""
+    frames, query = _Frames(), {"stdout": "1", "stderr": "1", "timestamps": "1"}
+    with suppress(ApiError, EngineUnreachable):
+        async with client.stream("GET", f"/containers/{container}/logs", query=query) as answer:
+            async for piece in answer.pieces():
+                for _, data in frames.take(piece):
+                    return data[:_STAMP].strip()
+    return b""
 
 
 class _Frames:
@@ -131,5 +197,5 @@ def _joined(frames: Iterator[tuple[Stream, bytes]]) -> Iterator[tuple[Stream, by
 
 
 def _moment(stamp: bytes) -> datetime:
-    text = stamp.strip().decode("ascii")
+    text = stamp.decode("ascii")
     return datetime.fromisoformat(f"{text[:26]}+00:00")
