@@ -306,7 +306,9 @@ async def test_secrets_are_gone_once_the_job_runs(bench: Bench, tmp_path: Path) 
     # By the shim's own doing: the caller may die right after its go.
     x = bench.execution("sleep", "10", secret_environment={"TOKEN": "hush-hush"})
     _, handle = await bench.created(x)
-    await bench.engine._shims[x.token].go()
+    shim = await bench.engine._keeping.known(x)
+    assert shim is not None
+    await shim.go()
     found = [
         path
         for path in (tmp_path / "state").rglob("*")
