@@ -40,25 +40,32 @@ def _daemons(engine: str, network: str) -> DaemonSubject:
 _DOCKER, _PODMAN = _daemons("docker", "bridge"), _daemons("podman", "slirp4netns")
 
 
-# Of these sections all that happens is above the engine: docker's subject goes through them on the same code, and
-# podman's only where there is time (`.ci/full`).
-_ABOVE_THE_ENGINE = ("capacity", "close", "identity", "listing", "paths", "requests", "retention", "waiting")
+# What happens in these sections is above the engine, or inside the job by our own helper: docker's subject goes through
+# them on the same code. Podman's goes through one line of each, and through the rest where there is time (`.ci/full`).
+_SPARED = ("capacity", "close", "identity", "listing", "paths", "requests", "retention", "waiting")
+_SPARED += ("copies", "outputs", "processes", "provision", "trees")
 _ALL = "DMS_EXECUTOR_ALL_LINES"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if os.environ.get(_ALL):
         return
-    out = [item for item in items if isinstance(item, pytest.Function) and _is_spared(item)]
+    spared: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        section = _section(item)
+        if section in _SPARED:
+            spared.setdefault(section, []).append(item)
+    out = {item for section in spared.values() for item in section[1:]}
     if out:
-        config.hook.pytest_deselected(items=out)
+        config.hook.pytest_deselected(items=[item for item in items if item in out])
         items[:] = [item for item in items if item not in out]
 
 
-def _is_spared(item: pytest.Function) -> bool:
-    subject = item.callspec.params.get("subject") if hasattr(item, "callspec") else None
-    section = item.function.__module__.rpartition(".")[2]
-    return subject is _PODMAN and section in _ABOVE_THE_ENGINE
+def _section(item: pytest.Item) -> str:
+    """Of the suite, where it is a line of Podman's."""
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return ""
+    return item.function.__module__.rpartition(".")[2] if item.callspec.params.get("subject") is _PODMAN else ""
 
 
 @pytest.fixture(params=[MemorySubject(), *map(_oci, RUNTIMES), _DOCKER, _PODMAN], ids=str)

@@ -39,6 +39,11 @@ class ApiError(ExecutorError):
         """What was asked about is not there. Podman answers 500 for what goes away just then."""
         return self.status == 404 or (self.status == 500 and "no such " in self.message.lower())
 
+    @property
+    def is_over(self) -> bool:
+        """A container that was to be signalled does not run (any more). Podman answers 500, too."""
+        return self.is_gone or self.status == 409 or (self.status == 500 and "state improper" in self.message)
+
 
 class Answer:
     """An answer whose body is read piece by piece."""

@@ -115,7 +115,7 @@ class Powers:
             except ApiError as error:
                 if noted:
                     await asyncio.to_thread(files.forget_signal, x)
-                if error.status in (404, 409):
+                if error.is_over:
                     return False
                 found = await self._looked_at(h)  # Podman has no status of its own for one that has ended
                 if found is None or found.has_ended:
