@@ -30,7 +30,7 @@ PROGRAMS: dict[str, list[str]] = {
     "dms-init": [
         *SHARED,
         *("init.c", "scripts.c", "search.c", "seccomp.c", "terminal.c", "reportfile.c", "usage.c"),
-        *("calling.c", "descendants.c"),
+        *("options.c", "calling.c", "descendants.c", "console.c"),
     ],
 }
 FUZZ: dict[str, list[str]] = {"dms-fuzz": [*SHARED, "fuzz.c", "config.c", "usage.c", "json.c", "open.c"]}

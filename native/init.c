@@ -1,5 +1,5 @@
-/* `dms-init [-r REPORT | -c SOCKET] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT] -- ARGV...`: pid 1 of a job, or the
- * first process of a session in it. docs/protocol.md, section 3. */
+/* `dms-init [-r REPORT | -c SOCKET] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT] [-a FOLDER] -- ARGV...`: pid 1
+ * of a job, or the first process of a session in it. docs/protocol.md, section 3. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -15,8 +15,10 @@
 #include <unistd.h>
 
 #include "calling.h"
+#include "console.h"
 #include "descendants.h"
 #include "frame.h"
+#include "options.h"
 #include "reportfile.h"
 #include "scripts.h"
 #include "search.h"
@@ -46,10 +48,25 @@ static void say(uint8_t type, const uint8_t *payload, size_t length)
     (void)ignored;
 }
 
+static void drop_terminal(void)
+{
+    if (terminal >= 0)
+        close(terminal);
+    terminal = -1;
+}
+
+/* What was written to a terminal that we hold is passed on before we say what became of the job. */
+static void finish_output(void)
+{
+    drop_terminal();
+    console_finish();
+}
+
 static _Noreturn void fail(int error, const char *what)
 {
     uint8_t payload[4 + FRAME_TEXT_MAX];
     size_t length = strlen(what);
+    finish_output();
     if (length > FRAME_TEXT_MAX)
         length = FRAME_TEXT_MAX;
     put_u32(payload, (uint32_t)error);
@@ -113,8 +130,10 @@ static void start_job(void)
     if (job < 0)
         fail(errno, "cannot fork");
     close(result[1]);
-    if (terminal >= 0 && !in_script)
-        close(terminal); /* or it would never hang up */
+    if (!in_script) {
+        drop_terminal(); /* or it would never hang up */
+        console_taken();
+    }
     ssize_t got;
     while ((got = read(result[0], &error, sizeof error)) < 0 && errno == EINTR)
         ;
@@ -150,6 +169,7 @@ static void script_ended(int status)
         start_next();
         return;
     }
+    finish_output();
     put_u32(payload, (uint32_t)status);
     memcpy(payload + 4, scripts_name(), length);
     say(FRAME_INIT_SCRIPT, payload, 4 + length);
@@ -247,6 +267,7 @@ static void reap(void)
         uint8_t raw[4], used[64];
         if (in_file)
             say(FRAME_INIT_USAGE, used, reportfile_usage(used));
+        finish_output();
         put_u32(raw, (uint32_t)status);
         say(FRAME_INIT_EXITED, raw, sizeof raw);
         _exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
@@ -283,21 +304,18 @@ static int open_report(void)
 
 int main(int argc, char **argv)
 {
-    int filter = -1, scripts = -1, group = -1, next = 1;
-    const char *folder = NULL, *problem;
-    bool waits = false;
-    const char *size = NULL;
+    struct options options;
+    const char *problem;
+    int scripts = -1, console = -1, input;
     sigset_t all;
-    if (next + 1 < argc && strcmp(argv[next], "-r") == 0) {
-        report = reportfile_open(argv[next + 1]);
+    bool understood = options_parse(argc, argv, &options);
+    if (options.report != NULL) {
+        report = reportfile_open(options.report);
         in_file = true;
-        next += 2;
         if (report < 0)
             fail(errno, "cannot open the report");
-    } else if (next + 1 < argc && strcmp(argv[next], "-c") == 0) {
-        report = calling_connect(argv[next + 1]);
-        next += 2;
-        waits = true;
+    } else if (options.socket != NULL) {
+        report = calling_connect(options.socket);
         if (report < 0)
             fail(errno, "cannot reach who asked for the command");
     } else {
@@ -305,37 +323,19 @@ int main(int argc, char **argv)
     }
     /* Before any of the job's code runs, so that the first sender the shim sees is us. */
     say(FRAME_INIT_BORN, NULL, 0);
-    if (next < argc && strcmp(argv[next], "-w") == 0) {
-        waits = true;
-        next++;
-    }
-    if (next + 1 < argc && strcmp(argv[next], "-j") == 0) {
-        group = atoi(argv[next + 1]);
-        next += 2;
-    }
-    if (next + 1 < argc && strcmp(argv[next], "-t") == 0) {
-        size = argv[next + 1];
-        next += 2;
-    }
-    if (next + 1 < argc && strcmp(argv[next], "-s") == 0) {
-        filter = atoi(argv[next + 1]);
-        next += 2;
-    }
-    if (next + 2 < argc && strcmp(argv[next], "-p") == 0) {
-        scripts = *argv[next + 1] == '/' ? open(argv[next + 1], O_RDONLY | O_CLOEXEC) : atoi(argv[next + 1]);
-        folder = argv[next + 2];
-        next += 3;
+    if (!understood)
+        fail(EINVAL, "wrong arguments (docs/protocol.md, section 3)");
+    if (options.scripts != NULL) {
+        bool is_path = *options.scripts == '/';
+        scripts = is_path ? open(options.scripts, O_RDONLY | O_CLOEXEC) : atoi(options.scripts);
         if (scripts < 0)
             fail(errno, "cannot open the provision scripts");
     }
-    if (next + 1 < argc && strcmp(argv[next], "-i") == 0) {
-        int input = open(argv[next + 1], O_RDONLY | O_CLOEXEC);
+    if (options.input != NULL) {
+        input = open(options.input, O_RDONLY | O_CLOEXEC);
         if (input < 0 || dup2(input, 0) < 0)
             fail(errno, "cannot open the input");
-        next += 2;
     }
-    if (next >= argc || strcmp(argv[next], "--") != 0 || next + 1 >= argc)
-        fail(EINVAL, "usage: dms-init [-r REPORT | -c SOCKET] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT] -- ARGV...");
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     int signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -350,25 +350,30 @@ int main(int argc, char **argv)
         if (report >= 0)
             prctl(PR_SET_PDEATHSIG, 0);
     }
-    if (waits)
-        await_go(group);
-    if (size != NULL)
-        open_terminal(size);
-    if (filter >= 0 && seccomp_install(filter) != 0)
+    if (options.waits)
+        await_go(options.group);
+    if (options.attached != NULL && (console = console_open(options.attached, options.size, &terminal)) < 0)
+        fail(errno, "cannot open the job's input");
+    if (options.attached == NULL && options.size != NULL)
+        open_terminal(options.size);
+    if (options.filter >= 0 && seccomp_install(options.filter) != 0)
         fail(errno, "cannot install the seccomp filter");
-    job_argv = argv + next + 1;
+    job_argv = options.argv;
     in_script = scripts >= 0;
-    if (in_script && (problem = scripts_write(scripts, folder)) != NULL)
+    if (in_script && (problem = scripts_write(scripts, options.folder)) != NULL)
         fail(errno, problem);
     start_next();
-    struct pollfd waited[2] = {{.fd = signals, .events = POLLIN},
-                               {.fd = in_file ? -1 : report, .events = POLLIN}};
-    for (;;) {
-        if (poll(waited, 2, -1) < 0)
+    struct pollfd waited[3] = {{.fd = signals, .events = POLLIN},
+                               {.fd = in_file ? -1 : report, .events = POLLIN},
+                               {.fd = console, .events = POLLIN}};
+    for (bool more = false;;) {
+        if (poll(waited, 3, more ? 0 : -1) < 0)
             continue;
         if (waited[0].revents != 0)
             pass_on(signals);
         if (waited[1].revents != 0)
             hear();
+        if (more || waited[2].revents != 0)
+            more = console_ready();
     }
 }

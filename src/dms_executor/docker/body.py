@@ -28,6 +28,7 @@ QUIET_SIGNAL = 18
 _LOG_FILES = 3
 # conmon puts an empty file in the full one's place: who follows has to read one sooner than it fills another.
 _LEAST_FILE = 64 << 20
+_TERMINAL = (80, 24)
 _PERIOD = 100_000  # microseconds, the kernel's default
 # Raising an rlimit takes CAP_SYS_RESOURCE, which a daemon may lack: none is named, the daemon's own holds.
 
@@ -51,8 +52,9 @@ def create_body(
     """
     request = x.request
     argv = command_of(plan.image, params.entrypoint, params.cmd)
-    # What the machine's owner wrote into a device's spec counts most.
-    environment = {**merged_environment({}, params.environment, request), **plan.devices.environment}
+    # TERM as the daemon's own terminals have it. What the machine's owner wrote into a device's spec counts most.
+    defaults = {"TERM": plan.image.environment.get("TERM", "xterm")} if request.tty else {}
+    environment = {**merged_environment(defaults, params.environment, request), **plan.devices.environment}
     if gives_gpus and not plan.devices.by_daemon:
         environment["NVIDIA_VISIBLE_DEVICES"] = "void"  # else any image, or request, could name them there
     body: dict[str, Any] = {
@@ -89,6 +91,10 @@ def _wrapper(x: Execution, plan: Plan) -> list[str]:
         words += ["-p", SCRIPTS_SOURCE, SCRIPTS]
     if _has_input(x, plan):
         words += ["-i", INPUT]
+    if x.request.tty:
+        words += ["-t", "{}x{}".format(*(x.request.tty_size or _TERMINAL))]
+    if x.request.tty or x.request.stdin_open:
+        words += ["-a", CALLS]
     return [*words, "--"]
 
 

@@ -31,15 +31,19 @@ def check_request(request: ExecutionRequest, policy: Policy, dialect: Dialect) -
     params = checked_params(request.engine_spec.params)
     _check_image(params.image, policy, dialect.engine)
     for field, present, mend in (
-        ("$.tty", request.tty, "Leave tty out"),
         ("$.stdin", request.stdin and not request.init, "Leave init out: it is what hands the input over"),
         ("$.stdin_file", request.stdin_file and not request.init, "Leave init out: it is what hands the input over"),
+        ("$.stdin_open", request.stdin_open and not request.init, "Leave init out: it is what hands the input over"),
     ):
         if present:
             raise _lacking(dialect.engine, field, mend)
     if request.network == "user" or request.network.startswith("container:"):
         raise _lacking(
             dialect.engine, "$.network", "Use 'none', 'bridge', 'host' or the name of a network of the daemon's"
+        )
+    if request.tty and not request.init:
+        raise InvalidRequest(
+            "a job's terminal is made by the executor's own init", path="$.tty", mend="Leave init out, or tty"
         )
     policy.check_network(request.network)
     check_scripts(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,8 @@ from ..scripts import encoded_scripts
 from ..volumes import Volumes
 
 __all__ = [
+    "CONTROL",
+    "STDIN",
     "calls_of",
     "folder_of",
     "forget_signal",
@@ -22,6 +25,9 @@ __all__ = [
     "take_away",
     "take_input_away",
 ]
+
+STDIN, CONTROL = "stdin", "control"
+"""FIFOs beside where the inits call: what is typed to a job, and what its init is asked for about that."""
 
 
 def folder_of(x: Execution) -> Path:
@@ -41,6 +47,9 @@ def make_files(x: Execution) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         calls_of(x).mkdir(mode=0o711, exist_ok=True)
         calls_of(x).chmod(0o711)
+        if x.request.stdin_open or x.request.tty:
+            for name in (STDIN, CONTROL):
+                _make_fifo(calls_of(x) / name)
         if x.request.init:
             _write(folder / "report", b"", 0o666)
         if x.request.provision_scripts:
@@ -92,3 +101,9 @@ def _write(path: Path, data: bytes, mode: int) -> None:
     with os.fdopen(fd, "wb") as file:
         os.fchmod(fd, mode)
         file.write(data)
+
+
+def _make_fifo(path: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(path)
+    path.chmod(0o666)

@@ -1,4 +1,4 @@
-"""What a running container can be asked: signals, stops, pauses, figures."""
+"""What a running container can be asked: signals, stops, pauses, figures, and to be attached to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..engine import Execution, Handle
 from ..errors import EngineUnreachable, ExecutionNotRunning, NotSupported
 from ..types import Stats
 from . import files
+from .attaching import Attachment, attach
 from .body import QUIET_SIGNAL
 from .client import ApiError
 from .state import Inspected, inspected
@@ -43,6 +44,14 @@ class Powers:
         """The init passes it on to the job. Raises `ExecutionNotRunning`."""
         if not await self._kill(x, h, signum):
             raise ExecutionNotRunning("it has ended", execution_id=x.id)
+
+    async def attach(self, x: Execution, h: Handle) -> Attachment:
+        """Raises `ExecutionNotRunning`."""
+
+        async def send(signum: int) -> None:
+            await self.signal(x, h, signum)
+
+        return await attach(x, send)
 
     async def stop(self, x: Execution, h: Handle, signum: int, grace: float) -> None:
         """The signal now; the grace is the daemon's, whose own stop begins with a signal that does nothing."""

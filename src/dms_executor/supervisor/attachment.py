@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import EngineUnreachable, ExecutionNotRunning
 from ..threads import finished
 from . import frames
-from .pipes import Pipes
+from .job_input import JobInput
 from .shim import dial, sentence
 from .spawning import mapped
 
@@ -24,7 +24,6 @@ __all__ = ["Attachment", "attach"]
 
 _ANSWER = 10.0  # seconds for an answer that the shim gives at once
 _READ = 4096
-_END_OF_INPUT = b"\x04"  # Ctrl-D, by which a terminal says it
 _NONE, _TERMINAL = 0, 2
 
 
@@ -34,11 +33,9 @@ class Attachment:
     def __init__(self, control: socket.socket, stdin: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._control = control
-        self._pipes = Pipes(stdin, {}, drain=0)
+        self._input = JobInput(stdin)
         self._decoder = frames.Decoder()
         self._answer: asyncio.Future[int | str] = self._loop.create_future()
-        self._kind = _NONE
-        self._ending: asyncio.Task[None] | None = None
         self._loop.add_reader(control, self._readable)
 
     async def begun(self) -> None:
@@ -50,25 +47,17 @@ class Attachment:
             raise EngineUnreachable(f"the shim did not answer within {_ANSWER:.0f} s") from None
         if isinstance(answer, str):
             raise ExecutionNotRunning(f"nobody can attach: {answer}")
-        self._kind = answer
+        self._input.is_terminal = answer == _TERMINAL
         if answer == _NONE:
-            self._pipes.close()
+            await self._input.aclose()
 
     async def write(self, data: bytes) -> None:
         """Raises `ExecutionNotRunning` where the job has no open input (any more)."""
-        try:
-            await self._pipes.write(data)
-        except ExecutionNotRunning:
-            raise ExecutionNotRunning("the job's input is closed, or was never open") from None
+        await self._input.write(data)
 
     def close_stdin(self) -> None:
         """The job reads the end of its input, for good; on a terminal what its user types for that. Idempotent."""
-        if self._kind == _TERMINAL:
-            if self._ending is None or self._ending.done():
-                self._ending = self._loop.create_task(self._type_end(), name="end of a terminal's input")
-            return
-        self._pipes.close_stdin()
-        self._send(frames.CLOSE_INPUT)
+        self._input.end(lambda: self._send(frames.CLOSE_INPUT))
 
     def resize(self, columns: int, rows: int) -> None:
         """Of the terminal, if there is one."""
@@ -82,14 +71,8 @@ class Attachment:
 
     async def aclose(self) -> None:
         """Idempotent."""
-        if self._ending is not None:
-            self._ending.cancel()
-        self._pipes.close()
+        await self._input.aclose()
         self._hang_up()
-
-    async def _type_end(self) -> None:
-        with contextlib.suppress(ExecutionNotRunning):
-            await self._pipes.write(_END_OF_INPUT)
 
     def _send(self, kind: int, payload: bytes = b"") -> None:
         # Frames are tiny: a full socket belongs to a shim that is stuck, a broken one to one that is gone.

@@ -1,0 +1,20 @@
+/* The arguments of `dms-init`: docs/protocol.md, section 3. */
+#ifndef DMS_OPTIONS_H
+#define DMS_OPTIONS_H
+
+#include <stdbool.h>
+
+struct options {
+    const char *report;           /* -r */
+    char *socket;                 /* -c */
+    bool waits;                   /* -w, and with -c */
+    int group, filter;            /* -j, -s: descriptors, -1 where there is none */
+    const char *size;             /* -t */
+    const char *scripts, *folder; /* -p */
+    const char *input, *attached; /* -i, -a */
+    char **argv;
+};
+
+bool options_parse(int argc, char **argv, struct options *out);
+
+#endif
