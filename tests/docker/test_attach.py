@@ -11,7 +11,7 @@ from dms_executor import ExecSession, LogStreamRequest
 from dms_executor.errors import InvalidRequest, NotSupported
 from .session import Bench, opened
 
-pytestmark = [pytest.mark.skipif(bool(dockerd.missing()), reason=dockerd.missing()), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.skipif(bool(dockerd.missing()), reason=dockerd.missing()), pytest.mark.timeout(60)]
 _FIFOS = "/dev/.dms-executor-calls"
 
 
@@ -31,7 +31,7 @@ async def _until(session: ExecSession, text: bytes) -> bytes:
 
 
 async def test_what_a_job_writes_into_its_own_fifos_harms_nobody(bench: Bench) -> None:
-    junk = f"head -c 300000 /dev/urandom > {_FIFOS}/control; echo x > {_FIFOS}/stdin; rm -f {_FIFOS}/stdin"
+    junk = f"head -c 300000 /dev/urandom > {_FIFOS}/control; echo x > {_FIFOS}/stdin; rm -f {_FIFOS}/stdin 2>/dev/null"
     request = bench.request("sh", "-c", f"{junk}; echo ready; cat; echo over; exit 4", stdin_open=True)
     await bench.executor.start(request)
     async with await bench.executor.attach(request.execution_id, from_start=True) as session:
@@ -44,7 +44,7 @@ async def test_what_a_job_writes_into_its_own_fifos_harms_nobody(bench: Bench) -
 
 
 async def test_a_job_that_takes_its_input_away_reaches_its_end_all_the_same(bench: Bench) -> None:
-    script = f"dd if={_FIFOS}/stdin bs=4096 count=1 2>/dev/null; echo; cat; echo over; exit 4"
+    script = f"dd if={_FIFOS}/stdin bs=4096 2>/dev/null & cat; echo over; exit 4"
     request = bench.request("sh", "-c", script, stdin_open=True)
     await bench.executor.start(request)
     async with await bench.executor.attach(request.execution_id, from_start=True) as session:
