@@ -323,6 +323,8 @@ int main(int argc, char **argv)
     }
     /* Before any of the job's code runs, so that the first sender the shim sees is us. */
     say(FRAME_INIT_BORN, NULL, 0);
+    if (in_file && reportfile_halted(report))
+        hung_up();
     if (!understood)
         fail(EINVAL, "wrong arguments (docs/protocol.md, section 3)");
     if (options.scripts != NULL) {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "frame.h"
 #include "sys.h"
@@ -13,7 +14,13 @@
 
 int reportfile_open(const char *path)
 {
-    return open(path, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
+    return open(path, O_RDWR | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
+}
+
+bool reportfile_halted(int report)
+{
+    uint8_t first[FRAME_HEADER];
+    return pread(report, first, sizeof first, 0) == (ssize_t)sizeof first && first[4] == FRAME_INIT_HALT;
 }
 
 unsigned reportfile_usage(unsigned char *payload)

@@ -2,8 +2,13 @@
 #ifndef DMS_REPORTFILE_H
 #define DMS_REPORTFILE_H
 
+#include <stdbool.h>
+
 /* The file, to be appended to, or -1. */
 int reportfile_open(const char *path);
+
+/* Whether somebody has written there before us that the job is not to run: INIT_HALT is its first frame. */
+bool reportfile_halted(int report);
 
 /* What the job's control group counted, as it shows inside: payload of INIT_USAGE; its length. */
 unsigned reportfile_usage(unsigned char *payload);

@@ -181,6 +181,14 @@ class Engine(ABC):
     async def start(self, x: Execution, h: Handle) -> datetime:
         """The go; returns when the job runs, with that time. Idempotent. Raises `StartFailed` if it never ran."""
 
+    async def withdraw(self, x: Execution, h: Handle) -> bool:
+        """Of one that `survey` saw created and not running, whose caller has died: the job never runs from now on.
+
+        False: it has been let go after all. For engines whose go can be on its way without its caller. Raises
+        `EngineUnreachable`.
+        """
+        return True
+
     @abstractmethod
     async def survey(self) -> Mapping[str, Observed]:
         """Token -> what exists of this executor_id. Raises `EngineUnreachable`."""

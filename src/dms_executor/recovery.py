@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+import msgspec
+
 from . import faults
 from .engine import Engine, Execution, Exit, Observed
 from .errors import (
@@ -170,9 +172,12 @@ async def _settle(
     seen = survey.get(row.token)
     x = core.known(row.request, row.token)
     if row.phase in ("accepted", "created") and (seen is None or seen.phase == "created" or row.phase == "accepted"):
-        await _undo(core, row, engine, x)
-        report.undone.append(row.id)
-        return None
+        if row.phase == "accepted" or row.handle is None or await engine.withdraw(x, row.handle):
+            await _undo(core, row, engine, x)
+            report.undone.append(row.id)
+            return None
+        # Its go was on its way while we looked.
+        seen = seen and msgspec.structs.replace(seen, phase="running")
     if row.phase == "created":
         row = await _was_let_go(core, row, seen)
     if row.phase == "ended" or seen is None or seen.phase == "ended":

@@ -12,6 +12,7 @@ import random
 import signal
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,10 @@ import pytest
 
 from dms_executor import Executor, Policy
 from tests.daemons import SESSIONS
-from tests.recovery.caller import settings
+from tests.recovery.caller import request, settings
 from tests.recovery.test_kill import call, check_all
+
+from .relay import relayed
 
 pytestmark = [pytest.mark.timeout(900)]
 KILLS = int(os.environ.get("DMS_EXECUTOR_DAEMON_KILLS", "2"))
@@ -38,10 +41,6 @@ def where(request: pytest.FixtureRequest, rootfs: Path) -> Iterator[tuple[str, s
     assert session.daemon().containers() == [], "containers are left behind"
 
 
-@pytest.mark.skipif(
-    "DMS_EXECUTOR_DAEMON_KILLS" not in os.environ,
-    reason="a campaign of .ci/full: a start call that outlives its caller is the race of docs/docker.md",
-)
 async def test_a_caller_killed_at_any_moment_loses_no_execution(tmp_path: Path, where: tuple[str, str]) -> None:
     state, runs = tmp_path / "state", tmp_path / "runs"
     runs.mkdir()
@@ -63,10 +62,70 @@ async def test_a_caller_killed_at_any_moment_loses_no_execution(tmp_path: Path, 
     assert counts.get("true end", 0) >= KILLS, counts
 
 
+@pytest.mark.parametrize("moment", ["while we look", "while it is undone"])
+async def test_a_start_call_that_outlives_its_caller(tmp_path: Path, where: tuple[str, str], moment: str) -> None:
+    """The daemon lets the job go when recovery has seen that it had not: it is followed, or it does not run at all."""
+    engine, _, socket = where[0].partition(":")
+    runs, state = tmp_path / "runs", tmp_path / "state"
+    runs.mkdir()
+    held, go, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    is_dead = False
+
+    async def asked(what: str) -> None:
+        if what.endswith("/start"):
+            held.set()
+            await go.wait()
+        elif what.startswith("DELETE") and is_dead and moment == "while it is undone":
+            go.set()
+            await done.wait()
+
+    async def answered(what: str) -> None:
+        if what.endswith("/start"):
+            done.set()
+        elif what.endswith("/containers/json") and is_dead and moment == "while we look":
+            go.set()
+            while not (runs / "f-0").exists():
+                await asyncio.sleep(0.02)
+
+    with tempfile.TemporaryDirectory(prefix="relay-") as folder:
+        relay = f"{engine}:{folder}/socket"
+        async with asyncio.timeout(120), relayed(Path(socket), Path(folder) / "socket", asked=asked, answered=answered):
+            caller = await call(state, where[1], runs, relay, "f", 1)
+            await held.wait()
+            caller.send_signal(signal.SIGKILL)
+            await caller.wait()
+            is_dead = True
+            counts = await check_all(state, runs, relay)
+    assert done.is_set(), "the start call was not served"
+    assert counts == ({"true end": 1} if moment == "while we look" else {"undone": 1})
+
+
+async def test_a_job_whose_start_call_broke_off_is_known_to_run(tmp_path: Path, where: tuple[str, str]) -> None:
+    engine, _, socket = where[0].partition(":")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+
+    async def asked(_what: str) -> None:
+        return
+
+    async def answered(what: str) -> None:
+        if what.endswith("/start"):
+            while not (runs / "e").exists():
+                await asyncio.sleep(0.02)
+            raise ConnectionResetError
+
+    with tempfile.TemporaryDirectory(prefix="relay-") as folder:
+        relay = f"{engine}:{folder}/socket"
+        async with asyncio.timeout(120), relayed(Path(socket), Path(folder) / "socket", asked=asked, answered=answered):
+            async with Executor.open(tmp_path / "s", policy=Policy.trusted(), settings=settings(relay)) as executor:
+                await executor.run(request("e", "quick", where[1], runs, relay))
+            assert await check_all(tmp_path / "s", runs, relay) == {"true end": 1}
+
+
 STARTER = """
 import asyncio, sys
 from dms_executor import ExecutionRequest, Executor, Policy
-from tests.recovery.caller import settings, spec
+from tests.recovery.caller import request, settings, spec
 async def main():
     state, image, where, script = sys.argv[1:]
     async with Executor.open(state, policy=Policy.trusted(), settings=settings(where)) as executor:

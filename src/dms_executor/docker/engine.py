@@ -49,7 +49,7 @@ from .plan import Plan
 from .ports import Ports, check_network
 from .powers import Powers
 from .pulling import Images
-from .report import was_signalled
+from .report import read_report, was_signalled, withdraw_go
 from .spec import DockerParams, DockerSettings, checked_params, checked_settings
 from .stored import StoredImages
 
@@ -59,6 +59,7 @@ Phase = Literal["created", "running", "paused", "suspended", "ended"]
 
 _CREATION = 120.0
 _REMOVAL = 60.0
+_LOOK, _LOOKS = 0.05, 100
 _PHASES: dict[str, Phase] = {
     **{"created": "created", "running": "running", "paused": "paused", "restarting": "running"},
     **{"configured": "created", "initialized": "created", "stopping": "running"},  # Podman's words
@@ -180,11 +181,33 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             except ApiError as error:
                 mend = DRIVER_MEND if "could not select device driver" in error.message else ""
                 raise StartFailed(error.message, mend=mend, execution_id=x.id) from error
+            except EngineUnreachable:
+                if not await self._goes_on(x):
+                    raise
             finally:
                 self._ports.release(x.token)
             started = await follower.started()
         await asyncio.to_thread(files.take_input_away, x)
         return started
+
+    async def withdraw(self, x: Execution, h: Handle) -> bool:
+        """A start call outlives who made it, and the daemon may serve it while we look.
+
+        The init and we write into its report, and who came first decides. Without our init nothing but a look at the
+        container is left, after which a job may still be let go.
+        """
+        if not x.request.init:
+            found = await self._looked_at(h)
+            return found is None or not found.has_started
+        if await asyncio.to_thread(withdraw_go, files.folder_of(x) / "report"):
+            return True
+        for _ in range(_LOOKS):
+            found = await self._looked_at(h)
+            if found is None or found.has_started:
+                return False
+            await asyncio.sleep(_LOOK)  # the init is there before the daemon has noted it
+        await self._taken_away(x)  # the daemon gave its start up: who watches it finds nothing
+        return False
 
     async def survey(self) -> Mapping[str, Observed]:
         """All containers that bear this executor's label."""
@@ -219,12 +242,7 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
         self._signalling.pop(x.token, None)
         if attached is not None:
             await attached.close()
-        try:
-            path = f"/containers/{container_name(x.token)}"
-            await self._ask("DELETE", path, deadline=_REMOVAL, force="1", v="1")
-        except ApiError as error:
-            if error.status != 404:
-                raise EngineUnreachable(error.message) from error
+        await self._taken_away(x)
         await asyncio.to_thread(self._given_back, x)
 
     async def output(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
@@ -276,6 +294,25 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
         reopen_devices(plan.devices)
         files.make_files(x)
         return init_path(self._context.state_dir)
+
+    async def _goes_on(self, x: Execution) -> bool:
+        """Whether a job was let go though the daemon went away over the start call; else it never runs."""
+        path = files.folder_of(x) / "report"
+        if not x.request.init or await asyncio.to_thread(withdraw_go, path):
+            return False
+        for _ in range(_LOOKS):
+            if (await asyncio.to_thread(read_report, path)).started_at is not None:
+                return True
+            await asyncio.sleep(_LOOK)
+        return False
+
+    async def _taken_away(self, x: Execution) -> None:
+        try:
+            path = f"/containers/{container_name(x.token)}"
+            await self._ask("DELETE", path, deadline=_REMOVAL, force="1", v="1")
+        except ApiError as error:
+            if error.status != 404:
+                raise EngineUnreachable(error.message) from error
 
     def _given_back(self, x: Execution) -> None:
         files.take_away(x)

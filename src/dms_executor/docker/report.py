@@ -13,12 +13,14 @@ from pathlib import Path
 import msgspec
 
 from ..engine import Exit
+from ..supervisor import frames
 from ..supervisor.record import command_errno
 from ..types import Usage
 
-__all__ = ["Report", "read_report", "was_signalled"]
+__all__ = ["Report", "read_report", "was_signalled", "withdraw_go"]
 
 _MOST = 1 << 14
+_HALT = frames.pack(frames.INIT_HALT)
 _STARTED, _FAILED, _EXITED, _SCRIPT, _USAGE, _SCRIPTED = 96, 97, 98, 100, 106, 107
 _UNKNOWN = 2**64 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -76,6 +78,23 @@ def read_report(path: Path) -> Report:
         _take(report, kind, data[8 : 8 + length])
         data = data[8 + length :]
     return report
+
+
+def withdraw_go(path: Path) -> bool:
+    """Sees to it that the init of that report lets no job run. False: it was born before. Blocks.
+
+    Both append, one after the other, and then look who was first: https://man7.org/linux/man-pages/man2/open.2.html,
+    O_APPEND.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    try:
+        os.write(fd, _HALT)
+        return os.pread(fd, len(_HALT), 0) == _HALT
+    finally:
+        os.close(fd)
 
 
 def was_signalled(folder: Path) -> bool:
