@@ -97,13 +97,8 @@ int console_open(const char *folder, const char *size, int *terminal)
 
 void console_taken(void)
 {
-    if (epoll_fd < 0 || is_terminal)
-        return;
-    int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (nothing < 0 || dup2(nothing, 0) < 0)
-        close(0);
-    if (nothing > 0)
-        close(nothing);
+    if (epoll_fd >= 0 && !is_terminal)
+        sys_hush(0, 0);
 }
 
 static void shut(int *fd)

@@ -54,6 +54,7 @@ static const struct rule rules[] = {
     {FRAME_INIT_EXITED, BIT(FROM_INIT), 4, 4},
     {FRAME_INIT_TERMINAL, BIT(FROM_INIT), 0, 0},
     {FRAME_INIT_GO, BIT(TO_INIT), 0, 0},
+    {FRAME_INIT_LEAVE, BIT(TO_INIT), 0, 0},
     {FRAME_INIT_SIGNAL, BIT(TO_INIT), 4, 4},
 };
 

@@ -41,6 +41,7 @@ enum frame_type {
     FRAME_INIT_GO = 105,
     FRAME_INIT_USAGE = 106,    /* in a file only, as the next */
     FRAME_INIT_SCRIPTED = 107,
+    FRAME_INIT_LEAVE = 108,
     FRAME_INIT_SIGNAL = 112,
 };
 

@@ -32,6 +32,9 @@ static int report = REPORT, terminal = -1;
 static pid_t job;         /* or the provision script that runs now */
 static bool in_script, halted, running;
 static bool in_file; /* the report is a file, which nobody answers in */
+static bool stays;   /* after the job, for what that left, until its client leaves: there is no shim to kill it */
+static bool over;
+static int code; /* our own, once the job is over */
 static char **job_argv;
 
 static void say(uint8_t type, const uint8_t *payload, size_t length)
@@ -244,8 +247,10 @@ static void hear(void)
     while ((size = frame_parse(bytes, have, TO_INIT, &frame)) > 0) {
         halted |= frame.type == FRAME_INIT_HALT;
         uint32_t signum = frame.type == FRAME_INIT_SIGNAL ? get_u32(frame.payload) : 0;
-        if (signum >= 1 && signum <= 64)
+        if (signum >= 1 && signum <= 64 && job > 0)
             kill(job, (int)signum);
+        if (frame.type == FRAME_INIT_LEAVE && over)
+            _exit(code);
         have -= (size_t)size;
         memmove(bytes, bytes + size, have);
     }
@@ -270,8 +275,15 @@ static void reap(void)
         finish_output();
         put_u32(raw, (uint32_t)status);
         say(FRAME_INIT_EXITED, raw, sizeof raw);
-        _exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+        code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+        if (!stays)
+            _exit(code);
+        over = true;
+        job = 0;
+        sys_hush(0, 2); /* or they would not be at their end for who reads them */
     }
+    if (over && pid < 0)
+        _exit(code); /* it left nothing */
 }
 
 static bool ends_by_default(int signum)
@@ -284,7 +296,7 @@ static void pass_on(int signals)
 {
     struct signalfd_siginfo info;
     while (read(signals, &info, sizeof info) == sizeof info) {
-        if (info.ssi_signo != SIGCHLD)
+        if (info.ssi_signo != SIGCHLD && job > 0)
             kill(job, (int)info.ssi_signo);
         /* Who can only send signals cannot say that a stop is in hand. */
         halted |= in_file && in_script && ends_by_default((int)info.ssi_signo);
@@ -316,6 +328,7 @@ int main(int argc, char **argv)
             fail(errno, "cannot open the report");
     } else if (options.socket != NULL) {
         report = calling_connect(options.socket);
+        stays = true;
         if (report < 0)
             fail(errno, "cannot reach who asked for the command");
     } else {

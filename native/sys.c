@@ -178,3 +178,13 @@ int sys_move_fd(int fd, int least)
         close(fd);
     return moved;
 }
+
+void sys_hush(int first, int last)
+{
+    int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = first; fd <= last; fd++)
+        if (nothing < 0 || dup2(nothing, fd) < 0)
+            close(fd);
+    if (nothing > last)
+        close(nothing);
+}

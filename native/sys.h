@@ -44,4 +44,7 @@ int sys_write_all(int fd, const void *data, size_t length);
 /* The same descriptor at `least` or above, CLOEXEC. */
 int sys_move_fd(int fd, int least);
 
+/* Puts /dev/null in the place of descriptors, of which nothing is to be held any more. */
+void sys_hush(int first, int last);
+
 #endif

@@ -174,6 +174,8 @@ class Called:
         try:
             if not self._exit.done():
                 await self.kill()
+            elif not self._gone.done():
+                self._leave()
         finally:
             self._hang_up()
             if self._asking is not None:
@@ -181,6 +183,11 @@ class Called:
                 await asyncio.wait([self._asking])
             self._ended(None)
             self._pipes.close()
+
+    def _leave(self) -> None:
+        """What the command left in the background lives on; without this word its init would kill it."""
+        with contextlib.suppress(OSError):
+            self._connection.send(frames.pack(frames.INIT_LEAVE), socket.MSG_NOSIGNAL)
 
     def _readable(self) -> None:
         try:

@@ -219,6 +219,20 @@ async def test_what_a_command_left_in_the_background_lives_on(bench: Bench) -> N
     assert await _processes(bench, execution_id, word) == 1
 
 
+@line("5", needs=_CONTAINED)
+async def test_killing_a_command_that_has_ended_takes_what_it_left(bench: Bench) -> None:
+    execution_id = await bench.start(Forever())
+    word = f"{_LONG + 10}"
+    script = f"setsid sleep {word} >/dev/null 2>&1 & echo begun; exit 3"
+    async with await bench.executor.exec_session(execution_id, _sh(script)) as session:
+        assert [piece async for piece in session] == [("stdout", b"begun\n")]
+        assert await session.wait() == 3
+        assert await _processes(bench, execution_id, word) > 0
+        await session.kill()
+        assert await _processes(bench, execution_id, word) == 0
+    assert await bench.executor.get_status(execution_id) == "running"
+
+
 @line("5", needs=_EXEC)
 async def test_a_command_ends_with_its_job(bench: Bench) -> None:
     execution_id = await bench.start(Forever())
