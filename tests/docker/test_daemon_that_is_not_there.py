@@ -7,16 +7,20 @@ import hashlib
 import json
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from dms_executor import ExecutionRequest, Executor, Policy, Probe, Settings
+from dms_executor import ExecutionRequest, Executor, Policy, Probe, Settings, StorageVolume
 from dms_executor.docker import DockerEngine, DockerSpec
 from dms_executor.docker.address import socket_path
 from dms_executor.engine import EngineContext
 from dms_executor.errors import EngineUnavailable, InvalidRequest
+from tests import dockerd
+
+from .relay import relayed
 
 
 async def _probe(tmp_path: Path, **settings: object) -> Probe:
@@ -82,3 +86,43 @@ async def test_a_silent_daemon_holds_nobody(tmp_path: Path) -> None:
     assert not probe.usable
     assert "does not answer" in probe.problem
     assert opened < 5.0, "the specification's bound on open"
+
+
+async def _nothing(_what: str) -> None:
+    """A call that is only passed on."""
+
+
+async def test_a_daemon_that_comes_up_after_us_is_found(tmp_path: Path, rootfs: Path) -> None:
+    """By jobs that an earlier caller left, and by who starts one; nobody opens anything anew."""
+    if problem := dockerd.missing():
+        pytest.skip(problem)
+    image, daemon = dockerd.session_image(rootfs), dockerd.session().socket
+    (tmp_path / "in").mkdir()
+    script = "while [ ! -e /in/go ]; do sleep 0.05; done; echo done; exit 4"
+    volume = StorageVolume(source=str(tmp_path / "in"), target="/in")
+
+    def request(name: str) -> ExecutionRequest:
+        job = DockerSpec(image=image, cmd=["sh", "-c", script]).build()
+        return ExecutionRequest(job_id="j", execution_id=name, engine_spec=job, inputs=[volume])
+
+    with tempfile.TemporaryDirectory(prefix="relay-") as folder:
+        path = Path(folder) / "socket"
+        chosen = Settings(engines={"docker": {"socket": str(path)}})
+        async with asyncio.timeout(60):
+            async with relayed(daemon, path, asked=_nothing, answered=_nothing):
+                async with Executor.open(tmp_path / "state", policy=Policy.trusted(), settings=chosen) as executor:
+                    await executor.start(request("early"))
+            path.unlink(missing_ok=True)
+            async with Executor.open(tmp_path / "state", policy=Policy.trusted(), settings=chosen) as executor:
+                assert (await executor.inspect("early")).stale
+                with pytest.raises(EngineUnavailable):
+                    await executor.start(request("late"))
+                async with relayed(daemon, path, asked=_nothing, answered=_nothing):
+                    while (await executor.inspect("early")).stale:
+                        await asyncio.sleep(0.02)
+                    await executor.start(request("late"))
+                    (tmp_path / "in" / "go").touch()
+                    for name in ("early", "late"):
+                        result = await executor.wait(name)
+                        assert (result.exit_code, result.stdout) == (4, b"done\n")
+                        await executor.remove(name)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from dms_executor.errors import ImageInUse, ImageNotFound, ImagePullFailed
+from dms_executor.errors import ExecutionCancelled, ImageInUse, ImageNotFound, ImagePullFailed
 from dms_executor.types import Progress
 from tests.dockerd import SESSION
 
@@ -133,3 +136,58 @@ async def test_an_image_of_another_platform_is_not_used(bench: Bench, registry: 
     assert (await bench.run("true", params={"image": image, "platform": pulled.platform})).exit_code == 0
     await bench.removed()
     await bench.executor.prune_images(unused_for=0)
+
+
+@asynccontextmanager
+async def _halting(registry: int, most: int, go_on: asyncio.Event) -> AsyncIterator[int]:
+    """The port of a registry's front: of each connection `most` bytes come through before `go_on`."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def bring(source: asyncio.StreamReader, sink: asyncio.StreamWriter, least: int | None) -> None:
+        brought = 0
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(1 << 14):
+                sink.write(data)
+                brought += len(data)
+                if least is not None and brought > least:
+                    await go_on.wait()
+        sink.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, ours = await asyncio.open_connection("127.0.0.1", registry)
+        tasks.add(asyncio.create_task(bring(reader, ours, None)))
+        tasks.add(asyncio.create_task(bring(theirs, writer, most)))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def test_a_pull_cancelled_midway_stops_and_can_be_made_again(
+    bench: Bench, registry: Registry, layout: Layout
+) -> None:
+    image = registry.push(layout({"Cmd": ["echo", "hi"]}), "busy:1")
+    go_on = asyncio.Event()
+    async with asyncio.timeout(60), _halting(registry.port, 300_000, go_on) as port:
+        image = image.replace(registry.host, f"127.0.0.1:{port}")
+        seen: list[Progress] = []
+        request = bench.request("echo", "hi", params={"image": image})
+        starting = asyncio.create_task(bench.executor.start(request, progress=seen.append))
+        while not any(each.unit == "bytes" and each.done for each in seen):
+            await asyncio.sleep(0.02)
+        await bench.executor.cancel(request.execution_id)
+        with pytest.raises(ExecutionCancelled):
+            await starting
+        assert await bench.executor.get_status(request.execution_id) == "cancelled"
+        while "context canceled" not in await asyncio.to_thread(dockerd.session().said):  # it stops the pull itself
+            await asyncio.sleep(0.02)
+        assert not _has(image)
+        go_on.set()
+        assert (await bench.run("echo", "hi", params={"image": image})).stdout == b"hi\n"
+        await bench.removed()
+        await bench.executor.prune_images(unused_for=0)

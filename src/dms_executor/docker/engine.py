@@ -212,7 +212,10 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
     async def survey(self) -> Mapping[str, Observed]:
         """All containers that bear this executor's label."""
         filters = json.dumps({"label": [f"{EXECUTOR}={self._context.executor_id}"]})
-        listed = await self._ask("GET", "/containers/json", all="1", filters=filters)
+        try:
+            listed = await self._ask("GET", "/containers/json", all="1", filters=filters)
+        except ApiError as error:  # one that is coming up
+            raise EngineUnreachable(error.message) from error
         found: dict[str, Observed] = {}
         for one in listed:
             phase = _PHASES.get(one["State"], "ended")

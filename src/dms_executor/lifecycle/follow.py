@@ -204,6 +204,9 @@ async def _watch(live: Live) -> Exit:
     tries = 0
     while True:
         try:
+            if live.stale:
+                await live.engine.survey_of([live.x.token])
+                live.stale = False  # it answers again
             end = await live.engine.watch(live.x, live.handle)
         except EngineUnreachable as error:
             live.stale = True
@@ -212,5 +215,4 @@ async def _watch(live: Live) -> Exit:
             _log.warning("%s; asked again in %g s", error, pause, extra={"execution_id": live.x.id})
             await asyncio.sleep(pause)
         else:
-            live.stale = False
             return end
