@@ -94,9 +94,9 @@ async def _nothing(_what: str) -> None:
 
 async def test_a_daemon_that_comes_up_after_us_is_found(tmp_path: Path, rootfs: Path) -> None:
     """By jobs that an earlier caller left, and by who starts one; nobody opens anything anew."""
-    if problem := dockerd.missing():
+    if problem := dockerd.SESSION.missing():
         pytest.skip(problem)
-    image, daemon = dockerd.session_image(rootfs), dockerd.session().socket
+    image, daemon = dockerd.SESSION.with_image(rootfs), dockerd.SESSION.daemon().socket
     (tmp_path / "in").mkdir()
     script = "while [ ! -e /in/go ]; do sleep 0.05; done; echo done; exit 4"
     volume = StorageVolume(source=str(tmp_path / "in"), target="/in")

@@ -184,7 +184,7 @@ async def test_a_pull_cancelled_midway_stops_and_can_be_made_again(
         with pytest.raises(ExecutionCancelled):
             await starting
         assert await bench.executor.get_status(request.execution_id) == "cancelled"
-        while "context canceled" not in await asyncio.to_thread(dockerd.session().said):  # it stops the pull itself
+        while "context canceled" not in await asyncio.to_thread(bench.daemon.said):  # it stops the pull itself
             await asyncio.sleep(0.02)
         assert not _has(image)
         go_on.set()
