@@ -21,8 +21,8 @@ from .disk import can_limit_disk
 
 __all__ = ["OF_GROUPS", "Daemon", "describe", "described"]
 
-_POWERS = frozenset({"exec", "exec_kill", "attach", "tty", "pause", "exact_signal"}) | frozenset(
-    {"stats", "ports", "named_volumes", "images"}
+_POWERS = frozenset(
+    {"exec", "exec_kill", "attach", "tty", "pause", "exact_signal", "stats", "ports", "named_volumes", "images"}
 )
 OF_GROUPS = frozenset({"pause", "stats"})
 _LIBPOD = "/v4.0.0/libpod/info"  # its own API; the other tells what root could enforce there
