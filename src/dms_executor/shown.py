@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 __all__ = ["shown"]
@@ -27,6 +28,13 @@ class _Mount(NamedTuple):
     spot: _Spot
 
 
+class _Mounts(NamedTuple):
+    """Of two at one place the one on top counts."""
+
+    by_id: dict[int, _Mount]
+    by_place: dict[bytes, _Mount]
+
+
 def shown(fd: int, others: Iterable[str | os.PathLike[str]], *, beneath: bool = True) -> str | None:
     """The first of `others` that can be reached through the opened `fd`, or that holds it. Blocks.
 
@@ -37,9 +45,10 @@ def shown(fd: int, others: Iterable[str | os.PathLike[str]], *, beneath: bool = 
     own = _spot(fd, place, mounts)
     seen = [own] if own is not None else []
     if beneath:
-        seen += [mount.spot for mount in mounts.values() if mount.place != place and _lies_in(mount.place, place)]
+        within = place.rstrip(b"/") + b"/"
+        seen += [mount.spot for mount in mounts.by_id.values() if mount.place.startswith(within)]
     for other in others:
-        there = _spot_of_path(os.fsencode(other), mounts.values())
+        there = _spot_of_path(os.fsencode(other), mounts)
         for spot in seen:
             if there is None or spot.device != there.device:
                 continue
@@ -48,17 +57,19 @@ def shown(fd: int, others: Iterable[str | os.PathLike[str]], *, beneath: bool = 
     return None
 
 
-def _spot_of_path(path: bytes, mounts: Iterable[_Mount]) -> _Spot | None:
-    """By the longest of the mounts' paths; nothing needs to be there yet. None in a root that is no mount."""
-    real = os.path.realpath(path)
-    holding = [each for each in mounts if _lies_in(real, each.place)]
-    return _below(max(holding, key=lambda each: len(each.place)), real) if holding else None
+def _spot_of_path(path: bytes, mounts: _Mounts) -> _Spot | None:
+    """By the mount next above it; nothing needs to be there yet. None in a root that is no mount."""
+    real = folder = os.path.realpath(path)
+    while folder not in mounts.by_place and folder != b"/":
+        folder = os.path.dirname(folder)  # noqa: PTH120
+    mount = mounts.by_place.get(folder)
+    return _below(mount, real) if mount is not None else None
 
 
-def _spot(fd: int, place: bytes, mounts: dict[int, _Mount]) -> _Spot | None:
+def _spot(fd: int, place: bytes, mounts: _Mounts) -> _Spot | None:
     with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
         found = re.search(rb"^mnt_id:\s*(\d+)", file.read(), re.MULTILINE)
-    mount = mounts.get(int(found[1])) if found is not None else None
+    mount = mounts.by_id.get(int(found[1])) if found is not None else None
     return _below(mount, place) if mount is not None and _lies_in(place, mount.place) else None
 
 
@@ -67,13 +78,19 @@ def _below(mount: _Mount, path: bytes) -> _Spot:
     return _Spot(mount.spot.device, mount.spot.path.rstrip(b"/") + rest.rstrip(b"/") or b"/")
 
 
-def _mounts() -> dict[int, _Mount]:
+def _mounts() -> _Mounts:
     with open("/proc/self/mountinfo", "rb") as file:
-        lines = file.read().splitlines()
-    found = {}
-    for line in lines:
+        return _read(file.read())
+
+
+@lru_cache(maxsize=1)
+def _read(table: bytes) -> _Mounts:
+    """The table is read anew each time, and taken apart where it has changed."""
+    found = _Mounts({}, {})
+    for line in table.splitlines():
         number, _, device, root, place, _ = line.split(b" ", 5)
-        found[int(number)] = _Mount(_plain(place), _Spot(device, _plain(root)))
+        mount = _Mount(_plain(place), _Spot(device, _plain(root)))
+        found.by_id[int(number)] = found.by_place[mount.place] = mount
     return found
 
 
