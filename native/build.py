@@ -1,4 +1,4 @@
-"""Compiles `dms-shim` and `dms-init`. The one place that knows their sources; the build hook and the tests use it.
+"""Compiles `dms-shim`, `dms-init`, `dms-vm` and `dms-guest`. The one place that knows their sources; the build hook and the tests use it.
 
 python native/build.py OUTPUT [--sanitize] [--fuzz]
 """
@@ -32,8 +32,14 @@ PROGRAMS: dict[str, list[str]] = {
         *("init.c", "scripts.c", "search.c", "seccomp.c", "terminal.c", "reportfile.c", "usage.c"),
         *("options.c", "calling.c", "descendants.c", "console.c"),
     ],
+    "dms-vm": [*SHARED, "vm.c", "vmm.c"],
+    "dms-guest": [
+        *SHARED,
+        *("guest.c", "guest_config.c", "guest_link.c", "guest_root.c", "guest_job.c", "guest_limits.c"),
+        *("guest_outputs.c", "usage.c", "files.c", "pack.c", "links.c", "extents.c", "tar_write.c"),
+    ],
 }
-FUZZ: dict[str, list[str]] = {"dms-fuzz": [*SHARED, "fuzz.c", "config.c", "usage.c", "json.c", "open.c"]}
+FUZZ: dict[str, list[str]] = {"dms-fuzz": [*SHARED, "fuzz.c", "config.c", "usage.c", "json.c", "open.c", "guest_config.c"]}
 
 WARNINGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Werror"]
 # musl's CMSG_NXTHDR compares a size with a difference.
@@ -112,7 +118,7 @@ def build(folder: Path, *, sanitize: bool = False, fuzz: bool = False) -> list[P
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Compiles dms-shim and dms-init.")
+    parser = argparse.ArgumentParser(description="Compiles dms-shim, dms-init, dms-vm and dms-guest.")
     parser.add_argument("output", type=Path)
     parser.add_argument("--sanitize", action="store_true", help="with gcc and its address and undefined sanitizers")
     parser.add_argument("--fuzz", action="store_true", help="the parsers' fuzz target, with the same sanitizers")

@@ -44,6 +44,7 @@ enum tag {
     TAG_NETWORK_ARGV = 42,
     TAG_INPUT = 43,
     TAG_DEVICE = 47,
+    TAG_PATIENCE = 48,
 };
 
 #define ENTRY_HEADER 8u
@@ -317,6 +318,8 @@ static bool apply(struct parser *parser, struct config *config, const struct ent
         return number64(entry, WEEK_MS, &config->drain_ms);
     case TAG_THAW:
         return add_thaw(config, entry);
+    case TAG_PATIENCE:
+        return number64(entry, WEEK_MS, &config->patience_ms);
     case TAG_RESERVE:
         return number64(entry, 1024 * 1024, &config->reserve);
     }
@@ -354,6 +357,7 @@ const char *config_parse(uint8_t *payload, size_t length, const int *fds, size_t
     config->log_cap = 1ull << 30;
     config->segment = 64ull << 20;
     config->reserve = 4096;
+    config->patience_ms = 500;
     size_t at = 0;
     while (at < length) {
         if (length - at < ENTRY_HEADER)

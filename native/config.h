@@ -55,6 +55,7 @@ struct config {
     enum input input;
     bool report, sync;
     uint64_t timeout_ms, grace_ms, drain_ms, start_ms, log_cap, segment, reserve;
+    uint64_t patience_ms; /* that the init has for killing the job itself */
     uint32_t stop_signal;
 };
 

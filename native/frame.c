@@ -1,7 +1,5 @@
 #include "frame.h"
 
-#include <string.h>
-
 #include "open.h"
 
 /* Byte by byte, so that neither the host's order nor alignment matters; compilers make one load of it. */
@@ -47,15 +45,24 @@ static const struct rule rules[] = {
     {FRAME_CLOSE_INPUT, BIT(FROM_CLIENT), 0, 0},
     {FRAME_RESIZE, BIT(FROM_CLIENT), 8, 8},
     {FRAME_INIT_BORN, BIT(FROM_INIT), 0, 0},
-    {FRAME_INIT_STARTED, BIT(FROM_INIT), 8, 8},
-    {FRAME_INIT_FAILED, BIT(FROM_INIT), 4, 4 + FRAME_TEXT_MAX},
-    {FRAME_INIT_SCRIPT, BIT(FROM_INIT), 5, 4 + 128},
-    {FRAME_INIT_HALT, BIT(TO_INIT), 0, 0},
-    {FRAME_INIT_EXITED, BIT(FROM_INIT), 4, 4},
+    {FRAME_INIT_STARTED, BIT(FROM_INIT) | BIT(FROM_GUEST), 8, 8},
+    {FRAME_INIT_FAILED, BIT(FROM_INIT) | BIT(FROM_GUEST), 4, 4 + FRAME_TEXT_MAX},
+    {FRAME_INIT_SCRIPT, BIT(FROM_INIT) | BIT(FROM_GUEST), 5, 4 + 128},
+    {FRAME_INIT_HALT, BIT(TO_INIT) | BIT(TO_GUEST), 0, 0},
+    {FRAME_INIT_EXITED, BIT(FROM_INIT) | BIT(FROM_GUEST), 4, 4},
+    {FRAME_INIT_USAGE, BIT(FROM_INIT) | BIT(FROM_GUEST), FRAME_USAGE, FRAME_USAGE},
     {FRAME_INIT_TERMINAL, BIT(FROM_INIT), 0, 0},
     {FRAME_INIT_GO, BIT(TO_INIT), 0, 0},
     {FRAME_INIT_LEAVE, BIT(TO_INIT), 0, 0},
-    {FRAME_INIT_SIGNAL, BIT(TO_INIT), 4, 4},
+    {FRAME_INIT_SIGNAL, BIT(TO_INIT) | BIT(TO_GUEST), 4, 4},
+    {FRAME_GUEST_HELLO, BIT(FROM_GUEST), 4, 4},
+    {FRAME_GUEST_STDOUT, BIT(FROM_GUEST), 1, FRAME_DATA_MAX},
+    {FRAME_GUEST_STDERR, BIT(FROM_GUEST), 1, FRAME_DATA_MAX},
+    {FRAME_GUEST_STDIN, BIT(TO_GUEST), 0, FRAME_DATA_MAX},
+    {FRAME_GUEST_ROOM, BIT(FROM_GUEST) | BIT(TO_GUEST), 4, 4},
+    {FRAME_GUEST_CONFIG, BIT(TO_GUEST), 1, FRAME_DATA_MAX},
+    {FRAME_GUEST_GO, BIT(TO_GUEST), 0, 0},
+    {FRAME_GUEST_END, BIT(FROM_GUEST), 0, 0},
 };
 
 long frame_parse(const uint8_t *bytes, size_t have, enum frame_side side, struct frame *out)
@@ -64,7 +71,8 @@ long frame_parse(const uint8_t *bytes, size_t have, enum frame_side side, struct
         return 0;
     uint32_t length = get_u32(bytes);
     uint8_t type = bytes[4];
-    if (bytes[5] != 0 || bytes[6] != 0 || bytes[7] != 0)
+    uint16_t channel = (uint16_t)(bytes[6] | bytes[7] << 8);
+    if (bytes[5] != 0 || (channel != 0 && side != FROM_GUEST && side != TO_GUEST))
         return -1;
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         const struct rule *rule = &rules[i];
@@ -74,7 +82,7 @@ long frame_parse(const uint8_t *bytes, size_t have, enum frame_side side, struct
             return -1;
         if (have - FRAME_HEADER < length)
             return 0;
-        *out = (struct frame){.type = type, .length = length, .payload = bytes + FRAME_HEADER};
+        *out = (struct frame){.type = type, .channel = channel, .length = length, .payload = bytes + FRAME_HEADER};
         return (long)(FRAME_HEADER + length);
     }
     return -1;
@@ -82,8 +90,15 @@ long frame_parse(const uint8_t *bytes, size_t have, enum frame_side side, struct
 
 size_t frame_header(uint8_t *at, uint8_t type, uint32_t length)
 {
+    return frame_header_on(at, 0, type, length);
+}
+
+size_t frame_header_on(uint8_t *at, uint16_t channel, uint8_t type, uint32_t length)
+{
     put_u32(at, length);
-    memset(at + 4, 0, 4);
     at[4] = type;
+    at[5] = 0;
+    at[6] = (uint8_t)channel;
+    at[7] = (uint8_t)(channel >> 8);
     return FRAME_HEADER;
 }

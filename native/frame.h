@@ -9,6 +9,8 @@
 #define FRAME_HEADER 8u
 #define FRAME_CONFIG_MAX (1024u * 1024u)
 #define FRAME_TEXT_MAX 1024u /* of an error; what is longer is cut by whoever sends it */
+#define FRAME_DATA_MAX 32768u /* of a guest's streams in one frame, and of its configuration */
+#define FRAME_USAGE 48u       /* the payload of INIT_USAGE */
 
 enum frame_type {
     FRAME_CONFIG = 1,
@@ -39,17 +41,26 @@ enum frame_type {
     FRAME_INIT_HALT = 101,
     FRAME_INIT_TERMINAL = 104,
     FRAME_INIT_GO = 105,
-    FRAME_INIT_USAGE = 106,    /* in a file only, as the next */
-    FRAME_INIT_SCRIPTED = 107,
+    FRAME_INIT_USAGE = 106,
+    FRAME_INIT_SCRIPTED = 107, /* in a file only */
     FRAME_INIT_LEAVE = 108,
     FRAME_INIT_SIGNAL = 112,
+    FRAME_GUEST_HELLO = 128,
+    FRAME_GUEST_STDOUT = 129,
+    FRAME_GUEST_STDERR = 130,
+    FRAME_GUEST_STDIN = 131,
+    FRAME_GUEST_ROOM = 132,
+    FRAME_GUEST_CONFIG = 133,
+    FRAME_GUEST_GO = 134,
+    FRAME_GUEST_END = 135,
 };
 
 /* Who may send what: a frame of another direction is a protocol error. */
-enum frame_side { FROM_CALLER, FROM_CLIENT, FROM_INIT, TO_INIT };
+enum frame_side { FROM_CALLER, FROM_CLIENT, FROM_INIT, TO_INIT, FROM_GUEST, TO_GUEST };
 
 struct frame {
     uint8_t type;
+    uint16_t channel; /* 0 but from and to a guest */
     uint32_t length;
     const uint8_t *payload;
 };
@@ -59,6 +70,7 @@ long frame_parse(const uint8_t *bytes, size_t have, enum frame_side side, struct
 
 /* Writes a header; returns FRAME_HEADER. */
 size_t frame_header(uint8_t *at, uint8_t type, uint32_t length);
+size_t frame_header_on(uint8_t *at, uint16_t channel, uint8_t type, uint32_t length);
 
 uint32_t get_u32(const uint8_t *at);
 uint64_t get_u64(const uint8_t *at);

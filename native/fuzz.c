@@ -1,11 +1,12 @@
-/* Hostile input for every parser that faces another party: frames of clients and inits, CONFIG, cgroup files, texts
- * for the record. Random bytes, and mutations of valid input. `dms-fuzz SEED ROUNDS`; a finding ends it by abort. */
+/* Hostile input for every parser that faces another party: frames of clients, inits and guests, CONFIG, what a guest is
+ * told, cgroup files, texts for the record. Random bytes, and mutations of valid input. `dms-fuzz SEED ROUNDS`; a finding ends it by abort. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "config.h"
 #include "frame.h"
+#include "guest.h"
 #include "json.h"
 #include "open.h"
 #include "usage.h"
@@ -79,9 +80,27 @@ static size_t some_entries(uint8_t *out)
     return at;
 }
 
+/* What a guest is told of its job: a head that is valid, then files, volumes and ids of any form. */
+static size_t some_job(uint8_t *out)
+{
+    uint8_t bytes[40];
+    put_u32(bytes, 1);
+    size_t at = entry(out, 1, bytes, 4);
+    at += entry(out + at, 2, "/a", 2);
+    for (uint32_t left = chance(4); left > 0; left--) {
+        static const uint8_t tags[] = {4, 5, 10, 12, 12, 14, 14};
+        for (size_t i = 0; i < sizeof bytes; i++)
+            bytes[i] = (uint8_t)(chance(3) ? "/abc"[chance(4)] : 0);
+        put_u32(bytes, chance(2) ? 0x612f : 1 + chance(5)); /* "/a", or a kind of volume */
+        at += entry(out + at, tags[chance(sizeof tags)], bytes, chance(4) ? 8 + 4 * chance(9) : chance(sizeof bytes));
+    }
+    return at;
+}
+
 static size_t some_frame(uint8_t *out)
 {
-    static const uint8_t types[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 64, 70, 96, 97, 98, 99, 104, 105, 112, 200};
+    static const uint8_t types[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 64, 70, 96, 97, 98, 99, 104, 105, 106, 112, 128, 129, 130, 131, 132, 133, 134,
+                                    135, 200};
     uint32_t length = chance(30);
     frame_header(out, types[chance(sizeof types)], length);
     for (uint32_t i = 0; i < length; i++)
@@ -115,7 +134,10 @@ static size_t some_command(uint8_t *out)
 static size_t input(uint8_t *out)
 {
     size_t length;
-    switch (chance(5)) {
+    switch (chance(6)) {
+    case 4:
+        length = some_job(out);
+        break;
     case 0:
         length = some_entries(out);
         break;
@@ -140,7 +162,7 @@ static size_t input(uint8_t *out)
 
 static void parse_frames(const uint8_t *bytes, size_t length)
 {
-    for (int side = FROM_CALLER; side <= TO_INIT; side++) {
+    for (int side = FROM_CALLER; side <= TO_GUEST; side++) {
         uint8_t *copy = exact(bytes, length, 0);
         struct frame frame;
         long size = frame_parse(copy, length, (enum frame_side)side, &frame);
@@ -164,7 +186,7 @@ static bool ids_hold(const struct idmap *idmap)
     return idmap->count == 0 || (idmap->first >= 65536 && (uint64_t)idmap->first + idmap->count <= UINT32_MAX);
 }
 
-static unsigned long accepted;
+static unsigned long accepted, accepted_by_guests;
 
 static void parse_config(const uint8_t *bytes, size_t length)
 {
@@ -180,6 +202,23 @@ static void parse_config(const uint8_t *bytes, size_t length)
         for (size_t i = 0; i < config.usage_count; i++)
             total += strlen(config.usage[i].key) + strlen(config.usage[i].path) + strlen(config.usage[i].field);
         if (total > length || !ids_hold(&config.idmap) || (config.hold_fd != -1 && !is_one_of(config.hold_fd, fds, 3)))
+            abort();
+    }
+    free(copy);
+}
+
+static void parse_guest_config(const uint8_t *bytes, size_t length)
+{
+    static struct guest_config config;
+    uint8_t *copy = exact(bytes, length, 1);
+    if (guest_config_parse(copy, length, &config) == NULL) {
+        accepted_by_guests++;
+        size_t total = strlen(config.argv[0]) + strlen(config.directory) + config.scripts_length;
+        for (size_t i = 0; i < config.file_count; i++)
+            total += strlen(config.files[i].path) + config.files[i].length;
+        for (size_t i = 0; i < config.volume_count; i++)
+            total += strlen(config.volumes[i].device) + strlen(config.volumes[i].target);
+        if (total > length || config.group_count > GUEST_GROUPS || config.argv[config.argc] != NULL)
             abort();
     }
     free(copy);
@@ -224,9 +263,10 @@ int main(int argc, char **argv)
         size_t length = input(bytes);
         parse_frames(bytes, length);
         parse_config(bytes, length);
+        parse_guest_config(bytes, length);
         parse_open(bytes, length);
         parse_texts(bytes, length);
     }
-    printf("%lu rounds, %lu valid\n", rounds, accepted);
+    printf("%lu rounds, %lu valid, %lu of guests\n", rounds, accepted, accepted_by_guests);
     return 0;
 }

@@ -21,7 +21,6 @@
 #include "streams.h"
 #include "sys.h"
 
-#define KILL_INIT_MS 500  /* that the init has for killing the job itself */
 #define RUNTIME_MS 5000   /* that a runtime has for its own end when the job could not start */
 #define STRANGERS 32
 
@@ -189,7 +188,7 @@ static void escalate(void)
     shim.our_kill = shim.killed = true;
     shim.stop_signal = 0;
     if (shim.init != 0 && shim.config.report && report_signal(SIGKILL))
-        timer_set(TIMER_KILL, KILL_INIT_MS);
+        timer_set(TIMER_KILL, shim.config.patience_ms);
     else
         life_timer(TIMER_KILL);
 }

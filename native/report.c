@@ -49,6 +49,15 @@ static void keep_terminal(void)
         close(master);
 }
 
+static void keep_usage(const uint8_t *payload)
+{
+    for (int key = 0; key < USAGE_KEYS; key++) {
+        uint64_t value = get_u64(payload + 8 + 8 * key); /* behind a stamp */
+        shim.reported.known[key] = value != UINT64_MAX;
+        shim.reported.value[key] = value;
+    }
+}
+
 static void said(const struct frame *frame)
 {
     char text[FRAME_TEXT_MAX + 1];
@@ -71,6 +80,9 @@ static void said(const struct frame *frame)
         break;
     case FRAME_INIT_TERMINAL:
         keep_terminal();
+        break;
+    case FRAME_INIT_USAGE:
+        keep_usage(frame->payload);
         break;
     case FRAME_INIT_EXITED:
         if (shim.job_reported)

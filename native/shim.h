@@ -36,6 +36,8 @@ struct shim {
     bool killed, our_kill;
     bool unreached; /* a provision script ran, and the job itself never will */
 
+    struct usage reported; /* what the init says of it: a guest's own figures */
+
     int error_number;
     char error[FRAME_TEXT_MAX + 1];
 };

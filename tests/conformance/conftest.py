@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import json
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from dms_executor.conformance import MemorySubject, ShellSubject, Subject
+from dms_executor.microvm import kernel
+from tests import kernels
 from tests.conformance.daemon_subject import DaemonSubject
+from tests.conformance.qemu_subject import QemuSubject
 from tests.daemons import SESSIONS, slow_image
 from tests.runsc import RUNTIMES, program
 
@@ -40,10 +44,14 @@ def _daemons(engine: str, network: str) -> DaemonSubject:
 _DOCKER, _PODMAN = _daemons("docker", "bridge"), _daemons("podman", "slirp4netns")
 
 
+_QEMU = QemuSubject(image="", engine="qemu", traits=_PLAIN.traits - {"volumes"})
+
 # What happens in these sections is above the engine, or inside the job by our own helper: docker's subject goes through
 # them on the same code. Podman's goes through one line of each, and through the rest where there is time (`.ci/full`).
 _SPARED = ("capacity", "close", "identity", "listing", "paths", "requests", "retention", "waiting")
 _SPARED += ("copies", "outputs", "processes", "provision", "trees")
+# Each job of qemu's boots a kernel: one line of each section but these.
+_WHOLE = ("results", "starting")
 _ALL = "DMS_EXECUTOR_ALL_LINES"
 
 
@@ -53,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     spared: dict[str, list[pytest.Item]] = {}
     for item in items:
         section = _section(item)
-        if section in _SPARED:
+        if section:
             spared.setdefault(section, []).append(item)
     out = {item for section in spared.values() for item in section[1:]}
     if out:
@@ -62,13 +70,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _section(item: pytest.Item) -> str:
-    """Of the suite, where it is a line of Podman's."""
+    """The engine and the section of a line of which one is enough; empty for another."""
     if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
         return ""
-    return item.function.__module__.rpartition(".")[2] if item.callspec.params.get("subject") is _PODMAN else ""
+    section, subject = item.function.__module__.rpartition(".")[2], item.callspec.params.get("subject")
+    spared = (subject is _PODMAN and section in _SPARED) or (subject is _QEMU and section not in _WHOLE)
+    return f"{subject} {section}" if spared else ""
 
 
-@pytest.fixture(params=[MemorySubject(), *map(_oci, RUNTIMES), _DOCKER, _PODMAN], ids=str)
+@pytest.fixture(params=[MemorySubject(), *map(_oci, RUNTIMES), _DOCKER, _PODMAN, _QEMU], ids=str)
 def subject(request: pytest.FixtureRequest) -> Subject:
     chosen: Subject = request.param
     if not isinstance(chosen, ShellSubject):
@@ -79,6 +89,9 @@ def subject(request: pytest.FixtureRequest) -> Subject:
         image, cdi = session.with_image(rootfs), [str(request.getfixturevalue("cdi_folder"))]
         settings = {"socket": str(session.daemon().socket), "cdi_folders": cdi}
         return dataclasses.replace(chosen, image=image, slow_image=slow_image(), engine_settings=settings)
+    if isinstance(chosen, QemuSubject):
+        settings = {"kernel_image": str(request.getfixturevalue("kernel_image"))}
+        return dataclasses.replace(chosen, image=f"rootfs:{rootfs}", engine_settings=settings)
     layout, unpacker = request.getfixturevalue("layout"), request.getfixturevalue("slow_unpacker")
     return dataclasses.replace(
         chosen,
@@ -91,6 +104,20 @@ def subject(request: pytest.FixtureRequest) -> Subject:
             "cdi_folders": [str(request.getfixturevalue("cdi_folder"))],
         },
     )
+
+
+@pytest.fixture(scope="session")
+def kernel_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Extracted once, and not for each line's state folder anew."""
+    image = Path(kernels.installed()[0])
+    found = asyncio.run(kernel.find(image, tmp_path_factory.mktemp("kernel")))
+    if found.modules is None:
+        return image
+    folder = tmp_path_factory.mktemp("installation")
+    (folder / "boot").mkdir()
+    (folder / "lib/modules").mkdir(parents=True)
+    (folder / "lib/modules" / found.release).symlink_to(found.modules)
+    return found.path.rename(folder / "boot" / f"vmlinux-{found.release}")
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ def test_hostile_input_finds_no_fault(native: ModuleType, tmp_path_factory: pyte
     done = subprocess.run([program, str(seed), "200000"], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[2]) > 300, "hardly any CONFIG got past the first check"
+    assert int(done.stdout.split()[4]) > 300, "hardly anything that a guest is told did"
 
 
 @compiles

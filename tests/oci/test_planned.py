@@ -11,11 +11,10 @@ from dms_executor.errors import EngineUnavailable
 from dms_executor.firecracker import FirecrackerEngine
 from dms_executor.planned import PlannedEngine
 from dms_executor.policy import Policy
-from dms_executor.qemu import QemuEngine
 from dms_executor.types import ExecutionRequest, SpecConfig
 
 
-@pytest.mark.parametrize("kind", [FirecrackerEngine, QemuEngine])
+@pytest.mark.parametrize("kind", [FirecrackerEngine])
 async def test_a_planned_engine(kind: type[PlannedEngine], tmp_path: Path) -> None:
     context = EngineContext(state_dir=tmp_path, executor_id="e", settings=None, policy=Policy())
     async with kind.open(context) as engine:

@@ -1,6 +1,7 @@
 """The first root of a guest: the agent as `/init`, and the kernel's modules that it loads.
 
 /init             the guest agent, static
+/dms-init         the job's init, static
 /modules/<name>.ko    uncompressed, as finit_module(2) takes them
 /modules/order    their file names in the order of loading, one a line
 /dev/console      what the kernel opens as the agent's streams, before there is a devtmpfs
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import EngineUnavailable
@@ -38,25 +39,29 @@ WANTED = (
     "?virtio_rng",
 )
 
-_LAYOUT = b"1"  # of the archive; a new one makes every initrd anew
+_LAYOUT = b"2"  # of the archive; a new one makes every initrd anew
 _UNUSED = 30 * 86400.0
 _FOLDERS = ("dev", "proc", "sys", "root", "modules")
 
 
-async def build(kernel: Kernel, agent: Path, cache: Path, *, wanted: Sequence[str] = WANTED) -> Path:
-    """The initrd of `agent` and the modules of `kernel`, an uncompressed cpio archive in `cache`, made once.
+async def build(
+    kernel: Kernel, agent: Path, cache: Path, *, init: Path | None = None, wanted: Sequence[str] = WANTED
+) -> Path:
+    """The initrd of `agent`, the job's `init` and the modules of `kernel`, an uncompressed cpio archive in `cache`.
 
-    The same inputs give the same bytes. A kernel without a modules folder has all of it built in. Raises
+    Made once; the same inputs give the same bytes. A kernel without a modules folder has all of it built in. Raises
     `EngineUnavailable` (no agent; a module is missing or damaged).
     """
-    return await asyncio.to_thread(_build, kernel, agent, cache, tuple(wanted))
+    return await asyncio.to_thread(_build, kernel, agent, init, cache, tuple(wanted))
 
 
-def _build(kernel: Kernel, agent: Path, cache: Path, wanted: tuple[str, ...]) -> Path:
+def _build(kernel: Kernel, agent: Path, init: Path | None, cache: Path, wanted: tuple[str, ...]) -> Path:
     try:
-        program = agent.read_bytes()
-        path = cache / _key(kernel, program, wanted)
-        if write_once(path, lambda: b"".join(cpio.archive(_entries(program, _modules(kernel, wanted))))):
+        programs = {"init": agent.read_bytes()}
+        if init is not None:
+            programs["dms-init"] = init.read_bytes()
+        path = cache / _key(kernel, programs, wanted)
+        if write_once(path, lambda: b"".join(cpio.archive(_entries(programs, _modules(kernel, wanted))))):
             sweep(cache, _UNUSED)
     except (ModuleMissing, Corrupt) as error:
         raise EngineUnavailable(
@@ -71,10 +76,11 @@ def _build(kernel: Kernel, agent: Path, cache: Path, wanted: tuple[str, ...]) ->
     return path
 
 
-def _key(kernel: Kernel, program: bytes, wanted: tuple[str, ...]) -> str:
+def _key(kernel: Kernel, programs: Mapping[str, bytes], wanted: tuple[str, ...]) -> str:
     """Of the inputs. The modules are told by the list that their build writes: to read them all would cost a start."""
     digest = hashlib.sha256(_LAYOUT)
-    digest.update(hashlib.sha256(program).digest())
+    for name, program in programs.items():
+        digest.update(name.encode() + hashlib.sha256(program).digest())
     digest.update(repr((kernel.release, wanted, kernel.modules and os.fspath(kernel.modules))).encode())
     if kernel.modules is not None:
         for name in ("modules.order", "modules.builtin", "kernel"):
@@ -90,13 +96,13 @@ def _modules(kernel: Kernel, wanted: tuple[str, ...]) -> list[Module]:
     return ModuleSet(kernel.modules).in_order(wanted) if kernel.modules is not None else []
 
 
-def _entries(program: bytes, modules: list[Module]) -> list[cpio.Entry]:
+def _entries(programs: Mapping[str, bytes], modules: list[Module]) -> list[cpio.Entry]:
     files = [(f"{module.name}.ko", module.data) for module in modules]
     order = "".join(f"{name}\n" for name, _ in files)
     return [
         *(cpio.folder(name) for name in _FOLDERS),
         cpio.device("dev/console", 5, 1),
-        cpio.file("init", program, 0o755),
+        *(cpio.file(name, program, 0o755) for name, program in programs.items()),
         cpio.file("modules/order", order.encode()),
         *(cpio.file(f"modules/{name}", data) for name, data in files),
     ]

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from ..capabilities import MASKED_PATHS, READONLY_PATHS
 from ..devices.grants import DeviceGrants
 from ..limits import Limits
 from ..networks import ADDRESS, FORWARDER, hosts_file, resolv_conf
 from ..volumes import Volume, Volumes
-from .capabilities import MASKED_PATHS, READONLY_PATHS
 from .devices import device_mounts, device_rules
 from .idranges import COUNT
 from .network import NAMESPACE, SYSFS

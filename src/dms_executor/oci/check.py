@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InvalidRequest, NotSupported
-from ..images import Reference, host_architecture, parse_reference
+from ..images import Reference, parse_reference
+from ..images.asked import check_platform_of, grant_image
 from ..limits import Limits, check_least, limits_of
 from ..policy import Grant, Policy
 from ..scripts import check_scripts
@@ -21,17 +20,14 @@ from .spec import OciParams, checked_params
 __all__ = [
     "ENGINE",
     "check_paths",
-    "check_platform_of",
     "check_power",
     "check_request",
     "check_runtime",
-    "grant_image",
     "host_limits",
 ]
 
 ENGINE = "oci"
 _IMAGE = "$.engine_spec.params.image"
-_VARIANTS = {"linux/arm64": "v8", "linux/amd64": "v1"}  # what goes without saying
 
 
 def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams, Reference]:
@@ -40,7 +36,7 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[OciParams,
     reference = parse_reference(params.image, ENGINE)
     if not reference.is_local:
         policy.check_registry(reference.registry, field=_IMAGE)
-    check_platform_of(params.platform)
+    check_platform_of(params.platform, ENGINE)
     if request.network not in ("none", "user", "host"):
         raise _lacking("$.network", "Use 'none', 'user' or 'host'")
     policy.check_network(request.network)
@@ -96,20 +92,6 @@ def check_paths(
     return grant
 
 
-def grant_image(reference: Reference, policy: Policy, refused: Sequence[Path]) -> Grant | None:
-    """The folder or file of a local image. Raises `InvalidRequest`, `PolicyDenied`. Blocks."""
-    if not reference.is_local:
-        return None
-    with policy.open(reference.path, field=_IMAGE, refused=refused) as granted:
-        archive = reference.transport.endswith("-archive")
-        if granted.is_dir == archive:
-            wanted = "file" if archive else "folder"
-            raise InvalidRequest(f"{reference.path!r} is no {wanted}", path=_IMAGE, mend=f"Name a {wanted}")
-        if archive and not stat.S_ISREG(os.fstat(granted.fd).st_mode):
-            raise InvalidRequest(f"{reference.path!r} is no regular file", path=_IMAGE, mend="Name an archive")
-        return granted.grant
-
-
 def host_limits(request: ExecutionRequest, host: Host, policy: Policy) -> tuple[Limits, list[str]]:
     """The limits that are set, and the names of those that go unenforced. Raises `NotSupported`."""
 
@@ -122,13 +104,6 @@ def host_limits(request: ExecutionRequest, host: Host, policy: Policy) -> tuple[
         return why, host.unlimited.rstrip(".") or "Enable the controller"
 
     return limits_of(request, policy, engine=ENGINE, memory=host.memory, enforced=host.limits, reason=reason)
-
-
-def check_platform_of(platform: str | None) -> None:
-    """Raises `NotSupported` for what is not this host's."""
-    host = f"linux/{host_architecture()}"
-    if platform is not None and platform not in (host, f"{host}/{_VARIANTS.get(host)}"):
-        raise _lacking("$.engine_spec.params.platform", f"This host is {host}: leave platform out")
 
 
 def _check_terminal(request: ExecutionRequest) -> None:

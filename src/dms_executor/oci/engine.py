@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import msgspec
 
@@ -35,6 +35,8 @@ from ..errors import (
     StartFailed,
 )
 from ..images import ImageConfig, ImageStore, parse_reference, stop_signal_of
+from ..images.asked import grant_image
+from ..images.serving import EngineImages, ServesImages
 from ..limits import loosened_by
 from ..policy import Grant
 from ..processes import boot_id
@@ -53,7 +55,6 @@ from .devices import OciDevices
 from .execs import open_exec
 from .files import Files
 from .host import Host, prepare_host
-from .images import Images, OciImages
 from .network_check import check_network
 from .plan import Plan
 from .probing import probed
@@ -62,6 +63,9 @@ from .spec import OciParams, OciSettings, checked_params, checked_settings
 from .userns import check_host
 from .vouched import Vouched
 
+if TYPE_CHECKING:
+    from ..images.cache import ImageCache
+
 __all__ = ["OciEngine"]
 
 _RECONNECTS = 3
@@ -69,7 +73,7 @@ _GONE = 5.0  # seconds for a shim to end once it was told to
 _LOG = logging.getLogger("dms_executor.oci")
 
 
-class OciEngine(Files, Images, Engine):
+class OciEngine(Files, ServesImages, Engine):
     """See the module. Opened by `OciEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "oci"
@@ -89,7 +93,7 @@ class OciEngine(Files, Images, Engine):
         self._gauge = Gauge()
         self._devices = OciDevices(context, self._settings)
         self._vouched = Vouched()
-        self._images = OciImages(self._settings, self._store)
+        self._images = EngineImages(self._settings, self._store)
         self._host: Host | None = None
         self._boot = ""
 
@@ -132,7 +136,7 @@ class OciEngine(Files, Images, Engine):
         grant, volumes = vouched if vouched is not None else await finished(None, self._grants, x)
         image, digest = ImageConfig(), None
         if reference.transport != "rootfs":
-            brought = await self._images.bring(x, params, reference, grant, host, report)
+            brought = await self._images.bring(x, params, reference, grant, await self._image_cache(), report)
             image, digest = brought.config, brought.digest
         root = None if digest else grant
         plan = Plan(image=image, root=root, digest=digest, volumes=volumes, limits=limits, devices=devices)
@@ -274,10 +278,14 @@ class OciEngine(Files, Images, Engine):
             self._host = host
         return self._host
 
+    async def _image_cache(self) -> ImageCache:
+        rootless = (await self._ready()).rootless
+        return self._images.cache(lambda: inside.Namespace(rootless) if rootless is not None else None)
+
     def _grants(self, x: Execution) -> tuple[Grant | None, Volumes]:
         policy, request = self._context.policy, x.request
         reference = parse_reference(checked_params(request.engine_spec.params).image, self.name)
-        grant = check.grant_image(reference, policy, self._refused)
+        grant = grant_image(reference, policy, self._refused)
         return grant, grant_volumes(request, policy, self._refused)
 
     def _group(self, host: Host, x: Execution) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from ..engine import merged_environment
+from ..capabilities import DEFAULT_CAPABILITIES
 from ..images import ImageConfig, command_of
+from ..images.job import directory_of, environment_of
 from ..images.users import User
 from ..types import ExecutionRequest
-from .capabilities import DEFAULT_CAPABILITIES
 from .provision import FOLDER
 from .spec import OciParams
 
@@ -19,7 +19,6 @@ __all__ = ["INIT", "PUBLIC", "Process", "capabilities_of", "process_of"]
 # In the job's own /dev, a tmpfs, so that the image is not touched; a file of its top, so that any user can reach it.
 INIT = "/dev/.dms-executor-init"
 PUBLIC = "public.json"  # in the bundle: the configuration without the secrets, where it has some
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # Docker's default
 _OPEN_FILES = (1024, 524288)  # soft and hard, as systemd has them
 
 
@@ -66,15 +65,10 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
 def process_of(params: OciParams, image: ImageConfig, request: ExecutionRequest, user: User, hostname: str) -> Process:
     """Raises `StartFailed` where nobody names a command."""
-    # TERM as Docker has it.
-    terminal = {"TERM": "xterm"} if request.tty else {}
-    defaults = {"PATH": _PATH, "HOSTNAME": hostname, **terminal, **image.environment}
-    environment = merged_environment(defaults, params.environment, request)
-    environment.setdefault("HOME", user.home)
     return Process(
         argv=command_of(image, params.entrypoint, params.cmd),
-        environment=environment,
-        directory=params.working_directory or image.working_directory or "/",
+        environment=environment_of(params, image, request, user, hostname),
+        directory=directory_of(params, image),
         user=user,
         # By raw frames it would walk around the routes that close link-local addresses to it.
         capabilities=tuple(c for c in DEFAULT_CAPABILITIES if c != "CAP_NET_RAW" or request.network != "user"),

@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
+from ..capabilities import DEFAULT_CAPABILITIES
 from . import libseccomp
-from .capabilities import DEFAULT_CAPABILITIES
 from .denied import narrowed
 from .rules import Action, Condition, Rule
 

@@ -1,4 +1,4 @@
-"""Where `dms-shim` and `dms-init` are. Blocking: call it in a thread, it answers from a cache afterwards."""
+"""Where the programs of `native/` are. Blocking: call it in a thread, it answers from a cache afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import EngineUnavailable
 
-__all__ = ["init_path", "shim_path"]
+__all__ = ["guest_path", "init_path", "shim_path", "vm_path"]
 
 _FOLDER = Path(__file__).parent.parent / "bin"
 _MEND = (
@@ -47,13 +47,32 @@ def init_path(state_dir: Path | None = None) -> Path:
 
     A bind keeps its mount's noexec: where the package lies on one, the file is a copy in `state_dir`.
     """
-    path = _find("dms-init")
+    return _executable("dms-init", state_dir)
+
+
+@cache
+def vm_path(state_dir: Path) -> Path:
+    """The file `dms-vm`, to be executed by a shim: a copy in `state_dir` where the package lies on a noexec mount.
+
+    Raises `EngineUnavailable`.
+    """
+    return _executable("dms-vm", state_dir)
+
+
+@cache
+def guest_path() -> Path:
+    """The file `dms-guest`, the agent of a microVM. Raises `EngineUnavailable`."""
+    return _find("dms-guest")
+
+
+def _executable(name: str, state_dir: Path | None) -> Path:
+    path = _find(name)
     if state_dir is None or not os.statvfs(path).f_flag & os.ST_NOEXEC:
         return path
     data = path.read_bytes()
     import hashlib  # only who launches needs it
 
-    copy = state_dir / "bin" / f"dms-init-{hashlib.sha256(data).hexdigest()[:16]}"
+    copy = state_dir / "bin" / f"{name}-{hashlib.sha256(data).hexdigest()[:16]}"
     if not copy.exists():
         copy.parent.mkdir(mode=0o700, exist_ok=True)
         scratch = copy.with_suffix(f".{os.getpid()}")

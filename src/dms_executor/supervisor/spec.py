@@ -102,6 +102,7 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     `ids`: first id and number of ids that the job's own are mapped to; `hold`: a descriptor kept to the shim's end.
     `userns`: newuidmap, newgidmap and their maps, for a shim that is not root. `input`: a `pipe` that stays open
     for who attaches, once `stdin` is fed into it, or the `terminal` of the init's making; then there is no `stdin`.
+    `patience`: seconds that the init has for killing the job itself; None: half a second.
     """
 
     argv: list[str]
@@ -134,6 +135,7 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     userns: tuple[str, str, str, str] | None = None
     network: Network | None = None
     input: Literal["pipe", "terminal"] | None = None
+    patience: float | None = None
 
 
 def milliseconds(seconds: float) -> int:
@@ -222,6 +224,8 @@ def _entries(spec: ShimSpec, descriptors: _Descriptors) -> Iterator[tuple[int, b
         yield 31, descriptors.index(spec.hold)
     if spec.userns is not None:
         yield 32, _text(*spec.userns)
+    if spec.patience is not None:
+        yield 48, _u64(milliseconds(spec.patience))
     if spec.network is not None:
         yield from _network_entries(spec.network)
 

@@ -1,0 +1,80 @@
+/* The agent of a guest: pid 1 of its initrd. It makes the job's root and namespaces and carries its streams. */
+#ifndef DMS_GUEST_H
+#define DMS_GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define GUEST_ROOT "/root" /* where the job's root is put together */
+#define GUEST_CGROUP "/cgroup/job"
+#define GUEST_OUTPUTS "/outputs" /* by their number */
+
+enum { GUEST_ARGS = 4096, GUEST_GROUPS = 64, GUEST_FILES = 8, GUEST_VOLUMES = 64 };
+enum { GUEST_READ_ONLY = 1, GUEST_INPUT = 2 };
+enum guest_volume_kind { VOLUME_FOLDER = 1, VOLUME_FILE = 2, VOLUME_TMPFS = 3, VOLUME_OUTPUT = 4 };
+
+struct guest_volume {
+    enum guest_volume_kind kind;
+    uint64_t size; /* of a tmpfs, 0: no limit of its own */
+    const char *device, *target; /* an output may have none, and begins empty */
+};
+
+struct guest_file {
+    const char *path;
+    const uint8_t *bytes;
+    size_t length;
+};
+
+/* What the host says of the job; docs/protocol.md, section 10. Strings point into the payload. */
+struct guest_config {
+    char *argv[GUEST_ARGS + 1], *env[GUEST_ARGS + 1];
+    size_t argc, envc;
+    const char *directory, *hostname, *disk, *outputs, *terminal;
+    uid_t uid;
+    gid_t gid, groups[GUEST_GROUPS];
+    size_t group_count;
+    uint32_t flags;
+    uint64_t clock, memory, pids, cpu_us, capabilities;
+    const uint8_t *scripts;
+    size_t scripts_length;
+    struct guest_file files[GUEST_FILES];
+    size_t file_count;
+    struct guest_volume volumes[GUEST_VOLUMES];
+    size_t volume_count;
+};
+
+/* guest_config.c: NULL, or what is wrong with it. */
+const char *guest_config_parse(uint8_t *payload, size_t length, struct guest_config *config);
+
+/* guest_root.c: what cannot be done, with errno, or NULL. The first of the two is done by the agent, the second in the
+ * namespaces of the job, whose root is `/` afterwards. */
+const char *guest_root_layers(const struct guest_config *config);
+const char *guest_root_enter(const struct guest_config *config);
+int guest_wait_for(const char *path); /* 0 once it is there */
+
+/* guest_limits.c */
+const char *guest_limits_set(const struct guest_config *config);
+void guest_usage(uint8_t *payload); /* of INIT_USAGE */
+
+/* guest_outputs.c: after the job's end */
+void guest_outputs_write(const struct guest_config *config);
+
+/* guest_job.c: the job's init, as pid 1 of its namespaces. */
+struct guest_job {
+    pid_t init;
+    int report, streams[2], input; /* `input`: where the job's stdin is written to, -1 without one */
+};
+const char *guest_job_start(const struct guest_config *config, struct guest_job *job);
+
+/* guest_link.c: the way to the host */
+void link_open(const char *name);
+bool link_has_room(void); /* for a whole frame of data, and what else has to be said */
+bool link_is_busy(void);  /* something waits to be sent */
+int link_fd(void);
+void link_flush(void);
+void link_put(uint8_t type, const uint8_t *payload, size_t length);
+ssize_t link_carry(uint8_t type, int from); /* one read of `from` as one frame; as read(2) */
+
+#endif

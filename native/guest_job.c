@@ -1,0 +1,197 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <net/if.h>
+#include <grp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "frame.h"
+#include "guest.h"
+#include "sys.h"
+
+enum { REPORT = 3, SCRIPTS = 4, FROM = 200 };
+
+#define FOLDER "/dev/.dms-executor-scripts"
+
+static _Noreturn void give_up(const char *what)
+{
+    uint8_t bytes[FRAME_HEADER + 4 + FRAME_TEXT_MAX];
+    int error = errno;
+    size_t length = strlen(what) < FRAME_TEXT_MAX ? strlen(what) : FRAME_TEXT_MAX;
+    frame_header(bytes, FRAME_INIT_FAILED, (uint32_t)(4 + length));
+    put_u32(bytes + FRAME_HEADER, (uint32_t)error);
+    memcpy(bytes + FRAME_HEADER + 4, what, length);
+    sys_write_all(REPORT, bytes, FRAME_HEADER + 4 + length);
+    _exit(126);
+}
+
+/* Of a root process nothing but this counts at its execve; anybody else has none then. capabilities(7). */
+static void bound(uint64_t capabilities)
+{
+    for (unsigned cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+        if (!(capabilities >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0)
+            give_up("cannot drop capabilities");
+}
+
+static void limit_files(void)
+{
+    struct rlimit files = {1024, 524288}, core = {0, 0};
+    if (setrlimit(RLIMIT_NOFILE, &files) != 0 || setrlimit(RLIMIT_CORE, &core) != 0)
+        give_up("cannot set resource limits");
+}
+
+static void loopback_up(void)
+{
+    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0) {
+        ioctl(fd, SIOCSIFFLAGS, &request); /* a kernel without a network has none */
+        close(fd);
+    }
+}
+
+/* Made as root where it is missing, as Docker does. */
+static void enter_directory(const char *path)
+{
+    char part[4096];
+    for (const char *end = strchr(path + 1, '/');; end = strchr(end + 1, '/')) {
+        size_t length = end == NULL ? strlen(path) : (size_t)(end - path);
+        if (length >= sizeof part)
+            break;
+        memcpy(part, path, length);
+        part[length] = 0;
+        mkdir(part, 0755);
+        if (end == NULL)
+            break;
+    }
+    if (chdir(path) != 0)
+        give_up("cannot enter the working directory");
+}
+
+static void become_user(const struct guest_config *config)
+{
+    if (setgroups(config->group_count, config->groups) != 0 || setresgid(config->gid, config->gid, config->gid) != 0)
+        give_up("cannot set the job's groups");
+    bound(config->capabilities);
+    if (setresuid(config->uid, config->uid, config->uid) != 0)
+        give_up("cannot become the job's user");
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+        give_up("cannot give up new privileges");
+}
+
+static void place(const int sources[5])
+{
+    for (int i = 0; i < 5; i++)
+        if (sources[i] >= 0 && dup2(sources[i], i) < 0)
+            _exit(126);
+}
+
+static _Noreturn void execute(const struct guest_config *config, int init)
+{
+    static char *argv[GUEST_ARGS + 16];
+    size_t count = 0;
+    argv[count++] = (char *)"dms-init";
+    if (config->terminal != NULL) {
+        argv[count++] = (char *)"-t";
+        argv[count++] = (char *)config->terminal;
+    }
+    if (config->scripts_length > 0) {
+        argv[count++] = (char *)"-p";
+        argv[count++] = (char *)"4";
+        argv[count++] = (char *)FOLDER;
+    }
+    argv[count++] = (char *)"--";
+    memcpy(argv + count, config->argv, (config->argc + 1) * sizeof *argv);
+    syscall(SYS_execveat, init, "", argv, config->env, AT_EMPTY_PATH);
+    give_up("cannot execute the job's init");
+}
+
+static _Noreturn void child(const struct guest_config *config, const int sources[5], int init)
+{
+    const char *problem;
+    sigset_t none;
+    place(sources);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    /* Before its namespace is made, whose root this group then is. */
+    if (sys_write_file(GUEST_CGROUP "/cgroup.procs", "0", 1) != 0 || unshare(CLONE_NEWCGROUP) != 0)
+        give_up("cannot join the job's control group");
+    sys_write_file("/proc/self/oom_score_adj", "0", 1);
+    if (sethostname(config->hostname, strlen(config->hostname)) != 0)
+        give_up("cannot set the host name");
+    if ((problem = guest_root_enter(config)) != NULL)
+        give_up(problem);
+    umask(0022);
+    limit_files();
+    enter_directory(config->directory);
+    become_user(config);
+    execute(config, init);
+}
+
+static int scripts_memory(const struct guest_config *config)
+{
+    int fd = memfd_create("scripts", MFD_CLOEXEC);
+    if (fd < 0 || sys_write_all(fd, config->scripts, config->scripts_length) != 0 || lseek(fd, 0, SEEK_SET) != 0)
+        return -1;
+    return fd;
+}
+
+static int open_streams(const struct guest_config *config, struct guest_job *job, int sources[5])
+{
+    int ends[2];
+    for (int i = 0; i < 2; i++) {
+        if (pipe2(ends, O_CLOEXEC) != 0 || fcntl(ends[0], F_SETFL, O_NONBLOCK) != 0 ||
+            fchown(ends[1], config->uid, config->gid) != 0)
+            return -1;
+        job->streams[i] = ends[0];
+        sources[1 + i] = ends[1];
+    }
+    job->input = -1;
+    if (!(config->flags & GUEST_INPUT)) {
+        sources[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        return sources[0] < 0 ? -1 : 0;
+    }
+    if (pipe2(ends, O_CLOEXEC) != 0 || fcntl(ends[1], F_SETFL, O_NONBLOCK) != 0 ||
+        fchown(ends[0], config->uid, config->gid) != 0)
+        return -1;
+    sources[0] = ends[0];
+    job->input = ends[1];
+    return 0;
+}
+
+const char *guest_job_start(const struct guest_config *config, struct guest_job *job)
+{
+    int sources[5] = {-1, -1, -1, -1, -1}, report[2];
+    int init = open("/dms-init", O_RDONLY | O_CLOEXEC);
+    if (init < 0)
+        return "cannot find the job's init";
+    if (open_streams(config, job, sources) != 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, report) != 0)
+        return "cannot make the job's streams";
+    sources[REPORT] = report[1];
+    if (config->scripts_length > 0 && (sources[SCRIPTS] = scripts_memory(config)) < 0)
+        return "cannot keep the provision scripts";
+    for (int i = 0; i < 5; i++)
+        if (sources[i] >= 0 && (sources[i] = sys_move_fd(sources[i], FROM)) < 0)
+            return "cannot make the job's streams";
+    loopback_up();
+    job->report = report[0];
+    job->init = (pid_t)syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD, 0, 0, 0, 0);
+    if (job->init == 0)
+        child(config, sources, init);
+    for (int i = 0; i < 5; i++)
+        if (sources[i] >= 0)
+            close(sources[i]);
+    close(init);
+    return job->init < 0 ? "cannot make the job's namespaces" : NULL;
+}

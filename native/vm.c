@@ -1,0 +1,355 @@
+/* `dms-vm [-i] [-u UID GID GROUP] [-j CGROUP_PROCS]... -- ARGV...`: runs a virtual machine's monitor, and is towards the
+ * shim the init of the job that runs in the guest. docs/protocol.md, section 10.
+ *
+ * What the guest sends is hostile: each frame is held in one buffer of fixed size and is gone from it before the next is
+ * read; nothing is read that cannot be passed on. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "frame.h"
+#include "sys.h"
+#include "vmm.h"
+
+enum { REPORT = 3, FOLDER = 4, CONFIG = 5, FIRST_OF_OURS = 100 };
+
+#define WHOLE (FRAME_HEADER + FRAME_DATA_MAX)
+#define SPARE 1024u /* of the way to the guest, for what is no data */
+
+static int report, folder, configuration;
+static struct vmm vmm;
+
+static uint8_t in[WHOLE], out[2 * WHOLE];
+static size_t in_have, out_have;
+static size_t pending;     /* bytes of the frame at the head of `in` that are not passed on yet */
+static uint8_t pending_to; /* 1 or 2 */
+static uint32_t input_room; /* what the guest takes of the job's stdin */
+static bool has_input, greeted, started, over;
+
+static _Noreturn void leave(int code)
+{
+    vmm_kill(&vmm);
+    _exit(code);
+}
+
+static void tell(uint8_t type, const uint8_t *payload, size_t length)
+{
+    uint8_t bytes[FRAME_HEADER + 4 + FRAME_TEXT_MAX];
+    frame_header(bytes, type, (uint32_t)length);
+    memcpy(bytes + FRAME_HEADER, payload, length);
+    if (send(report, bytes, FRAME_HEADER + length, MSG_NOSIGNAL) < 0)
+        leave(1);
+}
+
+/* Before the job runs it is why that never will; afterwards it stands in the console's file only. */
+static _Noreturn void fail(const char *what, const char *detail)
+{
+    uint8_t payload[4 + FRAME_TEXT_MAX];
+    char text[FRAME_TEXT_MAX];
+    int length = snprintf(text, sizeof text, "cannot run the guest: %s%s%s", what, *detail != 0 ? ": " : "", detail);
+    if (length >= (int)sizeof text)
+        length = (int)sizeof text - 1;
+    put_u32(payload, 0);
+    memcpy(payload + 4, text, (size_t)length);
+    if (!started)
+        tell(FRAME_INIT_FAILED, payload, 4 + (size_t)length);
+    leave(1);
+}
+
+static size_t out_room(void)
+{
+    return sizeof out - out_have;
+}
+
+/* What finds no room is lost: a guest that does not read has only itself to blame. */
+static void give(uint8_t type, const uint8_t *payload, size_t length)
+{
+    if (out_room() < FRAME_HEADER + length)
+        return;
+    out_have += frame_header(out + out_have, type, (uint32_t)length);
+    if (length > 0)
+        memcpy(out + out_have, payload, length);
+    out_have += length;
+}
+
+static void flush(void)
+{
+    ssize_t put = send(vmm.channel, out, out_have, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (put <= 0)
+        return; /* a monitor that has gone shows as its end */
+    out_have -= (size_t)put;
+    memmove(out, out + put, out_have);
+}
+
+/* A part of a descriptor's content as one frame; the length of it, 0 at its end. */
+static ssize_t give_part(int fd, uint8_t type, size_t most)
+{
+    uint8_t bytes[FRAME_DATA_MAX];
+    ssize_t got = read(fd, bytes, most < sizeof bytes ? most : sizeof bytes);
+    if (got > 0 || (got == 0 && type == FRAME_GUEST_STDIN))
+        give(type, bytes, (size_t)got);
+    return got;
+}
+
+static void give_configuration(void)
+{
+    while (configuration >= 0 && out_room() >= WHOLE + SPARE) {
+        ssize_t got = give_part(configuration, FRAME_GUEST_CONFIG, FRAME_DATA_MAX);
+        if (got < 0)
+            fail("its configuration cannot be read", strerror(errno));
+        if (got > 0)
+            continue;
+        give(FRAME_GUEST_GO, NULL, 0);
+        close(configuration);
+        configuration = -1;
+    }
+}
+
+static void give_input(void)
+{
+    ssize_t got = give_part(0, FRAME_GUEST_STDIN, input_room);
+    if (got > 0)
+        input_room -= (uint32_t)got;
+    else if (got == 0 || (errno != EAGAIN && errno != EINTR))
+        has_input = false;
+}
+
+static bool wants_input(void)
+{
+    return has_input && configuration < 0 && input_room > 0 && out_room() >= WHOLE + SPARE;
+}
+
+static void hear_guest(const struct frame *frame)
+{
+    uint8_t stamp[8];
+    if (!greeted && (frame->type != FRAME_GUEST_HELLO || get_u32(frame->payload) != PROTOCOL_VERSION))
+        fail("its agent speaks another version of the protocol", "");
+    switch (frame->type) {
+    case FRAME_GUEST_HELLO:
+        greeted = true;
+        break;
+    case FRAME_GUEST_STDOUT:
+    case FRAME_GUEST_STDERR:
+        pending = frame->length;
+        pending_to = frame->type == FRAME_GUEST_STDOUT ? 1 : 2;
+        break;
+    case FRAME_GUEST_ROOM:
+        /* A guest that gives more than it can take harms itself only. */
+        if (get_u32(frame->payload) <= UINT32_MAX - input_room)
+            input_room += get_u32(frame->payload);
+        break;
+    case FRAME_INIT_STARTED:
+        started = true;
+        put_u64(stamp, sys_realtime()); /* a guest's clock is its own */
+        tell(FRAME_INIT_STARTED, stamp, sizeof stamp);
+        break;
+    case FRAME_GUEST_END:
+        over = true;
+        break;
+    default: /* what the job's init in the guest says: the shim reads it as it reads any init's */
+        tell(frame->type, frame->payload, frame->length);
+        break;
+    }
+}
+
+/* Passes the rest of the frame at the head on; false while it has to wait. */
+static bool pass_on(size_t size)
+{
+    while (pending > 0) {
+        ssize_t put = write(pending_to, in + size - pending, pending);
+        if (put < 0 && errno == EAGAIN)
+            return false;
+        if (put < 0 && errno != EINTR)
+            pending = 0; /* nobody reads it any more */
+        else if (put > 0)
+            pending -= (size_t)put;
+    }
+    return true;
+}
+
+static void work_through(void)
+{
+    static size_t size; /* of the frame at the head */
+    for (;;) {
+        struct frame frame;
+        if (pending > 0 && !pass_on(size))
+            return;
+        if (size > 0) {
+            in_have -= size;
+            memmove(in, in + size, in_have);
+            size = 0;
+        }
+        if (over)
+            leave(0);
+        long parsed = frame_parse(in, in_have, FROM_GUEST, &frame);
+        if (parsed < 0 || (parsed > 0 && frame.channel != 0))
+            fail("it broke the protocol", vmm_last_words());
+        if (parsed == 0)
+            return;
+        size = (size_t)parsed;
+        hear_guest(&frame);
+    }
+}
+
+static void channel_ended(void)
+{
+    char why[64];
+    int status = 0;
+    while (vmm.console >= 0 || vmm.words >= 0) {
+        int *fd = vmm.words >= 0 ? &vmm.words : &vmm.console;
+        struct pollfd last = {.fd = *fd, .events = POLLIN};
+        if (poll(&last, 1, 1000) <= 0)
+            break;
+        vmm_listen(fd, folder);
+    }
+    vmm_kill(&vmm);
+    status = vmm.status;
+    if (WIFSIGNALED(status))
+        snprintf(why, sizeof why, "its monitor was killed by signal %d", WTERMSIG(status));
+    else
+        snprintf(why, sizeof why, "its monitor ended with %d", WEXITSTATUS(status));
+    fail(why, vmm_last_words());
+}
+
+static void channel_ready(void)
+{
+    ssize_t got = recv(vmm.channel, in + in_have, sizeof in - in_have, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got <= 0)
+        channel_ended();
+    in_have += (size_t)got;
+    work_through();
+}
+
+static void hear_shim(void)
+{
+    static uint8_t bytes[4 * (FRAME_HEADER + 4)];
+    static size_t have;
+    struct frame frame;
+    long size;
+    ssize_t got = recv(report, bytes + have, sizeof bytes - have, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got <= 0)
+        leave(1);
+    have += (size_t)got;
+    while ((size = frame_parse(bytes, have, TO_INIT, &frame)) > 0) {
+        /* Before the guest listens there is no job: a stop at that time ends all. */
+        if (!started && frame.type == FRAME_INIT_SIGNAL && get_u32(frame.payload) == SIGKILL)
+            leave(1);
+        give(frame.type, frame.payload, frame.length);
+        have -= (size_t)size;
+        memmove(bytes, bytes + size, have);
+    }
+    if (size < 0)
+        leave(1);
+}
+
+static void reap(int signals)
+{
+    struct signalfd_siginfo info;
+    while (read(signals, &info, sizeof info) == sizeof info)
+        ;
+    if (vmm.pid != 0 && waitpid(vmm.pid, &vmm.status, WNOHANG) == vmm.pid)
+        vmm.pid = 0; /* what it had said before stands in the channel */
+}
+
+static _Noreturn void loop(int signals)
+{
+    enum { SIGNALS, SHIM, CHANNEL, OUT, INPUT, CONSOLE, WORDS, COUNT };
+    for (;;) {
+        short towards_guest = out_have > 0 ? POLLOUT : 0;
+        struct pollfd waited[COUNT] = {
+            [SIGNALS] = {.fd = signals, .events = POLLIN},
+            [SHIM] = {.fd = report, .events = POLLIN},
+            [CHANNEL] = {.fd = pending > 0 && towards_guest == 0 ? -1 : vmm.channel,
+                         .events = (short)((pending > 0 ? 0 : POLLIN) | towards_guest)},
+            [OUT] = {.fd = pending > 0 ? pending_to : -1, .events = POLLOUT},
+            [INPUT] = {.fd = wants_input() ? 0 : -1, .events = POLLIN},
+            [CONSOLE] = {.fd = vmm.console, .events = POLLIN},
+            [WORDS] = {.fd = vmm.words, .events = POLLIN},
+        };
+        if (poll(waited, COUNT, -1) < 0)
+            continue;
+        if (waited[SIGNALS].revents != 0)
+            reap(signals);
+        if (waited[SHIM].revents != 0)
+            hear_shim();
+        if (waited[CONSOLE].revents != 0)
+            vmm_listen(&vmm.console, folder);
+        if (waited[WORDS].revents != 0)
+            vmm_listen(&vmm.words, folder);
+        if (waited[OUT].revents != 0)
+            work_through();
+        if (pending == 0 && waited[CHANNEL].revents & (POLLIN | POLLHUP | POLLERR))
+            channel_ready();
+        if (greeted)
+            give_configuration();
+        if (waited[INPUT].revents != 0)
+            give_input();
+        if (greeted && out_have > 0)
+            flush();
+    }
+}
+
+static _Noreturn void usage(void)
+{
+    fail("usage: dms-vm [-i] [-u UID GID GROUP] [-j CGROUP_PROCS]... -- ARGV...", "");
+}
+
+static void join(const char *file)
+{
+    if (sys_write_file(file, "0", 1) != 0)
+        fail(file, strerror(errno));
+}
+
+int main(int argc, char **argv)
+{
+    struct vmm_owner owner = {0};
+    int next = 1;
+    sigset_t all, child;
+    report = fcntl(REPORT, F_DUPFD_CLOEXEC, FIRST_OF_OURS);
+    folder = fcntl(FOLDER, F_DUPFD_CLOEXEC, FIRST_OF_OURS);
+    configuration = fcntl(CONFIG, F_DUPFD_CLOEXEC, FIRST_OF_OURS);
+    if (report < 0 || folder < 0 || configuration < 0)
+        return 1;
+    for (int fd = REPORT; fd <= CONFIG; fd++)
+        close(fd);
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    uint8_t born[1];
+    tell(FRAME_INIT_BORN, born, 0);
+    if (next < argc && strcmp(argv[next], "-i") == 0) {
+        has_input = true;
+        next++;
+    }
+    if (next + 3 < argc && strcmp(argv[next], "-u") == 0) {
+        owner.uid = (uid_t)strtoul(argv[next + 1], NULL, 10);
+        owner.gid = (gid_t)strtoul(argv[next + 2], NULL, 10);
+        owner.group = (gid_t)strtoul(argv[next + 3], NULL, 10);
+        next += 4;
+    }
+    for (; next + 1 < argc && strcmp(argv[next], "-j") == 0; next += 2)
+        join(argv[next + 1]);
+    if (next + 1 >= argc || strcmp(argv[next], "--") != 0)
+        usage();
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    int signals = signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
+    /* A stream that is full must not keep us from passing a signal on. */
+    if (signals < 0 || fcntl(1, F_SETFL, O_WRONLY | O_NONBLOCK) != 0 || fcntl(2, F_SETFL, O_WRONLY | O_NONBLOCK) != 0)
+        return 1;
+    if (fchdir(folder) != 0 || vmm_start(&vmm, argv + next + 1, &owner) != 0)
+        fail("its monitor cannot be started", strerror(errno));
+    loop(signals);
+}

@@ -1,0 +1,137 @@
+#include "vmm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "sys.h"
+
+#define CONSOLE_MOST (256u * 1024u) /* of the file: a guest may talk for ever */
+#define LAST 512u
+
+static char last[LAST];
+static size_t last_length;
+static size_t written;
+static int file = -1;
+
+static void become(const struct vmm_owner *owner)
+{
+    if (owner->uid == 0)
+        return;
+    if (setgroups(owner->group != 0 ? 1 : 0, &owner->group) != 0 || setresgid(owner->gid, owner->gid, owner->gid) != 0 ||
+        setresuid(owner->uid, owner->uid, owner->uid) != 0)
+        _exit(126);
+}
+
+static _Noreturn void child(char **argv, const struct vmm_owner *owner, int channel, int console, int words, pid_t parent)
+{
+    struct sigaction defaults = {.sa_handler = SIG_DFL};
+    sigset_t none;
+    int nothing = open("/dev/null", O_RDONLY);
+    if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(words, 1) < 0 || dup2(words, 2) < 0 ||
+        dup2(channel, VMM_CHANNEL) < 0 || dup2(console, VMM_CONSOLE) < 0)
+        _exit(126);
+    close(nothing > VMM_CONSOLE ? nothing : -1);
+    for (int signum = 1; signum < NSIG; signum++)
+        sigaction(signum, &defaults, NULL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    become(owner);
+    /* After the change of ids, which takes the signal back (prctl(2), PR_SET_PDEATHSIG). */
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)
+        _exit(126);
+    execv(argv[0], argv);
+    dprintf(2, "%s: %s\n", argv[0], strerror(errno));
+    _exit(127);
+}
+
+int vmm_start(struct vmm *vmm, char **argv, const struct vmm_owner *owner)
+{
+    int channel[2], console[2], words[2];
+    pid_t self = getpid();
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel) != 0 ||
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, console) != 0 || pipe2(words, O_CLOEXEC) != 0 ||
+        fcntl(channel[0], F_SETFL, O_NONBLOCK) != 0 || fcntl(console[0], F_SETFL, O_NONBLOCK) != 0 ||
+        fcntl(words[0], F_SETFL, O_NONBLOCK) != 0)
+        return -1;
+    /* Out of the way of the numbers that the child places. */
+    int theirs[3] = {sys_move_fd(channel[1], 200), sys_move_fd(console[1], 200), sys_move_fd(words[1], 200)};
+    if (theirs[0] < 0 || theirs[1] < 0 || theirs[2] < 0)
+        return -1;
+    vmm->pid = fork();
+    if (vmm->pid == 0)
+        child(argv, owner, theirs[0], theirs[1], theirs[2], self);
+    if (vmm->pid < 0)
+        return -1;
+    for (int i = 0; i < 3; i++)
+        close(theirs[i]);
+    vmm->channel = channel[0];
+    vmm->console = console[0];
+    vmm->words = words[0];
+    return 0;
+}
+
+static void keep(const char *text, size_t length, int folder)
+{
+    if (file < 0 && written == 0)
+        file = openat(folder, "console", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    size_t part = length < CONSOLE_MOST - written ? length : CONSOLE_MOST - written;
+    if (file >= 0 && part > 0 && sys_write_all(file, text, part) == 0)
+        written += part;
+    if (length > LAST) {
+        text += length - LAST;
+        length = LAST;
+    }
+    if (last_length + length > LAST) {
+        size_t drop = last_length + length - LAST;
+        memmove(last, last + drop, last_length - drop);
+        last_length -= drop;
+    }
+    memcpy(last + last_length, text, length);
+    last_length += length;
+}
+
+void vmm_listen(int *fd, int folder)
+{
+    char text[4096];
+    ssize_t got = read(*fd, text, sizeof text);
+    if (got > 0) {
+        keep(text, (size_t)got, folder);
+        return;
+    }
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    close(*fd);
+    *fd = -1;
+}
+
+const char *vmm_last_words(void)
+{
+    static char line[LAST + 1];
+    size_t end = last_length, begin;
+    while (end > 0 && (last[end - 1] == '\n' || last[end - 1] == '\r'))
+        end--;
+    for (begin = end; begin > 0 && last[begin - 1] != '\n'; begin--)
+        ;
+    for (size_t i = begin; i < end; i++)
+        line[i - begin] = last[i] >= ' ' && last[i] <= '~' ? last[i] : '?';
+    line[end - begin] = 0;
+    return line;
+}
+
+void vmm_kill(struct vmm *vmm)
+{
+    if (vmm->pid == 0)
+        return;
+    kill(vmm->pid, SIGKILL);
+    while (waitpid(vmm->pid, &vmm->status, 0) < 0 && errno == EINTR)
+        ;
+    vmm->pid = 0;
+}

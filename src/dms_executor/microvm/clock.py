@@ -1,0 +1,35 @@
+"""The rate of this machine's time stamp counter, which an emulated guest sees unscaled.
+
+A guest measures it by a timer, which fails on a busy host: then its processor spins for ever. So it is told.
+https://www.kernel.org/doc/html/latest/admin-guide/kernel-parameters.html (tsc_early_khz)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import platform
+import time
+from functools import cache
+
+__all__ = ["tsc_khz"]
+
+_READ = b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0\xc3"  # rdtsc; shl rdx, 32; or rax, rdx; ret
+_SAMPLE = 0.05
+
+
+@cache
+def tsc_khz() -> int | None:
+    """None where there is no such counter. Blocks for a twentieth of a second at the first call."""
+    if platform.machine() != "x86_64":
+        return None
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(_READ)
+    held = ctypes.c_char.from_buffer(code)
+    read = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(held))
+    began, ticks = time.monotonic_ns(), read()
+    time.sleep(_SAMPLE)
+    ticks, took = read() - ticks, time.monotonic_ns() - began
+    del held
+    code.close()
+    return int(ticks * 1_000_000 // took)

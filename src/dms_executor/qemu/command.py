@@ -1,0 +1,65 @@
+"""QEMU's command line: the `microvm` machine with what a job needs and nothing else.
+
+No path of the host's stands in it: disks, kernel and initrd are descriptors. Nothing of the request does but numbers.
+https://www.qemu.org/docs/master/system/i386/microvm.html
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+__all__ = ["CHANNEL", "FIRST_DISK", "Disk", "Machine", "qemu_argv"]
+
+CHANNEL = "dms.channel"  # the port's name, as native/guest.c looks for it
+FIRST_DISK = 8
+_CHANNEL_FD, _CONSOLE_FD, _KERNEL_FD, _INITRD_FD = 3, 4, 6, 7  # native/vmm.h
+_OWN_MEMORY = 96  # MiB that the guest's kernel and agent have beside the job
+_BUFFER = 64  # MiB of translated code
+_WORDS = "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests"
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+class Disk(msgspec.Struct, frozen=True, kw_only=True):
+    """`fd`: as this process has it opened, for reading or for both."""
+
+    fd: int
+    read_only: bool = True
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """`memory`: bytes of the job's, `cpu`: its cores; `tsc_khz`: what an emulated guest is told of its clock."""
+
+    program: str
+    accelerator: str
+    memory: int
+    cpu: float | None
+    cpus: int
+    tsc_khz: int | None = None
+
+
+def qemu_argv(machine: Machine, disks: Sequence[Disk]) -> list[str]:
+    """`disks` in the order in which the guest finds them (vda, vdb, ...); they are passed from `FIRST_DISK` on."""
+    emulated = machine.accelerator == "tcg"
+    words = _WORDS
+    if emulated and machine.tsc_khz is not None:
+        words += f" tsc_early_khz={machine.tsc_khz}"
+    cores = min(machine.cpus, max(1, math.ceil(machine.cpu or 1)))
+    memory = -(-machine.memory // (1 << 20)) + _OWN_MEMORY
+    argv = [machine.program, "-M", "microvm,acpi=on"]
+    argv += ["-accel", f"tcg,tb-size={_BUFFER}" if emulated else "kvm", "-cpu", "max" if emulated else "host"]
+    argv += ["-smp", str(cores), "-m", f"{memory}M"]
+    argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", _SANDBOX]
+    argv += ["-kernel", f"/proc/self/fd/{_KERNEL_FD}", "-initrd", f"/proc/self/fd/{_INITRD_FD}", "-append", words]
+    argv += ["-chardev", f"socket,id=console,fd={_CONSOLE_FD}", "-serial", "chardev:console"]
+    argv += ["-device", "virtio-serial-device", "-chardev", f"socket,id=channel,fd={_CHANNEL_FD}"]
+    argv += ["-device", f"virtserialport,chardev=channel,name={CHANNEL}"]
+    for number, disk in enumerate(disks):
+        # Nothing on a disk outlives the VM but what is read after its end: no flush of the host's is worth its time.
+        access = "readonly=on" if disk.read_only else "readonly=off"
+        argv += ["-add-fd", f"fd={FIRST_DISK + number},set={number}"]
+        argv += ["-drive", f"id=d{number},if=none,format=raw,{access},file=/dev/fdset/{number},cache=unsafe"]
+        argv += ["-device", f"virtio-blk-device,drive=d{number}"]
+    return argv

@@ -1,0 +1,235 @@
+"""From a plan to all that the shim is told: the VM's command line, opened descriptors, the guest's configuration.
+
+Every host path is opened once more here and compared with what was granted; from here on only descriptors count.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from ..engine import EngineContext, Execution
+from ..errors import InvalidRequest
+from ..images import command_of
+from ..images.job import directory_of, environment_of
+from ..images.users import User, resolve_user
+from ..microvm import guest
+from ..networks import hosts_file
+from ..policy import reopen
+from ..programs import ENVIRONMENT
+from ..scripts import encoded_scripts
+from ..supervisor import binary, spec
+from ..supervisor.spawning import mapped
+from ..volumes import Volumes
+from .command import Disk, Machine, qemu_argv
+from .host import Host
+from .plan import FOLDER, ROOT, Plan
+from .spec import QemuParams, QemuSettings
+
+__all__ = ["Launch", "assemble"]
+
+_SEGMENT = 64 << 20  # bytes of one file of the log
+_DRAIN = 1.0  # seconds that a stream may stay open once the job is gone
+_PATIENCE = 10.0  # seconds that a guest has for its job's end once it was told to kill it
+_FIRST_ID = 0x70000000  # where the users of VMs begin: nobody's
+_GROUPS = frozenset({"cpu", "cpuacct", "memory", "pids", "freezer", "blkio"})
+
+
+class Launch:
+    """A shim's specification with the descriptors that it names; `close` once the shim has them."""
+
+    def __init__(self) -> None:
+        self.spec: spec.ShimSpec
+        self.fds: list[int] = []
+
+    def keep(self, fd: int) -> int:
+        self.fds.append(fd)
+        return fd
+
+    def close(self) -> None:
+        """Idempotent."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+def assemble(
+    x: Execution,
+    plan: Plan,
+    params: QemuParams,
+    *,
+    host: Host,
+    context: EngineContext,
+    settings: QemuSettings,
+    stop_signal: int,
+    rootfs: Callable[[str], Path],
+) -> Launch:
+    """Makes the VM's cgroups and opens everything. Blocks. Closes all again on an error."""
+    launch = Launch()
+    try:
+        job = _job(launch, x, plan, params, rootfs)
+        launch.spec = _shim_spec(launch, x, plan, job, host, context, settings, stop_signal)
+    except OSError as error:
+        launch.close()
+        raise mapped(error, "the microVM cannot be prepared") from error
+    except BaseException:
+        launch.close()
+        raise
+    return launch
+
+
+def _job(launch: Launch, x: Execution, plan: Plan, params: QemuParams, rootfs: Callable[[str], Path]) -> guest.GuestJob:
+    request = x.request
+    hostname = params.hostname or x.token[:12]
+    user = _user(launch, plan, params, rootfs)
+    return guest.GuestJob(
+        argv=command_of(plan.image, params.entrypoint, params.cmd),
+        environment=environment_of(params, plan.image, request, user, hostname),
+        directory=directory_of(params, plan.image),
+        user=user,
+        hostname=hostname,
+        limits=plan.limits,
+        has_input=bool(request.stdin) or plan.volumes.stdin is not None or request.stdin_open,
+        read_only_root=params.read_only_root,
+        files=_files(hostname, plan.volumes),
+        volumes=_volumes(plan.volumes),
+        scripts=encoded_scripts(request.provision_scripts),
+    )
+
+
+def _shim_spec(
+    launch: Launch,
+    x: Execution,
+    plan: Plan,
+    job: guest.GuestJob,
+    host: Host,
+    context: EngineContext,
+    settings: QemuSettings,
+    stop_signal: int,
+) -> spec.ShimSpec:
+    group = host.job_group(settings.cgroup_parent, x.token)
+    freezer = host.cgroups.freezer(group)
+    disks = [Disk(fd=launch.keep(_disk(x.folder / FOLDER / ROOT, read_only=True)))]
+    machine = Machine(
+        program=host.program,
+        accelerator=host.accelerator,
+        memory=plan.limits.memory or settings.memory << 20,
+        cpu=plan.limits.cpu,
+        cpus=len(os.sched_getaffinity(0)),
+        tsc_khz=host.tsc_khz,
+    )
+    argv = [str(binary.vm_path(context.state_dir)), *(["-i"] if job.has_input else [])]
+    owner = _owner(x.token)
+    argv += ["-u", str(owner), str(owner), str(host.kvm_group)]
+    for file in _join_files(host, group):
+        argv += ["-j", file]
+    folder = launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
+    passed = [
+        launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)),
+        launch.keep(_memory("guest", guest.encode(job))),
+        launch.keep(_readable(plan.kernel)),
+        launch.keep(_readable(plan.initrd)),
+        *(disk.fd for disk in disks),
+    ]
+    return spec.ShimSpec(
+        argv=[*argv, "--", *qemu_argv(machine, disks)],
+        environment=ENVIRONMENT,
+        folder=folder,
+        cgroup_join=host.joins,
+        stdin=_stdin(launch, x, plan),
+        passed=passed,
+        pidfile="pid",
+        timeout=x.request.timeout,
+        stop_signal=stop_signal,
+        grace=context.grace,
+        log_cap=context.log_cap,
+        segment=max(1, min(context.log_cap // 4, _SEGMENT)),
+        rmdirs=[file.rpartition("/")[0] for file in _join_files(host, group)],
+        sync=context.durable,
+        drain=_DRAIN,
+        thaw=[(freezer[0], freezer[2])] if freezer else [],
+        input="pipe" if x.request.stdin_open else None,
+        patience=_PATIENCE,
+    )
+
+
+def _owner(token: str) -> int:
+    """The user and group of one VM's monitor: what breaks out of a guest meets no other VM of the same user."""
+    return _FIRST_ID + int.from_bytes(token.encode()[-4:], "big") % (1 << 27)
+
+
+def _join_files(host: Host, group: str) -> list[str]:
+    """The `cgroup.procs` of the VM's own cgroups, which are made here."""
+    files = []
+    for hierarchy in host.cgroups.hierarchies:
+        wanted = host.cgroups.mode == "v2" if hierarchy.version == 2 else bool(hierarchy.controllers & _GROUPS)
+        if wanted and hierarchy.writable:
+            folder = Path(f"{hierarchy.mount}/{group}")
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            files.append(f"{folder}/cgroup.procs")
+    return files
+
+
+def _user(launch: Launch, plan: Plan, params: QemuParams, rootfs: Callable[[str], Path]) -> User:
+    if plan.root is not None:
+        root = launch.keep(reopen(plan.root, field="$.engine_spec.params.image").fd)
+    else:
+        root = launch.keep(os.open(rootfs(plan.digest or ""), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    return resolve_user(root, plan.image.user if params.user is None else params.user)
+
+
+def _files(hostname: str, volumes: Volumes) -> dict[str, bytes]:
+    """What Docker writes below /etc; what a volume covers is the volume's."""
+    covered = {mount.target for mount in volumes.mounts}
+    hosts = hosts_file(hostname, "127.0.0.1").encode("utf-8", "surrogateescape")
+    found = {"/etc/hosts": hosts, "/etc/hostname": f"{hostname}\n".encode(), "/etc/resolv.conf": b""}
+    return {path: data for path, data in found.items() if not {path, "/etc"} & covered}
+
+
+def _volumes(volumes: Volumes) -> list[guest.GuestVolume]:
+    return [
+        guest.GuestVolume(kind="tmpfs", target=mount.target, size=mount.size or 0)
+        for mount in volumes.mounts
+        if mount.grant is None
+    ]
+
+
+def _disk(path: Path, *, read_only: bool) -> int:
+    return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _readable(path: str) -> int:
+    """Opened, and to be opened anew by the monitor's own user: what lies in our cache is in a folder of ours alone."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        if not mode & 0o004:
+            os.fchmod(fd, mode | 0o044)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _stdin(launch: Launch, x: Execution, plan: Plan) -> int | None:
+    if plan.volumes.stdin is not None:
+        fd = launch.keep(reopen(plan.volumes.stdin, field="$.stdin_file").fd)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise InvalidRequest("stdin_file is no regular file", path="$.stdin_file", mend="Name a file")
+        return fd
+    return launch.keep(_memory("stdin", x.request.stdin)) if x.request.stdin else None
+
+
+def _memory(name: str, data: bytes) -> int:
+    """In memory: what a job is told may be secret, and is gone with the last descriptor."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

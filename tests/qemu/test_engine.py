@@ -1,0 +1,122 @@
+"""A job in a microVM by the ordinary API: its end, its streams, its stops. One boot a test, a few seconds each."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dms_executor import ByteSize, ExecutionRequest, Executor, LogStreamRequest, Resources
+from dms_executor.errors import NotSupported, StartFailed
+from dms_executor.policy import Policy
+from dms_executor.qemu import QemuSpec
+from dms_executor.types import ExecutionResult, Settings
+from tests import qemus
+
+pytestmark = qemus.needed
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests: kernel, initrd and root image are made once."""
+    return tmp_path_factory.mktemp("qemu") / "state"
+
+
+@pytest.fixture
+async def executor(state: Path, rootfs: Path) -> AsyncIterator[Executor]:
+    policy = Policy(read_roots=(rootfs,), missing_defaults="record")
+    async with Executor.open(state, policy=policy, settings=Settings(engines={"qemu": qemus.settings()})) as opened:
+        yield opened
+
+
+def job(rootfs: Path, name: str, *cmd: str, **fields: Any) -> ExecutionRequest:
+    params = fields.pop("params", {})
+    spec = QemuSpec(image=f"rootfs:{rootfs}", cmd=list(cmd), **params).build()
+    return ExecutionRequest(job_id="job", execution_id=name, engine_spec=spec, **fields)
+
+
+async def run(executor: Executor, rootfs: Path, name: str, script: str, **fields: Any) -> ExecutionResult:
+    return await executor.run(job(rootfs, name, "sh", "-c", script, **fields))
+
+
+async def test_both_streams_and_the_code_come_back(executor: Executor, rootfs: Path) -> None:
+    result = await run(
+        executor, rootfs, "both", "echo out; echo err >&2; uname -n; exit 7", params={"hostname": "there"}
+    )
+    assert (result.status, result.reason, result.exit_code) == ("failed", "exited", 7), result
+    assert (result.stdout, result.stderr) == (b"out\nthere\n", b"err\n")
+    assert result.usage.cpu_seconds is not None
+
+
+async def test_a_kernel_of_its_own_runs_the_job(executor: Executor, rootfs: Path) -> None:
+    result = await run(executor, rootfs, "kernel", "cat /proc/sys/kernel/random/boot_id")
+    here = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    assert result.exit_code == 0, result
+    assert result.stdout != here
+
+
+async def test_what_is_given_as_stdin_arrives_whole(executor: Executor, rootfs: Path) -> None:
+    data = os.urandom(1 << 20)
+    result = await run(executor, rootfs, "stdin", "md5sum; echo rest", stdin=data)
+    assert result.stdout.split() == [hashlib.md5(data).hexdigest().encode(), b"-", b"rest"], result
+
+
+async def test_a_missing_command_is_said_at_the_start(executor: Executor, rootfs: Path) -> None:
+    with pytest.raises(StartFailed, match="/no/such") as caught:
+        await executor.run(job(rootfs, "missing", "/no/such"))
+    assert caught.value.errno == 2
+
+
+async def test_a_cancel_reaches_the_job(executor: Executor, rootfs: Path) -> None:
+    script = "trap 'echo stopped; exit 5' TERM; echo ready; while :; do sleep 1 & wait $!; done"
+    await executor.start(job(rootfs, "cancel", "sh", "-c", script))
+    async with await executor.get_log_stream(LogStreamRequest(execution_id="cancel", follow=True)) as stream:
+        async for chunk in stream:
+            if b"ready" in chunk:
+                break
+    await executor.cancel("cancel", grace=60)
+    result = await executor.wait("cancel")
+    assert (result.status, result.exit_code, result.stdout) == ("cancelled", 5, b"ready\nstopped\n"), result
+
+
+async def test_the_end_of_the_monitor_is_no_result(executor: Executor, rootfs: Path) -> None:
+    await executor.start(job(rootfs, "lost", "sleep", "1000"))
+    info = await executor.inspect("lost")
+    os.kill(_monitor(int(info.engine_ids["shim"])), signal.SIGKILL)
+    result = await asyncio.wait_for(executor.wait("lost"), 60)
+    assert (result.status, result.reason, result.exit_code) == ("failed", "engine_lost", None), result
+
+
+async def test_memory_is_the_job_s_and_its_end_says_so(executor: Executor, rootfs: Path) -> None:
+    result = await run(
+        executor,
+        rootfs,
+        "oom",
+        "echo before; exec dd if=/dev/zero of=/dev/null bs=512M count=1",
+        resources=Resources(memory=ByteSize("32MiB")),
+    )
+    assert (result.reason, result.exit_code, result.stdout) == ("oom_killed", 137, b"before\n"), result
+
+
+async def test_a_network_is_refused_before_anything_is_made(executor: Executor, rootfs: Path) -> None:
+    with pytest.raises(NotSupported, match="network"):
+        await executor.run(job(rootfs, "network", "true", network="user"))
+    assert "network" not in [info.request.execution_id for info in await executor.list()]
+
+
+def _monitor(shim: int) -> int:
+    """QEMU: the shim runs dms-vm, which runs it."""
+    for child in _children(shim):
+        for grandchild in _children(child):
+            return grandchild
+    raise AssertionError(f"{shim} has no grandchild")
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
