@@ -1,4 +1,4 @@
-"""Compiles `dms-shim`, `dms-init`, `dms-vm` and `dms-guest`. The one place that knows their sources; the build hook and the tests use it.
+"""Compiles the programs of `native/`. The one place that knows their sources; the build hook and the tests use it.
 
 python native/build.py OUTPUT [--sanitize] [--fuzz]
 """
@@ -39,7 +39,9 @@ PROGRAMS: dict[str, list[str]] = {
         *("guest_outputs.c", "usage.c", "files.c", "pack.c", "links.c", "extents.c", "tar_write.c"),
     ],
 }
-FUZZ: dict[str, list[str]] = {"dms-fuzz": [*SHARED, "fuzz.c", "config.c", "usage.c", "json.c", "open.c", "guest_config.c"]}
+FUZZ: dict[str, list[str]] = {
+    "dms-fuzz": [*SHARED, "fuzz.c", "config.c", "usage.c", "json.c", "open.c", "guest_config.c"]
+}
 
 WARNINGS = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Werror"]
 # musl's CMSG_NXTHDR compares a size with a difference.

@@ -17,7 +17,7 @@ enum guest_volume_kind { VOLUME_FOLDER = 1, VOLUME_FILE = 2, VOLUME_TMPFS = 3, V
 
 struct guest_volume {
     enum guest_volume_kind kind;
-    uint64_t size; /* of a tmpfs, 0: no limit of its own */
+    uint64_t size; /* of a tmpfs, 0: no limit of its own; of an output its number */
     const char *device, *target; /* an output may have none, and begins empty */
 };
 

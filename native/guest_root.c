@@ -129,7 +129,6 @@ static int make_output(const struct guest_config *config, size_t number, const c
 static int mount_sources(const struct guest_config *config)
 {
     char image[64];
-    size_t outputs = 0;
     if (make_folder("/inputs") != 0)
         return -1;
     for (size_t i = 0; i < config->volume_count; i++) {
@@ -137,7 +136,7 @@ static int mount_sources(const struct guest_config *config)
         numbered("/inputs", i, image, sizeof image);
         if (volume->kind != VOLUME_TMPFS && volume->device[0] != 0 && mount_image(volume->device, image) != 0)
             return -1;
-        if (volume->kind == VOLUME_OUTPUT && make_output(config, outputs++, volume->device, image) != 0)
+        if (volume->kind == VOLUME_OUTPUT && make_output(config, volume->size, volume->device, image) != 0)
             return -1;
     }
     return 0;
@@ -158,7 +157,7 @@ const char *guest_root_layers(const struct guest_config *config)
     return NULL;
 }
 
-static int mount_volume(size_t index, size_t *outputs, const struct guest_volume *volume)
+static int mount_volume(size_t index, const struct guest_volume *volume)
 {
     char there[64], text[80];
     switch (volume->kind) {
@@ -168,7 +167,7 @@ static int mount_volume(size_t index, size_t *outputs, const struct guest_volume
         snprintf(text, sizeof text, "/inputs/%zu/file", index);
         return bind_on(text, volume->target, false, MS_RDONLY | SAFE);
     case VOLUME_OUTPUT:
-        return bind_on(numbered(GUEST_OUTPUTS, (*outputs)++, text, sizeof text), volume->target, true, SAFE);
+        return bind_on(numbered(GUEST_OUTPUTS, volume->size, text, sizeof text), volume->target, true, SAFE);
     case VOLUME_TMPFS:
         break;
     }
@@ -242,7 +241,6 @@ static int switch_root(void)
 const char *guest_root_enter(const struct guest_config *config)
 {
     static char text[512];
-    size_t outputs = 0;
     if (mount_system(config) != 0)
         return "cannot mount the job's system folders";
     for (size_t i = 0; i < config->file_count; i++)
@@ -251,7 +249,7 @@ const char *guest_root_enter(const struct guest_config *config)
             return text;
         }
     for (size_t i = 0; i < config->volume_count; i++)
-        if (mount_volume(i, &outputs, &config->volumes[i]) != 0) {
+        if (mount_volume(i, &config->volumes[i]) != 0) {
             snprintf(text, sizeof text, "cannot mount %.400s", config->volumes[i].target);
             return text;
         }

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dms_executor import ByteSize, ExecutionRequest, Executor, LogStreamRequest, Resources
+from dms_executor import ByteSize, ExecutionRequest, Executor, LogStreamRequest, Resources, StorageVolume
 from dms_executor.errors import NotSupported, StartFailed
 from dms_executor.policy import Policy
 from dms_executor.qemu import QemuSpec
@@ -28,9 +28,15 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("qemu") / "state"
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What requests may name."""
+    return tmp_path_factory.mktemp("named")
+
+
 @pytest.fixture
-async def executor(state: Path, rootfs: Path) -> AsyncIterator[Executor]:
-    policy = Policy(read_roots=(rootfs,), missing_defaults="record")
+async def executor(state: Path, rootfs: Path, folder: Path) -> AsyncIterator[Executor]:
+    policy = Policy(read_roots=(rootfs, folder), write_roots=(folder,), missing_defaults="record")
     async with Executor.open(state, policy=policy, settings=Settings(engines={"qemu": qemus.settings()})) as opened:
         yield opened
 
@@ -102,6 +108,32 @@ async def test_memory_is_the_job_s_and_its_end_says_so(executor: Executor, rootf
         resources=Resources(memory=ByteSize("32MiB")),
     )
     assert (result.reason, result.exit_code, result.stdout) == ("oom_killed", 137, b"before\n"), result
+
+
+async def test_outputs_come_back_above_what_was_there(executor: Executor, rootfs: Path, folder: Path) -> None:
+    (folder / "given").mkdir()
+    (folder / "given" / "file").write_text("given")
+    (folder / "old").mkdir()
+    (folder / "old" / "kept").write_text("kept")
+    script = "cat /in/file /one /out/kept; echo new >/out/sub; echo x >/results/y; touch /in/z || exit 4"
+    result = await run(
+        executor,
+        rootfs,
+        "outputs",
+        script,
+        inputs=[
+            StorageVolume(source=str(folder / "given"), target="/in"),
+            StorageVolume(source=str(folder / "given" / "file"), target="/one"),
+            StorageVolume(source=str(folder / "old"), target="/out", read_only=False),
+        ],
+        outputs=[StorageVolume(target="/results")],
+        results_dir=str(folder / "results"),
+        resources=Resources(disk=ByteSize("64MiB")),
+    )
+    assert (result.exit_code, result.stdout) == (4, b"givengivenkept"), result
+    assert {path.name: path.read_text() for path in (folder / "old").iterdir()} == {"kept": "kept", "sub": "new\n"}
+    assert (folder / "results" / "outputs" / "results" / "y").read_text() == "x\n"
+    assert (folder / "results" / "exit_code").read_text() == "4\n"
 
 
 async def test_a_network_is_refused_before_anything_is_made(executor: Executor, rootfs: Path) -> None:

@@ -38,7 +38,8 @@ _NUMBERS = {  # https://github.com/torvalds/linux/blob/master/include/uapi/linux
 
 class GuestVolume(msgspec.Struct, frozen=True, kw_only=True):
     """One mount of the job. `kind`: `folder` and `file` are images on `device`, `tmpfs` has `size` bytes (0: the job's
-    memory bounds it), `output` is the output of the number in `device`.
+    memory bounds it), `output` comes back as the stream of the number `size`; on `device` is
+    what it holds already, if anything.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class GuestVolume(msgspec.Struct, frozen=True, kw_only=True):
 
 class GuestJob(msgspec.Struct, frozen=True, kw_only=True):
     """`has_input`: the job's stdin is a pipe, else empty. `disk`: the device that it may write to; None: a tmpfs.
+    `outputs`: the device on which what it wrote comes back.
 
     `files`: by their path, read-only. `scripts`: encoded provision scripts. `terminal`: columns and rows.
     """
@@ -62,6 +64,7 @@ class GuestJob(msgspec.Struct, frozen=True, kw_only=True):
     has_input: bool = False
     read_only_root: bool = False
     disk: str | None = None
+    outputs: str | None = None
     files: Mapping[str, bytes] = {}
     volumes: list[GuestVolume] = []
     scripts: bytes = b""
@@ -93,6 +96,8 @@ def _entries(job: GuestJob) -> Iterator[tuple[int, bytes]]:
     yield from ((12, os.fsencode(path) + b"\0" + data) for path, data in job.files.items())
     if job.disk is not None:
         yield 13, os.fsencode(job.disk)
+    if job.outputs is not None:
+        yield 16, os.fsencode(job.outputs)
     for volume in job.volumes:
         head = struct.pack("<IQ", _KINDS[volume.kind], volume.size)
         yield 14, head + os.fsencode(volume.device) + b"\0" + os.fsencode(volume.target)

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -80,7 +81,7 @@ async def collect(cache: Path, age: float) -> int:
 
 
 async def fingerprint(tree: Path) -> str:
-    """A key for a folder of the user's own: another one as soon as anything in it changes.
+    """A key for a folder or a file of the user's own: another one as soon as anything in it changes.
 
     By what the kernel says of each file; nobody but the kernel sets a ctime. Raises `InvalidRequest`.
     """
@@ -109,6 +110,9 @@ def _opened(tree: Path) -> int:
 def _fingerprint(tree: Path) -> str:
     digest = hashlib.sha256()
     try:
+        found = tree.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            return hashlib.sha256(_line(b"", found)).hexdigest()
         fd = _opened(tree)
         try:
             digest.update(_line(b"", os.fstat(fd)))

@@ -10,6 +10,7 @@ from ..images import Reference, parse_reference
 from ..images.asked import check_platform_of, grant_image
 from ..images.params import PARAMS
 from ..limits import Limits, check_least, limits_of
+from ..microvm.drives import MOST
 from ..policy import Grant, Policy
 from ..scripts import check_scripts
 from ..types import ExecutionRequest
@@ -19,7 +20,7 @@ from .spec import QemuParams, QemuSettings, checked_params
 __all__ = ["ENGINE", "check_paths", "check_request", "guest_limits"]
 
 ENGINE = "qemu"
-_ENFORCED = ("cpu", "memory", "pids")
+_ENFORCED = ("cpu", "memory", "pids", "disk")
 _LEAST_MEMORY = 4 << 20
 
 
@@ -38,7 +39,6 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[QemuParams
         ("$.devices", request.devices),
         ("$.resources.gpus", request.resources.gpus),
         ("$.tty", request.tty),
-        ("$.resources.disk", request.resources.disk),
     ):
         if named:
             raise _lacking(field, "Leave it out, or use the engine oci")
@@ -60,6 +60,12 @@ def check_paths(
     """Opens every host path that the request names; gives the image's grant. Makes nothing. Blocks."""
     grant = grant_image(reference, policy, refused)
     verify_volumes(request, policy, refused)
+    for index, volume in enumerate(request.inputs):
+        if volume.type == "bind" and volume.read_only is False:
+            field = f"$.inputs[{index}]"
+            with policy.open(volume.source or "", write=True, field=f"{field}.source", refused=refused) as granted:
+                if not granted.is_dir:
+                    raise _lacking(f"{field}.read_only of a file", "Give the folder that it lies in")
     return grant
 
 
@@ -75,11 +81,9 @@ def _no_reason(limit: str) -> tuple[str, str]:
 
 
 def _check_mounts(request: ExecutionRequest) -> None:
-    for index, volume in enumerate(request.inputs):
-        if volume.type == "bind":
-            raise _lacking(f"$.inputs[{index}]", "Use the engine oci")
-    if request.outputs:
-        raise _lacking("$.outputs", "Use the engine oci")
+    mounts = len(request.inputs) + len(request.outputs)
+    if mounts > MOST:
+        raise InvalidRequest(f"{mounts} inputs and outputs", path="$.inputs", mend=f"At most {MOST} together")
 
 
 def _lacking(field: str, mend: str) -> NotSupported:

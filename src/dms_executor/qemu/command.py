@@ -23,10 +23,15 @@ _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=d
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
-    """`fd`: as this process has it opened, for reading or for both."""
+    """`fds`: as this process has it opened: for reading, and once more for both where the guest writes to it. QEMU
+    takes the one that fits each of its own openings.
+    """
 
-    fd: int
-    read_only: bool = True
+    fds: list[int]
+
+    @property
+    def read_only(self) -> bool:
+        return len(self.fds) == 1
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,10 +61,13 @@ def qemu_argv(machine: Machine, disks: Sequence[Disk]) -> list[str]:
     argv += ["-chardev", f"socket,id=console,fd={_CONSOLE_FD}", "-serial", "chardev:console"]
     argv += ["-device", "virtio-serial-device", "-chardev", f"socket,id=channel,fd={_CHANNEL_FD}"]
     argv += ["-device", f"virtserialport,chardev=channel,name={CHANNEL}"]
+    place = FIRST_DISK
     for number, disk in enumerate(disks):
         # Nothing on a disk outlives the VM but what is read after its end: no flush of the host's is worth its time.
         access = "readonly=on" if disk.read_only else "readonly=off"
-        argv += ["-add-fd", f"fd={FIRST_DISK + number},set={number}"]
+        for fd in range(place, place + len(disk.fds)):
+            argv += ["-add-fd", f"fd={fd},set={number}"]
+        place += len(disk.fds)
         argv += ["-drive", f"id=d{number},if=none,format=raw,{access},file=/dev/fdset/{number},cache=unsafe"]
         argv += ["-device", f"virtio-blk-device,drive=d{number}"]
     return argv

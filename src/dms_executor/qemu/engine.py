@@ -8,6 +8,7 @@ shim's.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from ..images.asked import grant_image
 from ..images.serving import EngineImages, ServesImages
 from ..limits import loosened_by
 from ..microvm import initrd, rootimage
+from ..microvm.drives import ROOT, collect_drives, lend_folder, make_drives
 from ..policy import Grant, reopen
 from ..processes import boot_id
 from ..supervisor import binary
@@ -43,7 +45,7 @@ from ..volumes import Volumes, collect, grant_volumes
 from . import check
 from .host import Host, capacity, find_kernel, prepare_host
 from .launch import Launch, assemble
-from .plan import FOLDER, ROOT, Plan
+from .plan import FOLDER, Plan
 from .spec import QemuParams, QemuSettings, checked_params, checked_settings
 from .words import last_words, told
 
@@ -52,7 +54,11 @@ if TYPE_CHECKING:
 
 __all__ = ["QemuEngine"]
 
-_CAPABILITIES = frozenset({"pause", "stats", "attach", "exact_signal", "oom_detection", "cpu", "memory", "pids"})
+_CAPABILITIES = frozenset(
+    {"pause", "stats", "attach", "exact_signal", "oom_detection", "cpu", "memory", "pids", "disk"}
+)
+_OUTPUTS = 8 << 30  # bytes that a job may write to its outputs where its request names no disk
+_LOG = logging.getLogger("dms_executor.qemu")
 _GONE = 5.0  # seconds for a shim to end once it was told to
 # Those that such a guest uses: each costs an emulated boot a tenth of a second. In the order of loading.
 _MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "overlay", "?crc32c_generic", "erofs")
@@ -131,7 +137,10 @@ class QemuEngine(ServesImages, Engine):
             image, digest = brought.config, brought.digest
             await rootimage.lend_image(self._store, digest, x.folder / FOLDER / ROOT)
         elif grant is not None:
-            await self._lend_folder(grant, x.folder / FOLDER / ROOT)
+            with await asyncio.to_thread(reopen, grant, field="$.engine_spec.params.image") as granted:
+                await lend_folder(granted, self._cache("roots"), x.folder / FOLDER / ROOT)
+        most = limits.disk or _OUTPUTS
+        await make_drives(volumes, x.folder / FOLDER, self._cache("inputs"), disk=limits.disk, most=most)
         root = None if digest else grant
         plan = Plan(
             image=image,
@@ -216,8 +225,14 @@ class QemuEngine(ServesImages, Engine):
         await self._keeping.stop(x, signum, grace)
 
     async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
-        """Fills `results_dir`. Raises `PolicyDenied`."""
+        """Unpacks the outputs, and fills `results_dir`. Raises `PolicyDenied`, `CopyFailed`.
+
+        A guest that was lost has written none.
+        """
         volumes = msgspec.convert(h.state.get("volumes", {}), known(Volumes))
+        if exit.lost is None and exit.started_at is not None:
+            for text in await collect_drives(volumes, x.folder / FOLDER):
+                _LOG.warning("outputs: %s", text, extra={"execution_id": x.id, "engine": self.name})
         return await asyncio.to_thread(collect, volumes, x.folder, exit.code)
 
     async def destroy(self, x: Execution, h: Handle | None) -> None:
@@ -262,12 +277,6 @@ class QemuEngine(ServesImages, Engine):
         policy, request = self._context.policy, x.request
         _, reference = check.check_request(request, policy)
         return grant_image(reference, policy, self._refused), grant_volumes(request, policy, self._refused)
-
-    async def _lend_folder(self, grant: Grant, place: Path) -> None:
-        granted = await asyncio.to_thread(reopen, grant, field="$.engine_spec.params.image")
-        with granted:
-            tree = Path(f"/proc/{os.getpid()}/fd/{granted.fd}")
-            await rootimage.lend(tree, self._cache("roots"), await rootimage.fingerprint(tree), place)
 
     def _group(self, host: Host, x: Execution) -> str:
         return host.job_group(self._settings.cgroup_parent, x.token)

@@ -10,22 +10,26 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from ..engine import EngineContext, Execution
 from ..errors import InvalidRequest
 from ..images import command_of
 from ..images.job import directory_of, environment_of
-from ..images.users import User, resolve_user
+from ..images.users import resolve_user
 from ..microvm import guest
+from ..microvm.drives import Drives, drives_of
 from ..networks import hosts_file
 from ..policy import reopen
 from ..programs import ENVIRONMENT
 from ..scripts import encoded_scripts
 from ..supervisor import binary, spec
 from ..supervisor.spawning import mapped
+from ..targets import landed
 from ..volumes import Volumes
 from .command import Disk, Machine, qemu_argv
 from .host import Host
-from .plan import FOLDER, ROOT, Plan
+from .plan import FOLDER, Plan
 from .spec import QemuParams, QemuSettings
 
 __all__ = ["Launch", "assemble"]
@@ -33,6 +37,7 @@ __all__ = ["Launch", "assemble"]
 _SEGMENT = 64 << 20  # bytes of one file of the log
 _DRAIN = 1.0  # seconds that a stream may stay open once the job is gone
 _PATIENCE = 10.0  # seconds that a guest has for its job's end once it was told to kill it
+_PATIENCE_WITH_OUTPUTS = 120.0  # and for writing them
 _FIRST_ID = 0x70000000  # where the users of VMs begin: nobody's
 _GROUPS = frozenset({"cpu", "cpuacct", "memory", "pids", "freezer", "blkio"})
 
@@ -68,8 +73,11 @@ def assemble(
     """Makes the VM's cgroups and opens everything. Blocks. Closes all again on an error."""
     launch = Launch()
     try:
-        job = _job(launch, x, plan, params, rootfs)
-        launch.spec = _shim_spec(launch, x, plan, job, host, context, settings, stop_signal)
+        lower = launch.keep(_open_root(plan, rootfs))
+        plan = msgspec.structs.replace(plan, volumes=landed(lower, plan.volumes))
+        drives = drives_of(plan.volumes, x.folder / FOLDER)
+        job = _job(x, plan, params, lower, drives)
+        launch.spec = _shim_spec(launch, x, plan, drives, job, host, context, settings, stop_signal)
     except OSError as error:
         launch.close()
         raise mapped(error, "the microVM cannot be prepared") from error
@@ -79,10 +87,10 @@ def assemble(
     return launch
 
 
-def _job(launch: Launch, x: Execution, plan: Plan, params: QemuParams, rootfs: Callable[[str], Path]) -> guest.GuestJob:
+def _job(x: Execution, plan: Plan, params: QemuParams, root: int, drives: Drives) -> guest.GuestJob:
     request = x.request
     hostname = params.hostname or x.token[:12]
-    user = _user(launch, plan, params, rootfs)
+    user = resolve_user(root, plan.image.user if params.user is None else params.user)
     return guest.GuestJob(
         argv=command_of(plan.image, params.entrypoint, params.cmd),
         environment=environment_of(params, plan.image, request, user, hostname),
@@ -93,7 +101,9 @@ def _job(launch: Launch, x: Execution, plan: Plan, params: QemuParams, rootfs: C
         has_input=bool(request.stdin) or plan.volumes.stdin is not None or request.stdin_open,
         read_only_root=params.read_only_root,
         files=_files(hostname, plan.volumes),
-        volumes=_volumes(plan.volumes),
+        disk=drives.scratch,
+        outputs=drives.outputs,
+        volumes=drives.volumes,
         scripts=encoded_scripts(request.provision_scripts),
     )
 
@@ -102,6 +112,7 @@ def _shim_spec(
     launch: Launch,
     x: Execution,
     plan: Plan,
+    drives: Drives,
     job: guest.GuestJob,
     host: Host,
     context: EngineContext,
@@ -110,7 +121,11 @@ def _shim_spec(
 ) -> spec.ShimSpec:
     group = host.job_group(settings.cgroup_parent, x.token)
     freezer = host.cgroups.freezer(group)
-    disks = [Disk(fd=launch.keep(_disk(x.folder / FOLDER / ROOT, read_only=True)))]
+    disks = []
+    for drive in drives.files:
+        modes = (os.O_RDONLY,) if drive.read_only else (os.O_RDONLY, os.O_RDWR)
+        path, flags = x.folder / FOLDER / drive.name, os.O_NOFOLLOW | os.O_CLOEXEC
+        disks.append(Disk(fds=[launch.keep(os.open(path, mode | flags)) for mode in modes]))
     machine = Machine(
         program=host.program,
         accelerator=host.accelerator,
@@ -130,7 +145,7 @@ def _shim_spec(
         launch.keep(_memory("guest", guest.encode(job))),
         launch.keep(_readable(plan.kernel)),
         launch.keep(_readable(plan.initrd)),
-        *(disk.fd for disk in disks),
+        *(fd for disk in disks for fd in disk.fds),
     ]
     return spec.ShimSpec(
         argv=[*argv, "--", *qemu_argv(machine, disks)],
@@ -150,7 +165,7 @@ def _shim_spec(
         drain=_DRAIN,
         thaw=[(freezer[0], freezer[2])] if freezer else [],
         input="pipe" if x.request.stdin_open else None,
-        patience=_PATIENCE,
+        patience=_PATIENCE_WITH_OUTPUTS if drives.outputs else _PATIENCE,
     )
 
 
@@ -171,12 +186,10 @@ def _join_files(host: Host, group: str) -> list[str]:
     return files
 
 
-def _user(launch: Launch, plan: Plan, params: QemuParams, rootfs: Callable[[str], Path]) -> User:
+def _open_root(plan: Plan, rootfs: Callable[[str], Path]) -> int:
     if plan.root is not None:
-        root = launch.keep(reopen(plan.root, field="$.engine_spec.params.image").fd)
-    else:
-        root = launch.keep(os.open(rootfs(plan.digest or ""), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-    return resolve_user(root, plan.image.user if params.user is None else params.user)
+        return reopen(plan.root, field="$.engine_spec.params.image").fd
+    return os.open(rootfs(plan.digest or ""), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _files(hostname: str, volumes: Volumes) -> dict[str, bytes]:
@@ -185,18 +198,6 @@ def _files(hostname: str, volumes: Volumes) -> dict[str, bytes]:
     hosts = hosts_file(hostname, "127.0.0.1").encode("utf-8", "surrogateescape")
     found = {"/etc/hosts": hosts, "/etc/hostname": f"{hostname}\n".encode(), "/etc/resolv.conf": b""}
     return {path: data for path, data in found.items() if not {path, "/etc"} & covered}
-
-
-def _volumes(volumes: Volumes) -> list[guest.GuestVolume]:
-    return [
-        guest.GuestVolume(kind="tmpfs", target=mount.target, size=mount.size or 0)
-        for mount in volumes.mounts
-        if mount.grant is None
-    ]
-
-
-def _disk(path: Path, *, read_only: bool) -> int:
-    return os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _readable(path: str) -> int:

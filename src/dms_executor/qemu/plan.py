@@ -12,10 +12,9 @@ from ..policy import Grant
 from ..typed import known
 from ..volumes import Volumes
 
-__all__ = ["FOLDER", "ROOT", "Plan"]
+__all__ = ["FOLDER", "Plan"]
 
 FOLDER = "vm"  # in the execution's folder: the disks, gone with the VM
-ROOT = "root.img"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
