@@ -44,14 +44,14 @@ def _daemons(engine: str, network: str) -> DaemonSubject:
 _DOCKER, _PODMAN = _daemons("docker", "bridge"), _daemons("podman", "slirp4netns")
 
 
-_QEMU = QemuSubject(image="", engine="qemu", traits=_PLAIN.traits - {"volumes"})
+_QEMU = QemuSubject(image="", engine="qemu", traits=_PLAIN.traits | {"slow_preparation"})
 
 # What happens in these sections is above the engine, or inside the job by our own helper: docker's subject goes through
 # them on the same code. Podman's goes through one line of each, and through the rest where there is time (`.ci/full`).
 _SPARED = ("capacity", "close", "identity", "listing", "paths", "requests", "retention", "waiting")
 _SPARED += ("copies", "outputs", "processes", "provision", "trees")
 # Each job of qemu's boots a kernel: one line of each section but these.
-_WHOLE = ("results", "starting")
+_WHOLE = ("results",)
 _ALL = "DMS_EXECUTOR_ALL_LINES"
 
 
@@ -89,10 +89,12 @@ def subject(request: pytest.FixtureRequest) -> Subject:
         image, cdi = session.with_image(rootfs), [str(request.getfixturevalue("cdi_folder"))]
         settings = {"socket": str(session.daemon().socket), "cdi_folders": cdi}
         return dataclasses.replace(chosen, image=image, slow_image=slow_image(), engine_settings=settings)
-    if isinstance(chosen, QemuSubject):
-        settings = {"kernel_image": str(request.getfixturevalue("kernel_image"))}
-        return dataclasses.replace(chosen, image=f"rootfs:{rootfs}", engine_settings=settings)
     layout, unpacker = request.getfixturevalue("layout"), request.getfixturevalue("slow_unpacker")
+    if isinstance(chosen, QemuSubject):
+        settings = {"kernel_image": str(request.getfixturevalue("kernel_image")), "umoci": str(unpacker)}
+        return dataclasses.replace(
+            chosen, image=f"rootfs:{rootfs}", slow_image=f"oci:{layout}", engine_settings=settings
+        )
     return dataclasses.replace(
         chosen,
         image=f"rootfs:{rootfs}",

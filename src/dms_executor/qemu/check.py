@@ -42,12 +42,12 @@ def check_request(request: ExecutionRequest, policy: Policy) -> tuple[QemuParams
     ):
         if named:
             raise _lacking(field, "Leave it out, or use the engine oci")
+    check_scripts(request)
     if not request.init:
         raise _lacking("$.init", "Leave init out")
     memory = request.resources.memory
     if memory is not None and memory < _LEAST_MEMORY:
         raise InvalidRequest(f"{memory} is too little to run", path="$.resources.memory", mend="At least 4MiB")
-    check_scripts(request)
     check_least(request)
     check_volumes(request, ENGINE)
     _check_mounts(request)
