@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 __all__ = ["QemuEngine"]
 
 _CAPABILITIES = frozenset(
-    {"pause", "stats", "attach", "exact_signal", "oom_detection", "cpu", "memory", "pids", "disk"}
+    {"pause", "stats", "attach", "exact_signal", "oom_detection", "cpu", "memory", "pids", "disk", "images"}
 )
 _OUTPUTS = 8 << 30  # bytes that a job may write to its outputs where its request names no disk
 _LOG = logging.getLogger("dms_executor.qemu")
