@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from dms_executor.docker import devices
+from dms_executor.docker import PodmanEngine, devices
+from dms_executor.docker.dialect import PODMAN
 from dms_executor.errors import EngineUnavailable, NotSupported, StartFailed
 from dms_executor.types import GPU, Resources
 
@@ -20,8 +22,13 @@ from .session import Bench, opened
 __all__ = ["fake_host"]
 
 
+@pytest.fixture(params=["docker", "podman"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-async def bench(tmp_path: Path, rootfs: Path, fake_host: FakeHost) -> AsyncIterator[Bench]:
+async def bench(tmp_path: Path, rootfs: Path, fake_host: FakeHost, engine: str) -> AsyncIterator[Bench]:
     (tmp_path / "cdi").mkdir()
     fake_host.node("kfd")
     fake_host.add("amd", "0000:0a:00.0", "card2", "renderD128")
@@ -33,12 +40,14 @@ async def bench(tmp_path: Path, rootfs: Path, fake_host: FakeHost) -> AsyncItera
         os.chown(fake_host.root / "dev" / node, 0, group)
         (fake_host.root / "dev" / node).chmod(0o660)
     settings: dict[str, Any] = {"cdi_folders": [str(tmp_path / "cdi")], "cdi_hooks": "skip"}
-    async with opened(tmp_path / "state", rootfs, **settings) as ready:
+    async with opened(tmp_path / "state", rootfs, engine=engine, **settings) as ready:
         yield ready
 
 
 def _nodes(told: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(each["PathInContainer"], each["CgroupPermissions"]) for each in told["HostConfig"]["Devices"] or []]
+    """Podman keeps the permissions, and does not tell them."""
+    devices = told["HostConfig"]["Devices"] or []
+    return [(each["PathInContainer"], each["CgroupPermissions"] or "rw") for each in devices]
 
 
 async def test_amd_by_its_address(bench: Bench, fake_host: FakeHost) -> None:
@@ -47,9 +56,10 @@ async def test_amd_by_its_address(bench: Bench, fake_host: FakeHost) -> None:
     assert _nodes(told) == [("/dev/dri/card2", "rw"), ("/dev/dri/renderD128", "rw"), ("/dev/kfd", "rw")]
     dev = fake_host.root / "dev"
     on_host = [each["PathOnHost"] for each in told["HostConfig"]["Devices"]]
-    assert on_host == [str(dev / "dri/card2"), str(dev / "dri/renderD128"), str(dev / "kfd")]
+    if bench.engine == "docker":  # Podman tells another node of the same number
+        assert on_host == [str(dev / "dri/card2"), str(dev / "dri/renderD128"), str(dev / "kfd")]
     assert told["HostConfig"]["GroupAdd"] == ["44", "109"], "the groups of the nodes: video and render"
-    assert not told["HostConfig"]["DeviceRequests"]
+    assert not told["HostConfig"].get("DeviceRequests")
 
 
 async def test_a_user_who_is_not_root_can_use_what_was_asked_for_and_sees_no_more(bench: Bench) -> None:
@@ -72,6 +82,29 @@ async def test_nvidia_without_its_runtime_is_refused_before_anything_is_made(ben
     assert (await bench.executor.list()) == []
 
 
+@pytest.mark.parametrize("engine", ["podman"], indirect=True)
+async def test_podman_is_asked_for_no_gpu_that_it_would_leave_out(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvidia-container-runtime-hook").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-container-runtime-hook").chmod(0o755)
+    monkeypatch.setattr(devices, "_PATH", str(tmp_path))
+    with pytest.raises(EngineUnavailable, match="CDI"):
+        await bench.run("true", resources=Resources(gpus=[GPU(vendor="nvidia", index=0)]))
+
+
+@pytest.mark.parametrize("engine", ["podman"], indirect=True)
+async def test_a_hook_of_nvidias_gives_no_gpu_to_who_asked_for_none(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "oci-nvidia-hook.json").write_text("{}")
+    hooked = msgspec.structs.replace(PODMAN, hook_folders=(str(tmp_path),))
+    monkeypatch.setattr(PodmanEngine, "dialect", hooked)
+    asked = {"NVIDIA_VISIBLE_DEVICES": "all"}
+    assert await bench.sh("echo $NVIDIA_VISIBLE_DEVICES", environment=asked) == "void\n"
+
+
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)
 async def test_nvidia_is_handed_over_by_the_daemon(
     bench: Bench, fake_host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
