@@ -10,30 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import socket
-import struct
-import termios
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError, StartFailed
 from ..supervisor import frames
-from ..supervisor.ancillary import CREDENTIALS, is_master, sent_along
-from ..supervisor.pipes import Pipes
-from ..supervisor.record import command_errno
-from ..supervisor.shim import sentence
+from ..supervisor.ancillary import CREDENTIALS
+from ..supervisor.reported import Reported, settle
 from ..supervisor.spawning import mapped
 from ..threads import finished
-from ..types import Stream
 
 __all__ = ["Called", "Started", "open_called"]
 
 _CALL = 60.0  # seconds for a daemon and its runtime to enter a container, on a busy host
 _CLOSE = 10.0
-_DRAIN = 0.3  # seconds that a child may keep a stream open once the command has ended
-_READ = 4096
 
 
 class Started:
@@ -90,71 +82,30 @@ class _Place:
         self.kept, self.given = [], []
 
 
-class Called:
+class Called(Reported):
     """An `engine.Channel`. Made by `open_called`."""
 
     def __init__(
         self, connection: socket.socket, kept: list[int], look: Callable[[], Awaitable[Started]], terminal: bool
     ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._connection = connection
         stdin, stdout, stderr = kept
-        outputs: dict[int, Stream] = {stdout: "stdout", stderr: "stderr"}
-        self._pipes = Pipes(stdin, outputs, drain=_DRAIN)
+        super().__init__(connection, stdin, stdout, stderr, terminal=terminal)
         self._look = look
-        self._wants_terminal = terminal
-        self._decoder = frames.Decoder()
-        self._begun: asyncio.Future[None] = self._loop.create_future()
-        self._exit: asyncio.Future[int | None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._asking: asyncio.Task[None] | None = None
-        self._failure: tuple[str, int | None] | None = None
-        self._killing = False
-        self._ran = False
-        self._loop.add_reader(connection, self._readable)
+        self._loop.add_reader(connection, self._report_readable)
 
     async def started(self) -> None:
         """Waits until the command runs. Raises `StartFailed`, `ExecutionNotRunning`."""
         try:
             async with asyncio.timeout(_CALL):
-                await self._begun
+                await self._started
         except TimeoutError:
             raise StartFailed(f"the command was not started within {_CALL:.0f} s") from None
-        if self._failure is not None:
-            raise StartFailed(self._failure[0], errno=self._failure[1])
-        if not self._ran and not self._exit.done():
+        if self._failure:
+            raise StartFailed(self._failure, errno=self._errno)
+        if not self._reported and not self._exit.done():
             raise ExecutionNotRunning("the job has ended, or the command has killed its init")
-
-    async def read(self) -> tuple[Stream, bytes] | None:
-        """The next piece of output; None at the end."""
-        return await self._pipes.read()
-
-    async def write(self, data: bytes) -> None:
-        """Raises `ExecutionNotRunning` where nobody reads its input any more."""
-        await self._pipes.write(data)
-
-    def close_stdin(self) -> None:
-        """End of input."""
-        self._pipes.close_stdin()
-
-    def resize(self, columns: int, rows: int) -> None:
-        """Of the terminal, if there is one."""
-        if self._pipes.terminal is not None:
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(self._pipes.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def signal(self, signum: int) -> None:
-        """Raises `ExecutionNotRunning`."""
-        try:
-            if self._exit.done() or self._gone.done():
-                raise ExecutionNotRunning("the command has ended")
-            self._connection.send(frames.pack(frames.INIT_SIGNAL, struct.pack("<I", signum)), socket.MSG_NOSIGNAL)
-        except OSError as error:
-            raise ExecutionNotRunning("the command has ended") from error
-
-    async def wait(self) -> int | None:
-        """The exit code."""
-        return await asyncio.shield(self._exit)
 
     async def kill(self) -> None:
         """Returns once nothing of it is left. Raises `EngineUnreachable`."""
@@ -162,7 +113,7 @@ class Called:
         if self._gone.done():
             return
         with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_WR)  # the init kills what came of it, and ends
+            self._report.shutdown(socket.SHUT_WR)  # the init kills what came of it, and ends
         try:
             async with asyncio.timeout(_CLOSE):
                 await asyncio.shield(self._gone)
@@ -175,63 +126,22 @@ class Called:
             if not self._exit.done():
                 await self.kill()
             elif not self._gone.done():
-                self._leave()
+                # What the command left in the background lives on; without this word its init would kill it.
+                self._tell(frames.INIT_LEAVE)
         finally:
-            self._hang_up()
+            self._hang_up_report()
+            settle(self._gone)
             if self._asking is not None:
                 self._asking.cancel()
                 await asyncio.wait([self._asking])
             self._ended(None)
             self._pipes.close()
 
-    def _leave(self) -> None:
-        """What the command left in the background lives on; without this word its init would kill it."""
-        with contextlib.suppress(OSError):
-            self._connection.send(frames.pack(frames.INIT_LEAVE), socket.MSG_NOSIGNAL)
-
-    def _readable(self) -> None:
-        try:
-            data, control, _, _ = self._connection.recvmsg(_READ, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data, control = b"", []
-        _, master = sent_along(control)
-        try:
-            for kind, payload in self._decoder.feed(data):
-                master = self._said(kind, payload, master)
-        except frames.ProtocolError:
-            data = b""
-        if master is not None:
-            os.close(master)
-        if not data:
-            self._hang_up()
-
-    def _said(self, kind: int, payload: bytes, master: int | None) -> int | None:
-        """Serves a frame of the init; gives back the descriptor if it was not taken."""
-        if kind == frames.INIT_TERMINAL and self._wants_terminal and master is not None and is_master(master):
-            self._pipes.become_terminal(master)
-            return None
-        if kind == frames.INIT_STARTED:
-            self._ran = True
-            _settle(self._begun)
-        elif kind == frames.INIT_FAILED:
-            self._failure = (sentence(payload), command_errno(*frames.error(payload)))
-            _settle(self._begun)
-        elif kind == frames.INIT_EXITED:
-            status = struct.unpack("<I", payload)[0]
-            self._ended(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
-        return master
-
-    def _hang_up(self) -> None:
-        if self._connection.fileno() < 0:
-            return
-        self._loop.remove_reader(self._connection)
-        self._connection.close()
-        _settle(self._gone)
-        if self._ran and not self._exit.done():
+    def _report_ended(self) -> None:
+        settle(self._gone)
+        if self._reported and not self._exit.done():
             self._asking = self._loop.create_task(self._ask(), name="ask how a command ended")
-        _settle(self._begun)
+        settle(self._started)
 
     async def _ask(self) -> None:
         """The init was killed, or its job was: the daemon knows the rest."""
@@ -243,13 +153,6 @@ class Called:
         except (ExecutorError, TimeoutError):
             code = None
         self._ended(code if code is not None or not self._killing else 137)
-
-    def _ended(self, code: int | None) -> None:
-        if self._exit.done():
-            return
-        self._exit.set_result(code)
-        _settle(self._begun)
-        self._pipes.ended()
 
 
 async def open_called(
@@ -324,8 +227,3 @@ def _placed(folder: Path) -> _Place:
         raise ExecutionNotRunning("nothing is left of its container") from None
     except OSError as error:
         raise mapped(error, "the command cannot be given its streams") from error
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import socket
 import struct
-import termios
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError, StartFailed
 from ..threads import finished
-from ..types import Stream
 from . import frames
-from .ancillary import CREDENTIALS, is_master, sent_along
-from .pipes import Pipes
-from .record import command_errno
+from .reported import Reported, code_of, settle
 from .shim import dial, sentence
 from .spawning import mapped
 
@@ -33,7 +28,6 @@ __all__ = ["Session", "SessionSpec", "open_session"]
 
 _START = 60.0  # seconds for a runtime that enters a container, on a busy host
 _CLOSE = 10.0  # the shim itself gives up after two
-_DRAIN = 0.3  # seconds that a child may keep a stream open once the command has ended
 _READ = 4096
 
 
@@ -112,59 +106,18 @@ def _dialled(folder: Path, spec: SessionSpec) -> _Ends:
             os.close(fd)
 
 
-class Session:
+class Session(Reported):
     """A running process of a session; an `engine.Channel`. Made by `open_session`."""
 
     def __init__(self, ends: _Ends, terminal: bool) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._control, self._report = ends.control, ends.report
-        outputs: dict[int, Stream] = {ends.stdout: "stdout", ends.stderr: "stderr"}
-        self._pipes = Pipes(ends.stdin, outputs, drain=_DRAIN)
-        self._wants_terminal = terminal
+        super().__init__(ends.report, ends.stdin, ends.stdout, ends.stderr, terminal=terminal)
+        self._control = ends.control
         self._answers: deque[asyncio.Future[str | None]] = deque()
-        self._from_shim, self._from_init = frames.Decoder(), frames.Decoder()
-        self._started: asyncio.Future[None] = self._loop.create_future()
-        self._exit: asyncio.Future[int | None] = self._loop.create_future()
+        self._from_shim = frames.Decoder()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._entering: asyncio.Task[None] | None = None
-        self._failure = ""
-        self._errno: int | None = None
-        self._killing = False
         self._loop.add_reader(self._control, self._serve, self._control_readable)
         self._loop.add_reader(self._report, self._serve, self._report_readable)
-
-    # -- what a channel owes -------------------------------------------------------------------------------------
-
-    async def read(self) -> tuple[Stream, bytes] | None:
-        """The next piece of output; None at the end."""
-        return await self._pipes.read()
-
-    async def write(self, data: bytes) -> None:
-        """Raises `ExecutionNotRunning` where nobody reads its input any more."""
-        await self._pipes.write(data)
-
-    def close_stdin(self) -> None:
-        """End of input."""
-        self._pipes.close_stdin()
-
-    def resize(self, columns: int, rows: int) -> None:
-        """Of the terminal, if there is one."""
-        if self._pipes.terminal is not None:
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(self._pipes.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def signal(self, signum: int) -> None:
-        """Raises `ExecutionNotRunning`."""
-        try:
-            if self._exit.done() or self._report.fileno() < 0:
-                raise ExecutionNotRunning("the command has ended")
-            self._report.send(frames.pack(frames.INIT_SIGNAL, struct.pack("<I", signum)), socket.MSG_NOSIGNAL)
-        except OSError as error:
-            raise ExecutionNotRunning("the command has ended") from error
-
-    async def wait(self) -> int | None:
-        """The exit code."""
-        return await asyncio.shield(self._exit)
 
     async def kill(self) -> None:
         """Returns once nothing of it is left. Raises `EngineUnreachable`."""
@@ -206,9 +159,6 @@ class Session:
                 raise ExecutionNotRunning("the job has ended")
             raise StartFailed(await self._complaint())
 
-    _reported = False
-    """The init has said that the command runs."""
-
     async def _complaint(self) -> str:
         """What the runtime wrote to the command's stderr."""
         await self._close(kill=True)
@@ -223,8 +173,7 @@ class Session:
         if refusal is not None:
             self._fail(f"the command cannot be confined: {refusal}")
             return
-        with contextlib.suppress(OSError):
-            self._report.send(frames.pack(frames.INIT_GO), socket.MSG_NOSIGNAL)
+        self._tell(frames.INIT_GO)
 
     # -- what comes ----------------------------------------------------------------------------------------------
 
@@ -238,42 +187,9 @@ class Session:
             self._hang_up_control()
             raise
 
-    def _report_readable(self) -> None:
-        try:
-            space = socket.CMSG_SPACE(CREDENTIALS.size) + socket.CMSG_SPACE(4)
-            data, control, _, _ = self._report.recvmsg(_READ, space, socket.MSG_CMSG_CLOEXEC)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data, control = b"", []
-        pid, master = sent_along(control)
-        try:
-            for kind, payload in self._from_init.feed(data):
-                master = self._said(kind, payload, pid, master)
-        except frames.ProtocolError:
-            data = b""
-        if master is not None:
-            os.close(master)
-        if not data:
-            self._hang_up_report()
-            self._report_ended()
-
-    def _said(self, kind: int, payload: bytes, pid: int, master: int | None) -> int | None:
-        """Serves a frame of the init; gives back the descriptor if it was not taken."""
-        if kind == frames.INIT_BORN and self._entering is None:
+    def _born(self, pid: int) -> None:
+        if self._entering is None:
             self._entering = self._loop.create_task(self._enter(pid), name="enter a session's group")
-        elif kind == frames.INIT_TERMINAL and self._wants_terminal and master is not None and is_master(master):
-            self._pipes.become_terminal(master)
-            return None
-        elif kind == frames.INIT_STARTED:
-            self._reported = True
-            _settle(self._started)
-        elif kind == frames.INIT_FAILED:
-            self._errno = command_errno(*frames.error(payload))
-            self._fail(sentence(payload))
-        elif kind == frames.INIT_EXITED:
-            self._ended(struct.unpack("<I", payload)[0])
-        return master
 
     def _report_ended(self) -> None:
         """Without a word of how it ended: the shim, whose child it is, knows."""
@@ -298,26 +214,17 @@ class Session:
             if not answer.done():
                 answer.set_result(sentence(payload) if kind == frames.ERROR else None)
             if kind == frames.ERROR and not self._started.done():
-                _settle(self._started)
+                settle(self._started)
         elif kind == frames.CLOSED:
-            status = struct.unpack("<ii", payload)[0]
-            self._ended(status)
-            _settle(self._closed)
+            self._is_over(struct.unpack("<ii", payload)[0])
+            settle(self._closed)
         elif kind == frames.ENDED:
             # The kernel has killed what else was in the job's pid namespace.
-            self._ended(signal.SIGKILL)
+            self._is_over(signal.SIGKILL)
 
-    def _ended(self, status: int) -> None:
+    def _is_over(self, status: int) -> None:
         """`status` as of wait(2), -1 unknown."""
-        if self._exit.done():
-            return
-        self._exit.set_result(_code(status) if status >= 0 else 128 + signal.SIGKILL if self._killing else None)
-        _settle(self._started)
-        self._pipes.ended()
-
-    def _fail(self, why: str) -> None:
-        self._failure = self._failure or why
-        _settle(self._started)
+        self._ended(code_of(status) if status >= 0 else 128 + signal.SIGKILL if self._killing else None)
 
     # -- its end -------------------------------------------------------------------------------------------------
 
@@ -344,19 +251,14 @@ class Session:
         except TimeoutError:
             raise EngineUnreachable(f"the shim did not end the command within {_CLOSE:.0f} s") from None
 
-    def _hang_up_report(self) -> None:
-        if self._report.fileno() >= 0:
-            self._loop.remove_reader(self._report)
-            self._report.close()
-
     def _hang_up_control(self) -> None:
         if self._control.fileno() < 0:
             return
         self._loop.remove_reader(self._control)
         self._control.close()
-        self._ended(-1)
-        _settle(self._closed)
-        _settle(self._started)
+        self._is_over(-1)
+        settle(self._closed)
+        settle(self._started)
         while self._answers:
             answer = self._answers.popleft()
             if not answer.done():
@@ -386,12 +288,3 @@ def _prepared(prepare: Callable[[], SessionSpec], folder: Path) -> tuple[_Ends, 
 
 def _undo(prepared: tuple[_Ends, bool]) -> None:
     prepared[0].close()
-
-
-def _code(status: int) -> int:
-    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
