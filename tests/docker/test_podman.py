@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -137,6 +139,50 @@ async def test_jobs_and_their_output_go_on_without_the_service(service: Podman, 
             assert numbers == ["ready", *map(str, range(1, last + 1)), f"last {last}", ""]
         await executor.cleanup()
     assert service.containers() == []
+
+
+class _Lingering(Podman):
+    """As the service is where nobody has set it otherwise."""
+
+    delay = 300
+
+    def clear(self) -> None:
+        """The conmons of further commands outlive their container by as much."""
+        super().clear()
+        for pid in self.conmons():
+            os.kill(pid, signal.SIGKILL)
+
+    def conmons(self) -> list[int]:
+        """Those of this service."""
+        return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if self._has(path)]
+
+    def _has(self, cmdline: Path) -> bool:
+        with contextlib.suppress(OSError):
+            words = cmdline.read_bytes()
+            return words.startswith(b"/usr/bin/conmon\0") and bytes(self.folder) in words
+        return False
+
+
+async def test_a_conmon_that_stays_for_each_command_is_in_nobodys_way(tmp_path: Path, rootfs: Path) -> None:
+    if problem := SESSION.missing():
+        pytest.skip(problem)
+    job = PodmanSpec(image=SESSION.image, cmd=["sh", "-c", "trap 'exit 5' TERM; sleep 1000 & wait"]).build()
+    with tempfile.TemporaryDirectory(prefix="podman-", ignore_cleanup_errors=True) as folder:
+        with running(_Lingering(Path(folder))) as service:
+            service.take(rootfs, SESSION.image)
+            settings = Settings(engines={"podman": {"socket": str(service.socket)}})
+            async with Executor.open(tmp_path / "state", policy=Policy.trusted(), settings=settings) as executor:
+                await executor.start(ExecutionRequest(job_id="j", execution_id="e", engine_spec=job))
+                assert (await executor.exec("e", ["sh", "-c", "exit 3"])).exit_code == 3
+                # It runs once its first line is taken.
+                script = "read word; kill -9 $PPID; exec sleep 1000"
+                killed = await executor.exec("e", ["sh", "-c", script], stdin=b"go\n")
+                assert killed.exit_code == 137
+                assert len(service.conmons()) > 2, "they do not stay any more: docs/docker.md says otherwise"
+                await executor.cancel("e")
+                assert (await executor.wait("e")).exit_code == 5
+                await executor.remove("e")
+            assert service.containers() == []
 
 
 async def test_a_path_that_would_be_another_option_is_refused(tmp_path: Path, rootfs: Path) -> None:

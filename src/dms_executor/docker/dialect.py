@@ -20,6 +20,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     `log_driver` keeps bytes exact. `output`: "attached" where that stream loses nothing, else the driver's own file.
     `tells_stops`: an event says that a stop has begun; else the container's state is "stopping" then.
+    `tells_ends`: of a further command, at once; else that of its process has to be looked at.
     `mounts_as_text`: mounts are put together with commas, devices and volumes with colons, unquoted.
     `own_networks`: those that are no object of the daemon's and lead outwards. `takes_requests`: of devices, by which
     Docker's daemon hands NVIDIA's GPUs over. `hook_folders`: where programs are named that run for every container.
@@ -31,6 +32,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     log_driver: str
     output: Literal["attached", "file"]
     tells_stops: bool
+    tells_ends: bool
     mounts_as_text: bool
     takes_requests: bool
     own_networks: frozenset[str] = frozenset()
@@ -44,6 +46,7 @@ DOCKER = Dialect(
     log_driver="local",
     output="attached",
     tells_stops=True,
+    tells_ends=True,
     mounts_as_text=False,
     takes_requests=True,
 )
@@ -57,6 +60,7 @@ PODMAN = Dialect(
     log_driver="k8s-file",
     output="file",
     tells_stops=False,
+    tells_ends=False,  # it runs, by its word, until its conmon goes
     mounts_as_text=True,
     takes_requests=False,
     own_networks=frozenset({"slirp4netns"}),

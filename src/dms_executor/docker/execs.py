@@ -5,8 +5,10 @@ https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Exec
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..engine import Command, Execution, Handle
 from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError, StartFailed
@@ -17,6 +19,7 @@ from .session import Called, Started, open_called
 
 if TYPE_CHECKING:
     from .client import Client
+    from .dialect import Dialect
 
 __all__ = ["Execs"]
 
@@ -28,6 +31,7 @@ class Execs:
     """The part of the engine that starts further commands."""
 
     _client: Client
+    dialect: ClassVar[Dialect]
 
     async def exec(self, x: Execution, h: Handle, command: Command) -> Called:
         """Raises `StartFailed`, `ExecutionNotRunning`."""
@@ -51,7 +55,10 @@ class Execs:
                 if error.is_gone:  # with its container
                     return Started(0, _KILLED)
                 raise EngineUnreachable(error.message, execution_id=x.id) from error
-            return Started(found.get("Pid") or 0, None if found["Running"] else found.get("ExitCode"))
+            pid = found.get("Pid") or 0
+            if found["Running"] and not self.dialect.tells_ends and not await asyncio.to_thread(_exists, pid):
+                return Started(pid, _KILLED)  # of an end that it could tell the init has told
+            return Started(pid, None if found["Running"] else found.get("ExitCode"))
 
         return look
 
@@ -73,6 +80,10 @@ def _body(h: Handle, command: Command, name: str) -> dict[str, Any]:
     if command.working_directory is not None:
         body["WorkingDir"] = command.working_directory
     return body
+
+
+def _exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def _refusal(error: ApiError, x: Execution) -> ExecutorError:
