@@ -31,6 +31,7 @@ PROGRAMS: dict[str, list[str]] = {
         *SHARED,
         *("init.c", "scripts.c", "search.c", "seccomp.c", "terminal.c", "reportfile.c", "usage.c"),
         *("options.c", "calling.c", "descendants.c", "console.c"),
+        *("lines.c", "sending.c", "handed.c"),
     ],
     "dms-vm": [*SHARED, "vm.c", "vmm.c"],
     "dms-guest": [

@@ -1,4 +1,4 @@
-/* `dms-init [-r REPORT | -c SOCKET] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT] [-a FOLDER] -- ARGV...`: pid 1
+/* `dms-init [-r REPORT | -l REPORT | -c SOCKET] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT] [-a FOLDER] [-h ROOM] -- ARGV...`: pid 1
  * of a job, or the first process of a session in it. docs/protocol.md, section 3. */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,11 +18,14 @@
 #include "console.h"
 #include "descendants.h"
 #include "frame.h"
+#include "handed.h"
+#include "lines.h"
 #include "options.h"
 #include "reportfile.h"
 #include "scripts.h"
 #include "search.h"
 #include "seccomp.h"
+#include "sending.h"
 #include "sys.h"
 #include "terminal.h"
 
@@ -45,6 +48,10 @@ static void say(uint8_t type, const uint8_t *payload, size_t length)
     frame_header(bytes, type, (uint32_t)length);
     if (length > 0)
         memcpy(bytes + FRAME_HEADER, payload, length);
+    if (lines_on()) {
+        lines_report(report, bytes, FRAME_HEADER + length);
+        return;
+    }
     /* A socket's hang-up shows in poll. */
     ssize_t ignored = in_file ? write(report, bytes, FRAME_HEADER + length)
                               : send(report, bytes, FRAME_HEADER + length, MSG_NOSIGNAL);
@@ -63,6 +70,13 @@ static void finish_output(void)
 {
     drop_terminal();
     console_finish();
+    lines_drain();
+}
+
+static _Noreturn void leave(int status)
+{
+    lines_flush();
+    _exit(status);
 }
 
 static _Noreturn void fail(int error, const char *what)
@@ -77,33 +91,16 @@ static _Noreturn void fail(int error, const char *what)
     say(FRAME_INIT_FAILED, payload, 4 + length);
     if (report < 0)
         dprintf(2, "dms-init: %s: %s\n", what, strerror(error));
-    _exit(error == ENOENT ? NOT_FOUND : NOT_EXECUTABLE);
-}
-
-/* A session of its own, so that a signal meant for it reaches nobody else; with a terminal it becomes the foreground
- * group of that. */
-static void separate(void)
-{
-    if (terminal >= 0 && in_script) {
-        /* Not as its controlling terminal: the end of the script's session would hang it up for the job. */
-        setsid();
-        dup2(terminal, 1);
-        dup2(terminal, 2);
-    } else if (terminal >= 0) {
-        terminal_take(terminal);
-    } else if (isatty(0)) {
-        setpgid(0, 0);
-        tcsetpgrp(0, getpid());
-    } else {
-        setsid();
-    }
+    leave(error == ENOENT ? NOT_FOUND : NOT_EXECUTABLE);
 }
 
 static void run_job(int result)
 {
     struct sigaction defaults = {.sa_handler = SIG_DFL};
     sigset_t none;
-    separate();
+    terminal_separate(terminal, in_script);
+    if (lines_on())
+        lines_take_over();
     for (int signum = 1; signum < NSIG; signum++)
         sigaction(signum, &defaults, NULL);
     sigemptyset(&none);
@@ -176,7 +173,7 @@ static void script_ended(int status)
     put_u32(payload, (uint32_t)status);
     memcpy(payload + 4, scripts_name(), length);
     say(FRAME_INIT_SCRIPT, payload, 4 + length);
-    _exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+    leave(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
 }
 
 static _Noreturn void hung_up(void)
@@ -217,6 +214,15 @@ static void await_go(int group)
     }
     if (frame_parse(bytes, have, TO_INIT, &frame) != FRAME_HEADER || frame.type != FRAME_INIT_GO)
         hung_up();
+}
+
+static void await_signal(const sigset_t *all)
+{
+    int ending = sending_await(all);
+    if (ending < 0)
+        fail(ETIMEDOUT, "nobody let the job go");
+    if (ending > 0)
+        leave(128 + ending);
 }
 
 /* The terminal is one of the job's own, so that its name means something inside; who asked for it gets its master. */
@@ -277,19 +283,13 @@ static void reap(void)
         say(FRAME_INIT_EXITED, raw, sizeof raw);
         code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
         if (!stays)
-            _exit(code);
+            leave(code);
         over = true;
         job = 0;
         sys_hush(0, 2); /* or they would not be at their end for who reads them */
     }
     if (over && pid < 0)
         _exit(code); /* it left nothing */
-}
-
-static bool ends_by_default(int signum)
-{
-    return signum != SIGCHLD && signum != SIGCONT && signum != SIGURG && signum != SIGWINCH && signum != SIGTSTP &&
-           signum != SIGTTIN && signum != SIGTTOU;
 }
 
 static void pass_on(int signals)
@@ -299,19 +299,9 @@ static void pass_on(int signals)
         if (info.ssi_signo != SIGCHLD && job > 0)
             kill(job, (int)info.ssi_signo);
         /* Who can only send signals cannot say that a stop is in hand. */
-        halted |= in_file && in_script && ends_by_default((int)info.ssi_signo);
+        halted |= in_file && in_script && sending_ends_by_default((int)info.ssi_signo);
     }
     reap();
-}
-
-static int open_report(void)
-{
-    int type;
-    socklen_t size = sizeof type;
-    if (getsockopt(REPORT, SOL_SOCKET, SO_TYPE, &type, &size) != 0)
-        return -1;
-    fcntl(REPORT, F_SETFD, FD_CLOEXEC);
-    return REPORT;
 }
 
 int main(int argc, char **argv)
@@ -320,19 +310,25 @@ int main(int argc, char **argv)
     const char *problem;
     int scripts = -1, console = -1, input;
     sigset_t all;
+    if (argc > 2 && strcmp(argv[1], "-k") == 0)
+        return sending(argv[2], argv[3]);
+    if (argc > 2 && strcmp(argv[1], "-g") == 0)
+        return handed_receive(argv[2]);
     bool understood = options_parse(argc, argv, &options);
     if (options.report != NULL) {
         report = reportfile_open(options.report);
         in_file = true;
         if (report < 0)
             fail(errno, "cannot open the report");
+        if (options.lines && lines_begin() != 0)
+            fail(errno, "cannot make pipes");
     } else if (options.socket != NULL) {
         report = calling_connect(options.socket);
         stays = true;
         if (report < 0)
             fail(errno, "cannot reach who asked for the command");
     } else {
-        report = open_report();
+        report = reportfile_socket(REPORT);
     }
     /* Before any of the job's code runs, so that the first sender the shim sees is us. */
     say(FRAME_INIT_BORN, NULL, 0);
@@ -365,8 +361,12 @@ int main(int argc, char **argv)
         if (report >= 0)
             prctl(PR_SET_PDEATHSIG, 0);
     }
-    if (options.waits)
+    if (options.waits && in_file)
+        await_signal(&all);
+    else if (options.waits)
         await_go(options.group);
+    if (options.room != NULL && (problem = handed_take(options.room, &scripts, &options.folder)) != NULL)
+        fail(errno, problem);
     if (options.attached != NULL && (console = console_open(options.attached, options.size, &terminal)) < 0)
         fail(errno, "cannot open the job's input");
     if (options.attached == NULL && options.size != NULL)
@@ -378,11 +378,12 @@ int main(int argc, char **argv)
     if (in_script && (problem = scripts_write(scripts, options.folder)) != NULL)
         fail(errno, problem);
     start_next();
-    struct pollfd waited[3] = {{.fd = signals, .events = POLLIN},
-                               {.fd = in_file ? -1 : report, .events = POLLIN},
-                               {.fd = console, .events = POLLIN}};
+    struct pollfd waited[3 + LINES_POLLED] = {{.fd = signals, .events = POLLIN},
+                                              {.fd = in_file ? -1 : report, .events = POLLIN},
+                                              {.fd = console, .events = POLLIN}};
     for (bool more = false;;) {
-        if (poll(waited, 3, more ? 0 : -1) < 0)
+        lines_wait_for(waited + 3);
+        if (poll(waited, 3 + LINES_POLLED, more ? 0 : -1) < 0)
             continue;
         if (waited[0].revents != 0)
             pass_on(signals);
@@ -390,5 +391,6 @@ int main(int argc, char **argv)
             hear();
         if (more || waited[2].revents != 0)
             more = console_ready();
+        lines_move(waited + 3);
     }
 }

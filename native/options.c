@@ -6,7 +6,7 @@
 /* Puts the words of one option into its place. How many they are beside its name, -1 for no such option. */
 static int take(const char *name, char **words, int left, struct options *out)
 {
-    static const char valued[] = "rcjtsia";
+    static const char valued[] = "rlcjtsiah";
     if (name[0] != '-' || name[1] == 0 || name[2] != 0)
         return -1;
     if (name[1] == 'w') {
@@ -22,6 +22,8 @@ static int take(const char *name, char **words, int left, struct options *out)
         return -1;
     switch (name[1]) {
     case 'r': out->report = words[0]; break;
+    case 'l': out->report = words[0]; out->lines = true; break;
+    case 'h': out->room = words[0]; break;
     case 'c': out->socket = words[0]; out->waits = true; break;
     case 'j': out->group = atoi(words[0]); break;
     case 't': out->size = words[0]; break;

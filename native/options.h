@@ -5,13 +5,15 @@
 #include <stdbool.h>
 
 struct options {
-    const char *report;           /* -r */
+    const char *report;           /* -r, -l */
+    bool lines;                   /* -l */
     char *socket;                 /* -c */
     bool waits;                   /* -w, and with -c */
     int group, filter;            /* -j, -s: descriptors, -1 where there is none */
     const char *size;             /* -t */
     const char *scripts, *folder; /* -p */
     const char *input, *attached; /* -i, -a */
+    const char *room;             /* -h */
     char **argv;
 };
 

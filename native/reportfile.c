@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "frame.h"
@@ -21,6 +22,16 @@ bool reportfile_halted(int report)
 {
     uint8_t first[FRAME_HEADER];
     return pread(report, first, sizeof first, 0) == (ssize_t)sizeof first && first[4] == FRAME_INIT_HALT;
+}
+
+int reportfile_socket(int fd)
+{
+    int type;
+    socklen_t size = sizeof type;
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0)
+        return -1;
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    return fd;
 }
 
 unsigned reportfile_usage(unsigned char *payload)

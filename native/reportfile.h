@@ -1,4 +1,4 @@
-/* The report of an init that got no socket: a file that its engine bound into the container. */
+/* Where an init reports to: a socket that it was given, or a file that its engine bound into the container. */
 #ifndef DMS_REPORTFILE_H
 #define DMS_REPORTFILE_H
 
@@ -9,6 +9,9 @@ int reportfile_open(const char *path);
 
 /* Whether somebody has written there before us that the job is not to run: INIT_HALT is its first frame. */
 bool reportfile_halted(int report);
+
+/* `fd`, if it is a socket, else -1. */
+int reportfile_socket(int fd);
 
 /* What the job's control group counted, as it shows inside: payload of INIT_USAGE; its length. */
 unsigned reportfile_usage(unsigned char *payload);

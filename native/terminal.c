@@ -59,3 +59,20 @@ void terminal_take(int fd)
     if (fd > 2)
         close(fd);
 }
+
+void terminal_separate(int terminal, bool in_script)
+{
+    if (terminal >= 0 && in_script) {
+        /* Not as its controlling terminal: the end of the script's session would hang it up for the job. */
+        setsid();
+        dup2(terminal, 1);
+        dup2(terminal, 2);
+    } else if (terminal >= 0) {
+        terminal_take(terminal);
+    } else if (isatty(0)) {
+        setpgid(0, 0);
+        tcsetpgrp(0, getpid());
+    } else {
+        setsid();
+    }
+}

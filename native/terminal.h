@@ -2,6 +2,7 @@
 #ifndef DMS_TERMINAL_H
 #define DMS_TERMINAL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* `size` is "COLUMNSxROWS". The master, and the terminal itself in `out`; -1 with errno. */
@@ -12,5 +13,9 @@ int terminal_hand_over(int socket, const void *bytes, size_t length, int master)
 
 /* A new session with `fd` as its controlling terminal, stdin, stdout and stderr. */
 void terminal_take(int fd);
+
+/* A session of its own, so that a signal meant for it reaches nobody else; with a terminal it becomes the foreground
+ * group of that. */
+void terminal_separate(int terminal, bool in_script);
 
 #endif

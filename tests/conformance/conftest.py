@@ -14,7 +14,8 @@ import pytest
 
 from dms_executor.conformance import MemorySubject, ShellSubject, Subject
 from dms_executor.microvm import kernel
-from tests import kernels
+from tests import cluster, kernels
+from tests.conformance.cluster_subject import ClusterSubject
 from tests.conformance.daemon_subject import DaemonSubject
 from tests.conformance.qemu_subject import QemuSubject
 from tests.daemons import SESSIONS, slow_image
@@ -39,6 +40,15 @@ _PLAIN = ShellSubject(image="")
 def _daemons(engine: str, network: str) -> DaemonSubject:
     traits = (_PLAIN.traits | {"slow_preparation", "device"}) - {"supervisor"}
     return DaemonSubject(image=SESSIONS[engine].image, engine=engine, network=network, devices=_COPY, traits=traits)
+
+
+def _clusters() -> list[ClusterSubject]:
+    """Only where the tests are given a cluster."""
+    if not cluster.KUBECONFIG:
+        return []
+    traits = (_PLAIN.traits | {"slow_preparation"}) - {"supervisor", "volumes"}
+    settings = {"kubeconfig": cluster.KUBECONFIG}
+    return [ClusterSubject(image=cluster.IMAGE, engine="kubernetes", engine_settings=settings, traits=traits)]
 
 
 _DOCKER, _PODMAN = _daemons("docker", "bridge"), _daemons("podman", "slirp4netns")
@@ -91,10 +101,10 @@ def _section(item: pytest.Item) -> str:
     return f"{subject} {section}" if subject is _PODMAN and section in _SPARED else ""
 
 
-@pytest.fixture(params=[MemorySubject(), *map(_oci, RUNTIMES), _DOCKER, _PODMAN, _QEMU], ids=str)
+@pytest.fixture(params=[MemorySubject(), *map(_oci, RUNTIMES), _DOCKER, _PODMAN, _QEMU, *_clusters()], ids=str)
 def subject(request: pytest.FixtureRequest) -> Subject:
     chosen: Subject = request.param
-    if not isinstance(chosen, ShellSubject):
+    if not isinstance(chosen, ShellSubject) or isinstance(chosen, ClusterSubject):
         return chosen
     rootfs: Path = request.getfixturevalue("rootfs")
     if isinstance(chosen, DaemonSubject):

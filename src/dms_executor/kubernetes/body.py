@@ -1,0 +1,147 @@
+"""The pod of an execution: from a request to what the cluster is told, as little as the job needs and no more.
+
+https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from ..engine import Execution
+from ..errors import StartFailed
+from ..limits import Limits
+from .handed import MOST, is_handed
+from .names import CONTAINER, INIT, INIT_FOLDER, REPORT, ROOM, annotations_of, labels_of, pod_name
+from .spec import KubernetesParams, KubernetesSettings
+
+__all__ = ["init_map", "pod_of"]
+
+_PULLS = {"missing": "IfNotPresent", "always": "Always", "never": "Never"}
+
+
+def init_map(init: Path) -> dict[str, Any]:
+    """The ConfigMap that holds the init, one for each release of it, which all pods of a namespace share. Blocks.
+
+    Immutable: a kubelet need not watch it. https://kubernetes.io/docs/concepts/configuration/configmap/
+    """
+    data = init.read_bytes()
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": f"dms-executor-init-{hashlib.sha256(data).hexdigest()[:16]}",
+            "labels": {"app.kubernetes.io/managed-by": "dms-executor"},
+        },
+        "immutable": True,
+        "binaryData": {"dms-init": base64.b64encode(data).decode("ascii")},
+    }
+
+
+def pod_of(
+    x: Execution, params: KubernetesParams, settings: KubernetesSettings, limits: Limits, *, executor_id: str, init: str
+) -> dict[str, Any]:
+    """`init`: the name of the ConfigMap. Raises `StartFailed` without a command."""
+    request = x.request
+    argv = [*(params.entrypoint or []), *(params.cmd or [])]
+    if not argv:
+        raise StartFailed("there is no command", mend="Give entrypoint or cmd", execution_id=x.id)
+    selector = dict(params.node_selector)
+    if params.platform is not None:
+        system, _, architecture = params.platform.partition("/")
+        selector |= {"kubernetes.io/os": system, "kubernetes.io/arch": architecture.partition("/")[0]}
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "shareProcessNamespace": False,
+        "terminationGracePeriodSeconds": 10,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "nodeSelector": selector,
+        "tolerations": list(settings.tolerations),
+        "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+        # 0555: the kubelet owns it as root, and the job's user executes it.
+        "volumes": [{"name": "init", "configMap": {"name": init, "defaultMode": 0o555}}],
+        "containers": [_container(x, params, limits, argv)],
+    }
+    if is_handed(request):
+        room = {"medium": "Memory", "sizeLimit": str(2 * MOST)}
+        spec["volumes"].append({"name": "room", "emptyDir": room})
+    for field, value in (
+        ("hostname", params.hostname),
+        ("serviceAccountName", settings.service_account),
+        ("priorityClassName", settings.priority_class),
+        ("runtimeClassName", settings.runtime_class),
+    ):
+        if value is not None:
+            spec[field] = value
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(x.token),
+            "labels": labels_of(executor_id, x.token, x.id, request.job_id, request.network),
+            "annotations": annotations_of(x.id, request.job_id),
+        },
+        "spec": spec,
+    }
+
+
+def _container(x: Execution, params: KubernetesParams, limits: Limits, argv: list[str]) -> dict[str, Any]:
+    environment = {**params.environment, **x.request.environment}
+    wrapper, mounts = [INIT, "-l", REPORT, "-w"], [{"name": "init", "mountPath": INIT_FOLDER, "readOnly": True}]
+    if is_handed(x.request):
+        wrapper += ["-h", ROOM]
+        mounts.append({"name": "room", "mountPath": ROOM})
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": params.image,
+        "imagePullPolicy": _PULLS[params.pull],
+        "command": [*wrapper, "--", *(_literal(word) for word in argv)],
+        "env": [{"name": name, "value": _literal(value)} for name, value in environment.items()],
+        "terminationMessagePath": REPORT,
+        "terminationMessagePolicy": "File",
+        "volumeMounts": mounts,
+        "securityContext": _security(params),
+        "resources": _resources(x, limits),
+    }
+    if params.working_directory is not None:
+        container["workingDir"] = params.working_directory
+    return container
+
+
+def _literal(text: str) -> str:
+    """Written so that the kubelet, which replaces `$(NAME)` and makes one of `$$`, gives it back as it is."""
+    return text.replace("$", "$$")
+
+
+def _security(params: KubernetesParams) -> dict[str, Any]:
+    security: dict[str, Any] = {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": params.read_only_root,
+    }
+    if params.user is not None:
+        user, _, group = params.user.partition(":")
+        security["runAsUser"] = int(user)
+        if group:
+            security["runAsGroup"] = int(group)
+    return security
+
+
+def _resources(x: Execution, limits: Limits) -> dict[str, Any]:
+    """What is named is reserved; a default only caps: without a request a limit would reserve as much."""
+    named = x.request.resources
+    capped: dict[str, str] = {}
+    reserved: dict[str, str] = {}
+    for word, limit, is_named in (
+        ("cpu", f"{round(limits.cpu * 1000)}m" if limits.cpu is not None else None, named.cpu is not None),
+        ("memory", str(limits.memory) if limits.memory is not None else None, named.memory is not None),
+    ):
+        if limit is not None:
+            capped[word] = limit
+            reserved[word] = limit if is_named else "0"
+    return {"limits": capped, "requests": reserved}

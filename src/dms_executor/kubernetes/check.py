@@ -1,0 +1,123 @@
+"""Validation: what this engine lacks, what a cluster cannot enforce, and what the policy does not allow."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import InvalidRequest, NotSupported
+from ..images import parse_reference
+from ..images.params import PARAMS
+from ..limits import Limits, check_least, limits_of
+from ..policy import Limit, Policy
+from ..scripts import check_scripts
+from ..types import ExecutionRequest
+from .handed import check_handed
+from .spec import KubernetesParams, KubernetesSettings, checked_params
+
+__all__ = ["ENFORCED", "check_request", "limits_and_gaps"]
+
+ENFORCED = frozenset({"cpu", "memory"})
+_ENGINE = "kubernetes"
+# https://pkg.go.dev/github.com/distribution/reference
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
+_LOCAL = ("rootfs", "oci", "oci-archive", "docker-archive")
+_USER = re.compile(r"[0-9]+(:[0-9]+)?")
+_HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # a DNS label, RFC 1123
+_LEAST_MEMORY = 6 << 20
+
+
+def check_request(request: ExecutionRequest, policy: Policy, settings: KubernetesSettings) -> KubernetesParams:
+    """What can be judged without the cluster. Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`."""
+    params = checked_params(request.engine_spec.params)
+    for field, present, mend in (
+        ("$.init", not request.init, "Leave init out: it is what reports the job's start and end"),
+        ("$.tty", request.tty, "Leave tty out"),
+        ("$.stdin_file", request.stdin_file, "Give stdin itself"),
+        ("$.inputs", request.inputs, "Let the job fetch them"),
+        ("$.outputs", request.outputs, "Let the job send them, or write to stdout"),
+        ("$.results_dir", request.results_dir, "Read the result and the log instead"),
+        ("$.ports", request.ports, "Leave ports out"),
+    ):
+        if present:
+            raise _lacking(field, mend)
+    _check_params(params, policy)
+    _check_network(request, policy, settings)
+    check_scripts(request)
+    check_handed(request)
+    check_least(request)
+    memory = request.resources.memory
+    if memory is not None and memory < _LEAST_MEMORY:
+        raise InvalidRequest(f"{memory} is too little to run", path="$.resources.memory", mend="At least 6MiB")
+    return params
+
+
+def limits_and_gaps(
+    request: ExecutionRequest, policy: Policy, settings: KubernetesSettings
+) -> tuple[Limits, list[str]]:
+    """The limits that are set, and the names of what goes unenforced. Raises `NotSupported`."""
+
+    def reason(limit: Limit) -> tuple[str, str]:
+        if limit == "pids":
+            return "a pod has no limit of its own, only its node has (podPidsLimit)", "Leave pids out"
+        return "a cluster looks at it now and then, and evicts", "Leave disk out"
+
+    limits, unenforced = limits_of(
+        request, policy, engine=_ENGINE, memory=2 * settings.memory, enforced=ENFORCED, reason=reason
+    )
+    if request.network == "none" and not settings.network_policies:
+        unenforced.append("network")
+    return limits, unenforced
+
+
+def _check_params(params: KubernetesParams, policy: Policy) -> None:
+    field = f"{PARAMS}.image"
+    transport, separator, _ = params.image.partition(":")
+    if separator and transport in _LOCAL:
+        raise NotSupported(
+            f"engine {_ENGINE} takes no image from {transport} ({field}: {params.image!r})",
+            engine=_ENGINE,
+            what=field,
+            mend="Push it to a registry that the nodes pull from",
+        )
+    if not _IMAGE.fullmatch(params.image) or ".." in params.image:
+        raise InvalidRequest(f"{params.image!r} is no image's name", path=field, mend="E.g. 'alpine:3.20'")
+    policy.check_registry(parse_reference(params.image, _ENGINE).registry, field=field)
+    if not params.entrypoint and not params.cmd:
+        raise NotSupported(
+            f"engine {_ENGINE} is not told an image's own command",
+            engine=_ENGINE,
+            what=f"{PARAMS}.cmd",
+            mend="Give entrypoint or cmd",
+        )
+    if params.user is not None and not _USER.fullmatch(params.user):
+        raise NotSupported(
+            f"engine {_ENGINE} takes users by number ({PARAMS}.user: {params.user!r})",
+            engine=_ENGINE,
+            what=f"{PARAMS}.user",
+            mend="E.g. '1000' or '1000:1000'",
+        )
+    if params.hostname is not None and not _HOSTNAME.fullmatch(params.hostname):
+        raise NotSupported(
+            f"a pod's hostname is a DNS label ({PARAMS}.hostname: {params.hostname!r})",
+            engine=_ENGINE,
+            what=f"{PARAMS}.hostname",
+            mend="Lower case letters, digits and '-', at most 63",
+        )
+
+
+def _check_network(request: ExecutionRequest, policy: Policy, settings: KubernetesSettings) -> None:
+    """A pod is in the cluster's network; only a NetworkPolicy that the cluster enforces keeps it from using that."""
+    if request.network not in ("none", "cluster"):
+        raise _lacking("$.network", "Use 'none', or 'cluster': the network of the cluster's pods")
+    policy.check_network(request.network)
+    if request.network == "none" and not settings.network_policies and policy.missing_defaults != "record":
+        raise NotSupported(
+            f"engine {_ENGINE} does not know that this cluster can cut a pod off its network ($.network: 'none')",
+            engine=_ENGINE,
+            what="$.network",
+            mend="Set network_policies in the engine's settings where it enforces them, or ask for network 'cluster'",
+        )
+
+
+def _lacking(field: str, mend: str) -> NotSupported:
+    return NotSupported(f"engine {_ENGINE} does not have {field} yet", engine=_ENGINE, what=field, mend=mend)

@@ -1,0 +1,215 @@
+"""The Kubernetes API over HTTP: one function a kind of call, foreign errors mapped here alone.
+
+aiohttp is beneath it, and no client made for Kubernetes (docs/decisions.md): seven calls and plain JSON are all that is
+needed. https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import EngineUnavailable, EngineUnreachable, ExecutorError
+from .kubeconfig import Access, find_access
+from .spec import KubernetesSettings
+
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["ApiError", "Client"]
+
+_DEADLINE = 30.0  # seconds for a call that the cluster answers at once unless it is busy
+_CONNECT = 4.0
+_EXEC = 60.0
+_PIECE = 1 << 15
+_ERROR = 3  # the channel of an exec's end: https://kubernetes.io/docs/concepts/cluster-administration/proxies/
+_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+_log = logging.getLogger("dms_executor.kubernetes")
+
+
+class ApiError(ExecutorError):
+    """The cluster refused a call. `status`: HTTP's; `reason`: its own word."""
+
+    def __init__(self, message: str, *, status: int = 0, reason: str = "", **rest: Any) -> None:
+        super().__init__(message, **rest)
+        self.status = status
+        self.reason = reason
+
+
+class Client:
+    """One cluster's, in one namespace. `close` it in its loop. Connects at the first call."""
+
+    def __init__(self, settings: KubernetesSettings) -> None:
+        self._settings = settings
+        self._access: Access | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._opening = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Idempotent."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def namespace(self) -> str:
+        """Where the pods are. Raises `EngineUnavailable`."""
+        return (await self._found()).namespace
+
+    async def call(
+        self, method: str, path: str, body: Any = None, *, deadline: float = _DEADLINE, **query: str
+    ) -> dict[str, Any]:
+        """Any call whose answer is small; `path` of the whole API, or relative to the namespace.
+
+        Raises `ApiError`, `EngineUnreachable`, `EngineUnavailable`.
+        """
+        async with self.stream(method, path, body, deadline=deadline, query=query) as pieces:
+            text = b"".join([piece async for piece in pieces])
+        return dict(msgspec.json.decode(text)) if text.strip() else {}
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        deadline: float | None = None,
+        silence: float | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A call whose answer is read piece by piece. `silence`: how many seconds may pass without one."""
+        aiohttp = _aiohttp()
+        session, where = await self._open(), f"{method} {path}"
+        timeout = aiohttp.ClientTimeout(total=deadline, sock_connect=_CONNECT, sock_read=silence)
+        begun = time.monotonic()
+        try:
+            response = await session.request(
+                method,
+                await self._url(path),
+                json=body,
+                params=query,
+                headers=await self._headers(),
+                timeout=timeout,
+            )
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _unreachable(where, error) from error
+        try:
+            _log.debug("%s: %d in %.1f ms", where, response.status, (time.monotonic() - begun) * 1e3)
+            if response.status >= 400:
+                raise await _refusal(response, where)
+            yield _pieces(response, where)
+        finally:
+            if response.content.at_eof():
+                response.release()
+            else:
+                response.close()
+
+    async def execute(self, pod: str, container: str, argv: Sequence[str], stdin: bytes = b"") -> tuple[int, str]:
+        """A command in a container to its end: its code, and what it or the node said. No end of `stdin` is told.
+
+        Raises `ApiError`, `EngineUnreachable`.
+        """
+        aiohttp = _aiohttp()
+        session, where = await self._open(), f"exec in {pod}"
+        query = [("container", container), ("stdout", "1"), ("stderr", "1"), *(("command", word) for word in argv)]
+        query += [("stdin", "1")] if stdin else []
+        text = b""
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(_EXEC):
+                async with session.ws_connect(
+                    await self._url(f"pods/{pod}/exec"),
+                    params=query,
+                    protocols=_PROTOCOLS,
+                    headers=await self._headers(),
+                ) as socket:
+                    for at in range(0, len(stdin), _PIECE):
+                        await socket.send_bytes(b"\0" + stdin[at : at + _PIECE])
+                    async for message in socket:
+                        if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
+                            continue
+                        if message.data[0] == _ERROR:
+                            _log.debug("%s: in %.1f ms", where, (time.monotonic() - begun) * 1e3)
+                            return _ending(message.data[1:], text)
+                        text = (text + message.data[1:])[-4096:]
+        except aiohttp.WSServerHandshakeError as error:
+            raise ApiError(f"{where}: {error.message}", status=error.status) from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise _unreachable(where, error) from error
+        raise EngineUnreachable(f"{where}: the connection ended before the command did", mend="It is tried again")
+
+    async def _found(self) -> Access:
+        async with self._opening:
+            if self._access is None:
+                self._access = await asyncio.to_thread(find_access, self._settings)
+            return self._access
+
+    async def _url(self, path: str) -> str:
+        access = await self._found()
+        whole = path if path.startswith("/") else f"/api/v1/namespaces/{access.namespace}/{path}"
+        return access.server + whole
+
+    async def _headers(self) -> dict[str, str]:
+        access = await self._found()
+        return access.headers() if access.token_file is None else await asyncio.to_thread(access.headers)
+
+    async def _open(self) -> aiohttp.ClientSession:
+        access = await self._found()
+        if self._session is None:
+            aiohttp = _aiohttp()
+            connector = aiohttp.TCPConnector(limit=0, ssl=access.tls if access.tls is not None else True)
+            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**18)
+        return self._session
+
+
+def _aiohttp() -> Any:
+    try:
+        import aiohttp
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"the engine kubernetes needs aiohttp: {error}", mend="pip install 'dms-executor[kubernetes]'"
+        ) from error
+    return aiohttp
+
+
+async def _pieces(response: aiohttp.ClientResponse, where: str) -> AsyncIterator[bytes]:
+    import aiohttp
+
+    try:
+        while piece := await response.content.readany():
+            yield piece
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise _unreachable(where, error) from error
+
+
+def _ending(status: bytes, text: bytes) -> tuple[int, str]:
+    """The end of an exec is a Status: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/status/"""
+    said = json.loads(status)
+    if said.get("status") == "Success":
+        return 0, text.decode("utf-8", "replace")
+    for cause in (said.get("details") or {}).get("causes") or []:
+        if cause.get("reason") == "ExitCode":
+            return int(cause["message"]), text.decode("utf-8", "replace")
+    return -1, str(said.get("message") or status.decode("utf-8", "replace"))
+
+
+async def _refusal(response: aiohttp.ClientResponse, where: str) -> ApiError:
+    text = (await response.read()).decode("utf-8", "replace")
+    try:
+        said = json.loads(text)
+        message, reason = str(said["message"]), str(said.get("reason", ""))
+    except (ValueError, KeyError, TypeError):
+        message, reason = text.strip() or response.reason or "no reason", ""
+    return ApiError(f"{where}: {message}", status=response.status, reason=reason)
+
+
+def _unreachable(where: str, error: BaseException) -> EngineUnreachable:
+    why = str(error) or type(error).__name__
+    return EngineUnreachable(f"the cluster does not answer {where}: {why}", mend="Look whether its API server is up")

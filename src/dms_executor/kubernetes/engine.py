@@ -1,0 +1,273 @@
+"""The `kubernetes` engine: a pod for each execution, in a cluster that exists.
+
+`prepare` makes the pod, whose init waits for the go, and follows it until that runs: what takes long on a cluster
+(a place, a pull) is the preparation's, and ends with it. `start` is a signal to the init, sent by an exec; `watch` is
+the pod's status, in which the kubelet puts the init's report; `output` is the pod's log, in which the init has written
+both streams as lines. One watch tells of all pods of an executor. Nothing restarts a pod: a job runs once or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from datetime import datetime
+from typing import ClassVar, Self
+
+import msgspec
+
+from ..engine import Chunk, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
+from ..errors import EngineUnavailable, EngineUnreachable, StartFailed
+from ..limits import loosened_by
+from ..supervisor.binary import init_path
+from ..supervisor.said import Report as InitReport
+from ..types import ExecutionRequest, Output, Probe, Progress
+from .body import init_map, pod_of
+from .check import ENFORCED, check_request, limits_and_gaps
+from .client import ApiError, Client
+from .handed import handed, is_handed
+from .names import CONTAINER, INIT, ROOM, pod_name
+from .output import Reading, log_head, read_log
+from .pods import Pods
+from .signals import Signals
+from .spec import KubernetesParams, KubernetesSettings, checked_params, checked_settings
+from .view import Pod, ended, report_of, seen, trouble, waits_for
+
+__all__ = ["KubernetesEngine"]
+
+_GO = "18"  # SIGCONT
+_STARTING = 120.0
+_REMOVAL = 90.0
+_RETRIES = 3
+_POWERS = frozenset({"exact_signal", "oom_detection"})
+
+
+class KubernetesEngine(Signals, Engine):
+    """See the module. Opened by `KubernetesEngine.open`; belongs to one event loop."""
+
+    name: ClassVar[str] = "kubernetes"
+    rank: ClassVar[int] = 50
+    params: ClassVar[type[msgspec.Struct]] = KubernetesParams
+    settings: ClassVar[type[KubernetesSettings]] = KubernetesSettings
+    keeps_log: ClassVar[bool] = False
+    keeps_deadline: ClassVar[bool] = False
+
+    def __init__(self, context: EngineContext, settings: KubernetesSettings) -> None:
+        self._context = context
+        self._settings = settings
+        self._client = Client(settings)
+        self._pods = Pods(self._client, context.executor_id)
+        self._readings: dict[str, Reading] = {}
+        self._ends: dict[str, int] = {}
+        self._signalling: dict[str, asyncio.Lock] = {}
+        self._init = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, context: EngineContext) -> AsyncIterator[Self]:
+        """Asks the cluster nothing yet: the first use does."""
+        engine = cls(context, checked_settings(context.settings))
+        try:
+            yield engine
+        finally:
+            for reading in engine._readings.values():
+                await reading.close()
+            await engine._pods.close()
+            await engine._client.close()
+
+    async def probe(self) -> Probe:
+        """Whether a cluster answers, and lets us see pods there."""
+        try:
+            version = await self._client.call("GET", "/version", deadline=5.0)
+            await self._client.call("GET", "pods", deadline=5.0, limit="1")
+        except (EngineUnavailable, EngineUnreachable, ApiError) as error:
+            mend = error.mend or "Give the user of the kubeconfig the rights that docs/kubernetes.md names"
+            return Probe(engine=self.name, usable=False, problem=error.message, mend=mend)
+        told = f"{version.get('gitVersion', '')} (namespace {await self._client.namespace()})"
+        return Probe(engine=self.name, usable=True, version=told, capabilities=_POWERS | ENFORCED)
+
+    async def validate(self, request: ExecutionRequest) -> None:
+        """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""
+        check_request(request, self._context.policy, self._settings)
+        limits_and_gaps(request, self._context.policy, self._settings)
+        await self._client.namespace()
+
+    async def prepare(self, x: Execution, report: Report) -> Prepared:
+        """The pod, until its init waits for the go. Raises `ImageNotFound`, `ImagePullFailed`, `StartFailed`."""
+        policy, settings = self._context.policy, self._settings
+        limits, unenforced = limits_and_gaps(x.request, policy, settings)
+        params = checked_params(x.request.engine_spec.params)
+        init = await self._init_map()
+        body = pod_of(x, params, settings, limits, executor_id=self._context.executor_id, init=init)
+        await self._pods.ready()
+        pod = await self._made(x, body)
+        self._pods.learn(pod)
+        pod = await self._waits(x, report)
+        return Prepared(
+            state={"node": pod.spec.node_name, "uid": pod.metadata.uid},
+            loosened=loosened_by(x.request),
+            unenforced=unenforced,
+        )
+
+    async def create(self, x: Execution, p: Prepared) -> Handle:
+        """All is made already, and nothing of the job has run."""
+        ids = {"pod": pod_name(x.token), "namespace": await self._client.namespace(), "node": str(p.state["node"])}
+        return Handle(state={"uid": p.state["uid"]}, engine_ids=ids)
+
+    async def start(self, x: Execution, h: Handle) -> datetime:
+        """Raises `StartFailed` with what the init said."""
+        try:
+            async with asyncio.timeout(_STARTING):
+                reading, code = await asyncio.gather(read_log(self._client, x.token, None), self._go(x))
+                self._readings[x.token] = reading
+                started = await reading.started(x.id)
+        except TimeoutError as error:
+            raise StartFailed(f"the job did not start within {_STARTING:g} s", execution_id=x.id) from error
+        except ApiError as error:
+            raise StartFailed(error.message, execution_id=x.id) from error
+        if started is None:
+            said = reading.lines.strange or f"the init was sent the go, which ended with {code}"
+            raise StartFailed(f"the pod ended before its job ran: {said}", execution_id=x.id)
+        return started
+
+    async def survey(self) -> Mapping[str, Observed]:
+        """All pods that bear this executor's label."""
+        found: dict[str, Observed] = {}
+        for token, pod in (await self._pods.listed()).items():
+            handle = Handle(state={"uid": pod.metadata.uid})
+            if pod.has_ended:
+                found[token] = Observed(phase="ended", handle=handle)
+            else:
+                was_let_go = pod.is_running and await self._was_let_go(token)
+                found[token] = Observed(phase="running" if was_let_go else "created", handle=handle)
+        return found
+
+    async def watch(self, x: Execution, h: Handle) -> Exit:
+        """What the init reported, else what the cluster says."""
+        async with aclosing(self._pods.changes(x.token)) as changes:
+            async for pod in changes:
+                if pod is None or pod.has_ended:
+                    break
+        report = report_of(pod) if pod is not None else InitReport()
+        exit_ = ended(pod, report, killed=await self._was_signalled(x))
+        self._ends[x.token] = 0
+        if exit_ is None:
+            raise EngineUnreachable("the watch ended before the pod did", execution_id=x.id)
+        return exit_
+
+    async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
+        """There are none: a request with outputs was refused."""
+        return []
+
+    async def destroy(self, x: Execution, h: Handle | None) -> None:
+        """The pod with its log; returns when the cluster has nothing of it any more."""
+        reading = self._readings.pop(x.token, None)
+        if reading is not None:
+            await reading.close()
+        self._signalling.pop(x.token, None)
+        self._ends.pop(x.token, None)
+        try:
+            await self._pods.ready()
+            # One that has ended goes at once, whatever the grace: the kubelet has no say in it any more.
+            await self._client.call("DELETE", f"pods/{pod_name(x.token)}", gracePeriodSeconds="1")
+            async with asyncio.timeout(_REMOVAL), aclosing(self._pods.changes(x.token)) as changes:
+                async for pod in changes:
+                    if pod is None:
+                        return
+        except ApiError as error:
+            if error.status != 404:
+                raise EngineUnreachable(error.message, mend=error.mend) from error
+        except TimeoutError as error:
+            raise EngineUnreachable("the pod does not go", mend="Look at its node", execution_id=x.id) from error
+
+    async def output(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
+        """The log that was read since the start; for who comes later, from the cursor on."""
+        reading = self._readings.pop(x.token, None)
+        if reading is not None and after is not None:
+            await reading.close()
+            reading = None
+        try:
+            reading = reading or await read_log(self._client, x.token, after)
+            async with aclosing(reading.chunks()) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except (ApiError, EngineUnreachable) as error:
+            if await self._has_no_more(x):
+                return
+            raise EngineUnreachable(error.message, mend=error.mend, execution_id=x.id) from error
+        finally:
+            if reading is not None:
+                await reading.close()
+        if not reading.lines.report.is_over and not await self._has_no_more(x):
+            raise EngineUnreachable("the stream of its output broke", execution_id=x.id)
+
+    async def _has_no_more(self, x: Execution) -> bool:
+        """Whether to believe that a log which broke, or does not answer, is all there will be of it.
+
+        A pod that is gone has no log; one that has ended has it as long as its node answers, which is tried thrice.
+        """
+        pod = await self._pods.now(x.token)
+        if pod is None:
+            return True
+        if pod.has_ended or x.token in self._ends:
+            self._ends[x.token] = self._ends.get(x.token, 0) + 1
+            return self._ends[x.token] > _RETRIES
+        return False
+
+    async def _init_map(self) -> str:
+        """Made once for each release of the init and namespace; whoever comes second finds it."""
+        if not self._init:
+            body = await asyncio.to_thread(lambda: init_map(init_path()))
+            try:
+                await self._client.call("POST", "configmaps", body)
+            except ApiError as error:
+                if error.status != 409:
+                    raise StartFailed(error.message, mend="Look at the executor's rights in the cluster") from error
+            self._init = str(body["metadata"]["name"])
+        return self._init
+
+    async def _made(self, x: Execution, body: dict[str, object]) -> Pod:
+        """A creation that its asker leaves is waited for all the same: else it would come after its own undoing."""
+        creation = asyncio.ensure_future(self._client.call("POST", "pods", body))
+        try:
+            return seen(await asyncio.shield(creation))
+        except asyncio.CancelledError:
+            await asyncio.wait([creation])
+            raise
+        except ApiError as error:
+            if error.status == 409:  # its name is ours alone: an answer was lost
+                return seen(await self._client.call("GET", f"pods/{pod_name(x.token)}"))
+            raise StartFailed(error.message, mend="Look at the cluster's quotas and rights") from error
+
+    async def _waits(self, x: Execution, report: Report) -> Pod:
+        """Follows the pod until its init runs. Raises what no waiting mends."""
+        told = ""
+        async with aclosing(self._pods.changes(x.token)) as changes:
+            async for pod in changes:
+                if pod is None:
+                    raise StartFailed("its pod was deleted before its job ran", execution_id=x.id)
+                if pod.is_running:
+                    return pod
+                failure = trouble(pod)
+                if failure is not None:
+                    failure.execution_id = x.id
+                    raise failure
+                if (why := waits_for(pod)) and why != told:
+                    told = why
+                    report(Progress(what=why, done=0, unit="pods"))
+        raise EngineUnreachable("the watch ended", execution_id=x.id)
+
+    async def _go(self, x: Execution) -> int:
+        """Tells the init to go on, with what the job is handed."""
+        is_more = is_handed(x.request)
+        words = ["-g", ROOM] if is_more else ["-k", _GO]
+        data = handed(x.request) if is_more else b""
+        code, _ = await self._client.execute(pod_name(x.token), CONTAINER, [INIT, *words], data)
+        return code
+
+    async def _was_let_go(self, token: str) -> bool:
+        """Whether the init says so in its log. One that waits for the go says no more than that it is born."""
+        try:
+            return (await log_head(self._client, token)).report.started_at is not None
+        except ApiError:
+            return False

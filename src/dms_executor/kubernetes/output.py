@@ -1,0 +1,79 @@
+"""One reading of a pod's log: first for the init's word that the job runs, then for the job's output."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import datetime
+
+from ..engine import Chunk
+from ..errors import StartFailed
+from .client import Client
+from .lines import Lines, since
+from .names import CONTAINER, pod_name
+
+__all__ = ["Reading", "log_head", "read_log"]
+
+_HEAD = 8192  # bytes in which the init's first words are
+
+
+class Reading:
+    """A log that is followed. `lines.report` is what the init has said in it so far."""
+
+    def __init__(self, stack: AsyncExitStack, pieces: AsyncIterator[bytes], lines: Lines) -> None:
+        self._stack = stack
+        self._pieces = pieces
+        self._early: list[Chunk] = []
+        self.lines = lines
+
+    async def started(self, execution_id: str) -> datetime | None:
+        """When the job's command was executed; None: the log ended before. Raises `StartFailed`."""
+        report = self.lines.report
+        async for piece in self._pieces:
+            self._early += self.lines.take(piece)
+            if report.started_at is not None or report.error:
+                break
+        if report.error and report.started_at is None:
+            mend = "Check command, user and image; the image's own ENTRYPOINT is not known to a cluster"
+            raise StartFailed(report.error, errno=report.errno, mend=mend, execution_id=execution_id)
+        return report.started_at
+
+    async def chunks(self) -> AsyncGenerator[Chunk, None]:
+        """What is new, to the end of the log, or of the job. Raises `EngineUnreachable`."""
+        early, self._early = self._early, []
+        for chunk in early:
+            yield chunk
+        if self.lines.report.is_over:
+            return
+        async for piece in self._pieces:
+            for chunk in self.lines.take(piece):
+                yield chunk
+            if self.lines.report.is_over:
+                return
+
+    async def close(self) -> None:
+        """Idempotent."""
+        await self._stack.aclose()
+
+
+async def read_log(client: Client, token: str, after: bytes | None) -> Reading:
+    """Once it returns, the cluster follows. Raises `ApiError`, `EngineUnreachable`.
+
+    https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#get-read-log-of-the-specified-pod
+    """
+    query = {"container": CONTAINER, "follow": "true"}
+    if begin := since(after):
+        query["sinceTime"] = begin
+    stack = AsyncExitStack()
+    pieces = await stack.enter_async_context(client.stream("GET", f"pods/{pod_name(token)}/log", query=query))
+    return Reading(stack, pieces, Lines(after))
+
+
+async def log_head(client: Client, token: str) -> Lines:
+    """What the log begins with, as it is now. Raises `ApiError`, `EngineUnreachable`."""
+    lines, query = Lines(), {"container": CONTAINER, "limitBytes": str(_HEAD)}
+    async with client.stream("GET", f"pods/{pod_name(token)}/log", deadline=10.0, query=query) as pieces:
+        async for piece in pieces:
+            for _ in lines.take(piece):
+                pass
+    return lines

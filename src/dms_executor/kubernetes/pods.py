@@ -1,0 +1,166 @@
+"""Our pods as the cluster sees them: one list and one watch for all that this executor has there.
+
+A watch breaks (an API server restarts, a proxy closes what is silent, 410 for one that is too old): it begins again
+with a list, so that nothing is missed. https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import msgspec
+
+from ..errors import EngineUnreachable, ExecutorError
+from .client import ApiError, Client
+from .names import EXECUTOR
+from .view import Pod, seen
+
+__all__ = ["Pods"]
+
+_OPENING = 15.0
+_LENGTH = 300  # seconds after which the server ends a watch; the next begins where it stopped
+_SILENCE = _LENGTH + 30.0
+_log = logging.getLogger("dms_executor.kubernetes")
+
+
+class Pods:
+    """One executor's. Opened at the first need; `close` it in its loop."""
+
+    def __init__(self, client: Client, executor_id: str) -> None:
+        self._client = client
+        self._selector = f"{EXECUTOR}={executor_id}"
+        self._pods: dict[str, Pod] = {}
+        self._ears: dict[str, set[asyncio.Event]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._opened: asyncio.Future[None] | None = None
+        self._failure: ExecutorError | None = None
+
+    async def changes(self, token: str) -> AsyncGenerator[Pod | None, None]:
+        """The pod as it is now (None: there is none), then after each change. Raises `EngineUnreachable`."""
+        ear = asyncio.Event()
+        self._ears.setdefault(token, set()).add(ear)
+        try:
+            await self.ready()
+            while True:
+                ear.clear()
+                if self._failure is not None:
+                    raise EngineUnreachable(self._failure.message, mend=self._failure.mend)
+                yield self._pods.get(token)
+                await ear.wait()
+        finally:
+            self._ears[token].discard(ear)
+            if not self._ears[token]:
+                del self._ears[token]
+
+    def learn(self, pod: Pod) -> None:
+        """One that was just made, before the watch tells of it."""
+        self._pods.setdefault(pod.token, pod)
+
+    async def now(self, token: str) -> Pod | None:
+        """Asked for at this moment, not remembered. Raises `EngineUnreachable`."""
+        return (await self.listed()).get(token)
+
+    async def listed(self) -> Mapping[str, Pod]:
+        """All of them, asked for at this moment."""
+        pods, _ = await self._list()
+        return pods
+
+    async def ready(self) -> None:
+        """Returns once the list is there, and followed. Raises `EngineUnreachable`."""
+        if self._task is None or self._task.done():
+            self._failure = None
+            self._opened = asyncio.get_running_loop().create_future()
+            self._task = asyncio.create_task(self._follow(self._opened), name="kubernetes pods")
+        if self._opened is not None and not self._opened.done():
+            try:
+                await asyncio.wait_for(asyncio.shield(self._opened), _OPENING)
+            except TimeoutError as error:
+                raise EngineUnreachable("the cluster lists no pods", mend="Look at its API server") from error
+        elif self._opened is not None:
+            self._opened.result()
+
+    async def close(self) -> None:
+        """Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _follow(self, opened: asyncio.Future[None]) -> None:
+        try:
+            while True:
+                version = await self._relist()
+                if not opened.done():
+                    opened.set_result(None)
+                await self._watch(version)
+        except ExecutorError as error:
+            _log.warning("watch: %s", error)
+            self._failure = error
+            if not opened.done():
+                opened.set_exception(error)
+                opened.exception()  # who waited has it; perhaps nobody did
+        finally:
+            if not opened.done():
+                opened.cancel()
+            self._wake(*self._ears)
+
+    async def _relist(self) -> str:
+        before = set(self._pods)
+        pods, version = await self._list()
+        for token in before - set(pods):
+            del self._pods[token]
+        self._pods.update(pods)
+        self._wake(*self._ears)
+        return version
+
+    async def _list(self) -> tuple[dict[str, Pod], str]:
+        try:
+            raw = await self._client.call("GET", "pods", labelSelector=self._selector)
+        except ApiError as error:
+            raise EngineUnreachable(error.message, mend="Look at the executor's rights in the cluster") from error
+        pods = [seen(item) for item in raw.get("items") or []]
+        return {pod.token: pod for pod in pods}, str(raw["metadata"]["resourceVersion"])
+
+    async def _watch(self, version: str) -> None:
+        """Returns where a list has to come first."""
+        while True:
+            query = {
+                "watch": "1",
+                "labelSelector": self._selector,
+                "resourceVersion": version,
+                "allowWatchBookmarks": "true",
+                "timeoutSeconds": str(_LENGTH),
+            }
+            rest = b""
+            try:
+                async with self._client.stream("GET", "pods", silence=_SILENCE, query=query) as pieces:
+                    async for piece in pieces:
+                        *lines, rest = (rest + piece).split(b"\n")
+                        for line in lines:
+                            event = msgspec.json.decode(line)
+                            if event["type"] == "ERROR":
+                                return
+                            version = self._take(event["type"], event["object"])
+            except (ApiError, EngineUnreachable) as error:
+                _log.info("watch: %s; listed anew", error)
+                return
+
+    def _take(self, kind: str, raw: dict[str, Any]) -> str:
+        version = str(raw["metadata"]["resourceVersion"])
+        if kind == "BOOKMARK":
+            return version
+        pod = seen(raw)
+        if kind == "DELETED":
+            self._pods.pop(pod.token, None)
+        else:
+            self._pods[pod.token] = pod
+        self._wake(pod.token)
+        return version
+
+    def _wake(self, *tokens: str) -> None:
+        for token in tokens:
+            for ear in self._ears.get(token, ()):
+                ear.set()

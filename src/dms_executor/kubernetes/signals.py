@@ -1,0 +1,86 @@
+"""Signals to a job in a pod: our init, executed in the container, sends them (docs/protocol.md, section 3).
+
+Deleting the pod would end the job as well, and take its exit code and its log away with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..engine import Execution, Handle
+from ..errors import EngineUnreachable, ExecutionNotRunning
+from .client import ApiError
+from .names import CONTAINER, INIT, pod_name
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .pods import Pods
+
+__all__ = ["Signals"]
+
+_TORN_DOWN = 137  # the container ended, and took the sender along
+
+
+class Signals:
+    """The part of the engine that signals jobs which run."""
+
+    _client: Client
+    _pods: Pods
+    _signalling: dict[str, asyncio.Lock]
+
+    async def signal(self, x: Execution, h: Handle, signum: int) -> None:
+        """The init passes it on to the job. Raises `ExecutionNotRunning`."""
+        if not await self._noted(x, str(signum)):
+            raise ExecutionNotRunning("it has ended", execution_id=x.id)
+
+    async def stop(self, x: Execution, h: Handle, signum: int, grace: float) -> None:
+        """The signal now; the grace is kept in the container."""
+        await self._noted(x, str(signum), str(max(round(grace * 1000), 0)))
+
+    async def _noted(self, x: Execution, *words: str) -> bool:
+        """False: it does not run any more. Noted first: the job may be over before the cluster has answered."""
+        async with self._signalling.setdefault(x.token, asyncio.Lock()):
+            is_first = await asyncio.to_thread(_note, x)
+            was_sent = False
+            try:
+                was_sent = await self._sent(x, *words)
+            finally:
+                if not was_sent and is_first:
+                    await asyncio.to_thread(_forget, x)
+            return was_sent
+
+    async def _sent(self, x: Execution, *words: str) -> bool:
+        try:
+            code, said = await self._client.execute(pod_name(x.token), CONTAINER, [INIT, "-k", *words])
+        except ApiError as error:
+            code, said = -1, error.message
+        if code in (0, _TORN_DOWN):
+            return True
+        pod = await self._pods.now(x.token)
+        if pod is None or pod.has_ended:
+            return False
+        raise EngineUnreachable(f"the job could not be signalled: {said}", mend="It is tried again", execution_id=x.id)
+
+    async def _was_signalled(self, x: Execution) -> bool:
+        async with self._signalling.setdefault(x.token, asyncio.Lock()):
+            return await asyncio.to_thread(_path(x).exists)
+
+
+def _path(x: Execution) -> Path:
+    return x.folder / "signalled"
+
+
+def _note(x: Execution) -> bool:
+    try:
+        _path(x).touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:  # it is over, and its folder taken away
+        return False
+    return True
+
+
+def _forget(x: Execution) -> None:
+    _path(x).unlink(missing_ok=True)

@@ -1,0 +1,69 @@
+"""The engine's params (what a request asks for) and settings (what the owner of the executor chose)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..errors import InvalidRequest
+from ..images.params import ImageParams, as_params, converted, set_params
+from ..types import ByteSize, SpecConfig
+
+__all__ = ["KubernetesParams", "KubernetesSettings", "KubernetesSpec", "checked_params", "checked_settings"]
+
+
+class KubernetesParams(ImageParams, frozen=True, kw_only=True):
+    """`engine_spec.params`, as every engine takes them that runs images.
+
+    `image`: a name that the nodes know or pull. A cluster does not tell an image's own entrypoint and command:
+    `entrypoint` and `cmd` together are what runs. `user`: numbers, "uid" or "uid:gid". `node_selector`: labels that
+    the node must bear.
+    """
+
+    node_selector: dict[str, str] = {}
+
+
+class KubernetesSpec(KubernetesParams, frozen=True, kw_only=True):
+    """Builds the `SpecConfig` of this engine: `KubernetesSpec(image="busybox:1.36", cmd=["true"]).build()`."""
+
+    def build(self) -> SpecConfig:
+        """The params that differ from their defaults. Raises `InvalidRequest`."""
+        return SpecConfig(type="kubernetes", params=set_params(self, KubernetesParams))
+
+
+class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`Settings.engines["kubernetes"]`.
+
+    `kubeconfig`: a file; None: as kubectl finds it (`KUBECONFIG`, in a pod its service account, `~/.kube/config`).
+    `context`: of it; None: its current one. `namespace`: where the pods are made; None: the context's. `memory`: the
+    limit of a job that names none. `image_pull_secrets`, `service_account`, `priority_class`, `tolerations`,
+    `runtime_class`: of every pod; the account's token is not mounted. `network_policies`: the cluster enforces
+    NetworkPolicy, and the namespace has one that cuts pods labelled `dms-executor/network: none` off (docs).
+    """
+
+    kubeconfig: str | None = None
+    context: str | None = None
+    namespace: str | None = None
+    memory: ByteSize = ByteSize("2GiB")
+    image_pull_secrets: tuple[str, ...] = ()
+    service_account: str | None = None
+    priority_class: str | None = None
+    tolerations: tuple[dict[str, Any], ...] = ()
+    runtime_class: str | None = None
+    network_policies: bool = False
+
+
+def checked_params(params: dict[str, Any]) -> KubernetesParams:
+    """Raises `InvalidRequest`, which lists the known keys where one is unknown."""
+    return as_params(KubernetesParams, params)
+
+
+def checked_settings(settings: Any) -> KubernetesSettings:
+    """The engine's settings out of a struct, a mapping or None. Raises `InvalidRequest`."""
+    if isinstance(settings, KubernetesSettings):
+        return settings
+    checked = converted(KubernetesSettings, settings or {}, "$.engines.kubernetes")
+    if checked.memory <= 0:
+        raise InvalidRequest(f"{checked.memory} is no limit", path="$.engines.kubernetes.memory", mend="E.g. '2GiB'")
+    return checked

@@ -1,0 +1,196 @@
+"""What of a pod is looked at, and what it means: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from ..engine import Exit
+from ..errors import ExecutorError, ImageNotFound, ImagePullFailed, StartFailed
+from ..supervisor.said import Report
+from ..typed import known
+from .names import TOKEN
+
+__all__ = ["Pod", "ended", "report_of", "seen", "trouble", "waits_for"]
+
+_KILLED = 137
+_MISSING = ("not found", "manifest unknown", "does not exist", "not present", "no such image")
+_AUTH = ("unauthorized", "authentication required", "denied", "forbidden", "403", "401")
+_HOPELESS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_MEND = "Check command, user and image; the image's own ENTRYPOINT is not known to a cluster"
+
+
+class _Waiting(msgspec.Struct, rename="camel"):
+    reason: str = ""
+    message: str = ""
+
+
+class _Running(msgspec.Struct, rename="camel"):
+    started_at: datetime | None = None
+
+
+class _Terminated(msgspec.Struct, rename="camel"):
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+    finished_at: datetime | None = None
+
+
+class _State(msgspec.Struct, rename="camel"):
+    waiting: _Waiting | None = None
+    running: _Running | None = None
+    terminated: _Terminated | None = None
+
+
+class _Container(msgspec.Struct, rename="camel"):
+    state: _State = msgspec.field(default_factory=_State)
+
+
+class _Condition(msgspec.Struct, rename="camel"):
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+class _Status(msgspec.Struct, rename="camel"):
+    phase: str = ""
+    reason: str = ""
+    message: str = ""
+    conditions: list[_Condition] = []
+    container_statuses: list[_Container] = []
+
+
+class _Meta(msgspec.Struct, rename="camel"):
+    name: str
+    uid: str = ""
+    resource_version: str = ""
+    labels: dict[str, str] = {}
+    deletion_timestamp: datetime | None = None
+
+
+class _Spec(msgspec.Struct, rename="camel"):
+    node_name: str = ""
+
+
+class Pod(msgspec.Struct, rename="camel"):
+    """`state`: of its one container."""
+
+    metadata: _Meta
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+    status: _Status = msgspec.field(default_factory=_Status)
+
+    @property
+    def token(self) -> str:
+        """Whose it is."""
+        return self.metadata.labels.get(TOKEN, "")
+
+    @property
+    def state(self) -> _State:
+        """The kubelet's word; without one yet, nothing."""
+        statuses = self.status.container_statuses
+        return statuses[0].state if statuses else _State()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its init runs, be it that it only waits for the go."""
+        return self.state.running is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it runs, nor ever will."""
+        return self.state.terminated is not None or self.status.phase in ("Succeeded", "Failed")
+
+
+def seen(raw: Any) -> Pod:
+    """Out of the cluster's JSON."""
+    return msgspec.convert(raw, known(Pod))
+
+
+def waits_for(pod: Pod) -> str:
+    """Why it does not run yet, in the cluster's words; empty where it has none."""
+    waiting = pod.state.waiting
+    if waiting is not None and waiting.reason not in ("", "ContainerCreating", "PodInitializing"):
+        return f"{waiting.reason}: {waiting.message}" if waiting.message else waiting.reason
+    for condition in pod.status.conditions:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return f"{condition.reason}: {condition.message}"
+    return ""
+
+
+def trouble(pod: Pod) -> ExecutorError | None:
+    """What no waiting mends. A registry that does not answer, and a full cluster, may be mended by it."""
+    if pod.has_ended:
+        return StartFailed(_why_ended(pod), mend=_MEND)
+    waiting = pod.state.waiting
+    if waiting is None:
+        return None
+    said = waits_for(pod)
+    if waiting.reason in ("ErrImageNeverPull", "InvalidImageName"):
+        return ImageNotFound(said, mend="Check the image's name, or let it be pulled")
+    if waiting.reason in ("ErrImagePull", "ImagePullBackOff"):
+        lower = waiting.message.lower()
+        if any(word in lower for word in _AUTH):
+            return ImagePullFailed(said, cause_kind="auth", mend="Give image_pull_secrets in the engine's settings")
+        if any(word in lower for word in _MISSING):
+            return ImageNotFound(said, mend="Check the image's name")
+        if "no match for platform" in lower:
+            return ImagePullFailed(said, cause_kind="platform", mend="Use an image for the nodes' architecture")
+    return StartFailed(said, mend=_MEND) if waiting.reason in _HOPELESS else None
+
+
+def report_of(pod: Pod) -> Report:
+    """What the init said, as far as the kubelet has read it: lines, as they stand in the log, too."""
+    report = Report()
+    terminated = pod.state.terminated
+    for line in (terminated.message if terminated is not None else "").encode().split(b"\n"):
+        words = line.split(b" ")
+        if len(words) == 4 and words[0] == b"r":
+            try:
+                report.take(base64.b64decode(words[3], validate=True))
+            except binascii.Error:
+                continue
+    return report
+
+
+def ended(pod: Pod | None, report: Report, *, killed: bool) -> Exit | None:
+    """The end of a pod, None while it has not ended. One that something else than its job or we ended is lost."""
+    now = datetime.now(UTC)
+    if pod is None:
+        return Exit(lost="its pod is gone", started_at=report.started_at, finished_at=now, killed=killed)
+    if not pod.has_ended:
+        return None
+    terminated = pod.state.terminated
+    finished = terminated.finished_at if terminated is not None and terminated.finished_at else now
+    lost = _why_lost(pod)
+    if report.is_over and (killed or lost is None):
+        return report.to_exit(killed=killed, now=finished)
+    code = terminated.exit_code if terminated is not None else None
+    if lost is None and terminated is not None and terminated.reason == "OOMKilled":
+        return Exit(code=code, signal=9, oom_kills=1, killed=True, started_at=report.started_at, finished_at=finished)
+    if lost is None and killed and code == _KILLED:
+        return Exit(code=code, signal=9, killed=True, started_at=report.started_at, finished_at=finished)
+    lost = lost or f"its pod was ended from outside: {_why_ended(pod)}"
+    return Exit(code=code or None, lost=lost, started_at=report.started_at, finished_at=finished, killed=killed)
+
+
+def _why_lost(pod: Pod) -> str | None:
+    """Why the cluster ended it, in its words; None: it did not."""
+    for condition in pod.status.conditions:
+        if condition.type == "DisruptionTarget" and condition.status == "True":
+            return f"{condition.reason}: {condition.message}"
+    if pod.status.reason:
+        return f"{pod.status.reason}: {pod.status.message}"
+    return "its pod was deleted" if pod.metadata.deletion_timestamp is not None else None
+
+
+def _why_ended(pod: Pod) -> str:
+    terminated = pod.state.terminated
+    if terminated is None:
+        return f"{pod.status.reason or pod.status.phase}: {pod.status.message}"
+    words = report_of(pod).error or (terminated.message if not terminated.message.startswith("r ") else "")
+    return f"{terminated.reason or 'ended'} with code {terminated.exit_code}{': ' if words else ''}{words.strip()}"

@@ -1,0 +1,92 @@
+"""An executor over the tests' cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dms_executor import ExecutionRequest, ExecutionResult, Executor, Policy, Settings
+from dms_executor.kubernetes import KubernetesSpec
+from dms_executor.kubernetes.client import Client
+from dms_executor.kubernetes.spec import KubernetesSettings
+from tests import cluster
+from tests.kubernetes.apiserver import ApiServer, standing
+
+_NUMBERS = count()
+
+
+class Bench:
+    """`client`: beside the engine's own, to look at the cluster, and to meddle."""
+
+    def __init__(self, executor: Executor, client: Client) -> None:
+        self.executor = executor
+        self.client = client
+
+    def request(self, *argv: str, params: dict[str, Any] | None = None, **fields: Any) -> ExecutionRequest:
+        """A job of its own id."""
+        spec = KubernetesSpec(**{"image": cluster.IMAGE, "cmd": list(argv), **(params or {})}).build()
+        return ExecutionRequest(job_id="j", execution_id=f"e{next(_NUMBERS)}", engine_spec=spec, **fields)
+
+    async def run(self, *argv: str, params: dict[str, Any] | None = None, **fields: Any) -> ExecutionResult:
+        """To its result."""
+        return await self.executor.run(self.request(*argv, params=params, **fields))
+
+    async def start(self, *argv: str, **fields: Any) -> str:
+        """Starts a job, and gives its id."""
+        request = self.request(*argv, **fields)
+        await self.executor.start(request)
+        return request.execution_id
+
+    async def pod(self, execution_id: str) -> str:
+        """The name of its pod."""
+        return (await self.executor.inspect(execution_id)).engine_ids["pod"]
+
+
+@asynccontextmanager
+async def opened(state: Path, kubeconfig: str, *, clears: bool = True) -> AsyncIterator[Bench]:
+    """All its executions are removed at the end, if it `clears`."""
+    settings = Settings(engines={"kubernetes": {"kubeconfig": kubeconfig}})
+    client = Client(KubernetesSettings(kubeconfig=kubeconfig))
+    async with Executor.open(state, policy=Policy.trusted(), settings=settings) as executor:
+        yield Bench(executor, client)
+        for info in await executor.list() if clears else []:
+            await executor.remove(info.request.execution_id, force=True)
+    await client.close()
+
+
+@pytest.fixture
+async def bench(state_dir: Path) -> AsyncIterator[Bench]:
+    """Over the cluster that the tests are given; skipped without one."""
+    async with opened(state_dir, cluster.needed()) as bench:
+        yield bench
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ApiServer]:
+    """What stands in for a cluster."""
+    if os.geteuid() != 0:
+        pytest.skip("its pods are pid namespaces, which take root")
+    folder = tmp_path / "server"
+    folder.mkdir()
+    async with standing(folder) as server:
+        yield server
+
+
+@pytest.fixture
+async def alone(server: ApiServer, state_dir: Path) -> AsyncIterator[Bench]:
+    """Over that."""
+    async with opened(state_dir, str(server.kubeconfig)) as bench:
+        yield bench
+
+
+@pytest.fixture(params=["alone", "bench"], ids=["stand-in", "cluster"])
+def either(request: pytest.FixtureRequest) -> Bench:
+    """Over both, where there are both."""
+    found: Bench = request.getfixturevalue(request.param)
+    return found

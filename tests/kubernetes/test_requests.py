@@ -1,0 +1,126 @@
+"""What is refused before a cluster is asked, and what a pod is made with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dms_executor import ByteSize, ExecutionRequest, Executor, Policy, Resources, Settings
+from dms_executor.engine import Execution
+from dms_executor.errors import EngineUnavailable, InvalidRequest, NotSupported, PolicyDenied
+from dms_executor.kubernetes import KubernetesSettings, KubernetesSpec
+from dms_executor.kubernetes.body import pod_of
+from dms_executor.kubernetes.check import check_request, limits_and_gaps
+from dms_executor.kubernetes.spec import checked_params
+from dms_executor.types import PortMapping, StorageVolume
+
+_SETTINGS = KubernetesSettings()
+
+
+def request(params: dict[str, Any] | None = None, **fields: Any) -> ExecutionRequest:
+    spec = KubernetesSpec(**{"image": "busybox:1", "cmd": ["true"], **(params or {})}).build()
+    return ExecutionRequest(job_id="j", execution_id="e", engine_spec=spec, **fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "fields", "params"),
+    [
+        ("$.inputs", {"inputs": [StorageVolume(source="/etc", target="/in")]}, {}),
+        ("$.results_dir", {"results_dir": "/tmp/r"}, {}),
+        ("$.ports", {"ports": [PortMapping(container_port=80)]}, {}),
+        ("$.init", {"init": False}, {}),
+        ("$.network", {"network": "host"}, {}),
+        ("$.engine_spec.params.cmd", {}, {"cmd": None}),
+        ("$.engine_spec.params.user", {}, {"user": "nobody"}),
+        ("$.engine_spec.params.image", {}, {"image": "rootfs:/"}),
+        ("$.resources.disk", {"resources": Resources(disk=ByteSize("1GiB"))}, {}),
+        ("$.resources.pids", {"resources": Resources(pids=10)}, {}),
+    ],
+)
+def test_what_is_lacking_is_refused_by_its_name(field: str, fields: dict[str, Any], params: dict[str, Any]) -> None:
+    with pytest.raises(NotSupported) as caught:
+        asked = request(params, **fields)
+        check_request(asked, Policy.trusted(), _SETTINGS)
+        limits_and_gaps(asked, Policy.trusted(), _SETTINGS)
+    assert (caught.value.engine, caught.value.what) == ("kubernetes", field)
+    assert caught.value.mend
+
+
+def test_a_network_that_nobody_cuts_off_is_refused_or_recorded() -> None:
+    with pytest.raises(NotSupported, match="network_policies"):
+        check_request(request(), Policy(), _SETTINGS)
+    with pytest.raises(PolicyDenied, match="networks="):
+        check_request(request(network="cluster"), Policy(), _SETTINGS)
+    check_request(request(), Policy(), KubernetesSettings(network_policies=True))
+    assert limits_and_gaps(request(), Policy.trusted(), _SETTINGS)[1] == ["pids", "network"]
+
+
+def test_an_unknown_param_lists_those_that_are_known() -> None:
+    with pytest.raises(InvalidRequest, match="node_selector"):
+        checked_params({"image": "i", "cmd": ["x"], "unknown": 1})
+
+
+def pod(asked: ExecutionRequest, settings: KubernetesSettings = _SETTINGS) -> dict[str, Any]:
+    check_request(asked, Policy.trusted(), settings)
+    limits, _ = limits_and_gaps(asked, Policy.trusted(), settings)
+    x = Execution(id="e.", token="t" * 20, executor_id="x", folder=Path("/nowhere"), request=asked)
+    params = KubernetesSpec(**asked.engine_spec.params)
+    return pod_of(x, params, settings, limits, executor_id="x", init="init")
+
+
+def test_a_pod_has_no_more_rights_than_it_needs() -> None:
+    spec = pod(request())["spec"]
+    (container,) = spec["containers"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["restartPolicy"] == "Never"
+    assert spec["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": False,
+    }
+    assert "hostNetwork" not in spec
+
+
+def test_a_default_limit_reserves_nothing_and_a_named_one_does() -> None:
+    (container,) = pod(request())["spec"]["containers"]
+    assert container["resources"] == {"limits": {"memory": str(2 << 30)}, "requests": {"memory": "0"}}
+    asked = request(resources=Resources(cpu=0.5, memory=ByteSize("64MiB")))
+    (container,) = pod(asked)["spec"]["containers"]
+    named = {"cpu": "500m", "memory": str(64 << 20)}
+    assert container["resources"] == {"limits": named, "requests": named}
+
+
+def test_nothing_secret_is_the_clusters_to_keep() -> None:
+    scripts = {"a": b"#!/bin/sh\nsecret\n"}
+    asked = request(secret_environment={"S": "secret"}, stdin=b"secret", provision_scripts=scripts)
+    told = pod(asked)
+    assert "secret" not in str(told).lower().replace("imagepullsecrets", "")
+    assert "-h" in told["spec"]["containers"][0]["command"]
+
+
+def test_words_are_not_replaced_by_the_kubelet() -> None:
+    (container,) = pod(request({"cmd": ["echo", "$(A) $$(B) $C"]}))["spec"]["containers"]
+    assert container["command"][-2:] == ["echo", "$$(A) $$$$(B) $$C"]
+
+
+def test_an_id_that_is_no_label_is_an_annotation() -> None:
+    metadata = pod(request())["metadata"]
+    assert "dms-executor/execution" not in metadata["labels"]
+    assert metadata["annotations"]["dms-executor/execution"] == "e."
+    assert metadata["labels"]["dms-executor/job"] == "j"
+
+
+async def test_without_a_kubeconfig_the_probe_says_how_to_mend_it(state_dir: Path, tmp_path: Path) -> None:
+    settings = Settings(engines={"kubernetes": {"kubeconfig": str(tmp_path / "missing")}})
+    async with Executor.open(state_dir, policy=Policy.trusted(), settings=settings) as executor:
+        (probe,) = await executor.probe("kubernetes")
+        assert not probe.usable
+        assert "missing" in probe.problem
+        assert "kubeconfig" in probe.mend
+        with pytest.raises(EngineUnavailable):
+            await executor.run(request())
+        assert await executor.list() == []
