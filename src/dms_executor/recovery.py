@@ -138,9 +138,8 @@ async def _survey(core: Core, name: str, tokens: set[str] | None) -> Mapping[str
         surveying = engine.survey() if tokens is None else engine.survey_of(tokens)
         return await asyncio.wait_for(surveying, BUDGET)
     except (ExecutorError, TimeoutError) as error:
-        _log.warning(
-            "survey of %s: %s; its executions stay as they are", name, error or "no answer", extra={"engine": name}
-        )
+        said = str(error) or f"no answer in {BUDGET:g} s"  # a TimeoutError says nothing
+        _log.warning("survey of %s: %s; its executions stay as they are", name, said, extra={"engine": name})
         return None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dms_executor import ExecutionRequest, ExecutionStatus, Executor, Policy, StorageVolume
+from dms_executor import ExecutionRequest, ExecutionStatus, Executor, Policy, StorageVolume, recovery
 from dms_executor.errors import EngineUnreachable, ExecutionNotFound
 from dms_executor.journal import Journal
 from dms_executor.oci import OciSpec
@@ -177,6 +177,20 @@ async def test_a_silent_engine_slows_no_look(state_dir: Path, stand_in: type[Sta
         for _ in range(20):
             await executor.list()
         assert stand_in.called.count("survey") <= 2
+
+
+async def test_an_engine_that_does_not_answer_in_time_is_told(
+    state_dir: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def survey_of(_self: StandIn, _tokens: object) -> None:
+        await asyncio.Event().wait()
+
+    await leave(state_dir, request("one"))
+    monkeypatch.setattr(stand_in, "survey_of", survey_of)
+    monkeypatch.setattr(recovery, "BUDGET", 0.05)
+    async with Executor.open(state_dir, _follow=False) as executor:
+        assert [info.request.execution_id for info in await executor.list()] == ["one"]
+    assert ": no answer in 0.05 s; its executions stay as they are" in caplog.text
 
 
 async def test_who_only_looks_writes_nothing(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

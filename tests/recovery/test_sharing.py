@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -21,6 +22,8 @@ from .leftovers import processes
 from .test_kill import call, check_all
 
 pytestmark = pytest.mark.timeout(900)
+# What a look says whose survey takes longer than recovery waits for it, on a machine that is slow or busy.
+_LATE = re.compile(rb"dms-executor: WARNING: survey of oci: [^\n]+; its executions stay as they are\n")
 STARTS = int(os.environ.get("DMS_EXECUTOR_STARTS", "40"))
 
 
@@ -41,7 +44,7 @@ async def test_a_process_that_lists_all_the_time_disturbs_nothing(
             env=environment,
         )
         out, err = await ps.communicate()
-        assert (ps.returncode, err) == (0, b""), err.decode()
+        assert (ps.returncode, _LATE.sub(b"", err)) == (0, b""), err.decode()
         lines = out.split()
         assert len(lines) >= seen, "an execution vanished from the list"
         looks, seen = looks + 1, len(lines)
