@@ -33,11 +33,12 @@ PROGRAMS: dict[str, list[str]] = {
         *("options.c", "calling.c", "descendants.c", "console.c"),
         *("lines.c", "sending.c", "handed.c"),
     ],
-    "dms-vm": [*SHARED, "vm.c", "vmm.c"],
+    "dms-vm": [*SHARED, "vm.c", "vm_clients.c", "vmm.c"],
+    "dms-vm-exec": [*SHARED, "vm_exec.c"],
     "dms-guest": [
         *SHARED,
         *("guest.c", "guest_config.c", "guest_link.c", "guest_root.c", "guest_job.c", "guest_limits.c"),
-        *("guest_outputs.c", "usage.c", "files.c", "pack.c", "links.c", "extents.c", "tar_write.c"),
+        *("guest_session.c", "guest_outputs.c", "usage.c", "files.c", "pack.c", "links.c", "extents.c", "tar_write.c"),
     ],
 }
 FUZZ: dict[str, list[str]] = {

@@ -63,6 +63,7 @@ static const struct rule rules[] = {
     {FRAME_GUEST_CONFIG, BIT(TO_GUEST), 1, FRAME_DATA_MAX},
     {FRAME_GUEST_GO, BIT(TO_GUEST), 0, 0},
     {FRAME_GUEST_END, BIT(FROM_GUEST), 0, 0},
+    {FRAME_GUEST_CLOSE, BIT(TO_GUEST), 0, 0},
 };
 
 long frame_parse(const uint8_t *bytes, size_t have, enum frame_side side, struct frame *out)

@@ -11,6 +11,8 @@
 #define FRAME_TEXT_MAX 1024u /* of an error; what is longer is cut by whoever sends it */
 #define FRAME_DATA_MAX 32768u /* of a guest's streams in one frame, and of its configuration */
 #define FRAME_USAGE 48u       /* the payload of INIT_USAGE */
+#define FRAME_WINDOW 131072u   /* that a command's output may be ahead of who reads it */
+#define FRAME_COST 1024u      /* that a frame counts in it beside its data: a socket's buffer counts so, too */
 
 enum frame_type {
     FRAME_CONFIG = 1,
@@ -53,6 +55,7 @@ enum frame_type {
     FRAME_GUEST_CONFIG = 133,
     FRAME_GUEST_GO = 134,
     FRAME_GUEST_END = 135,
+    FRAME_GUEST_CLOSE = 136,
 };
 
 /* Who may send what: a frame of another direction is a protocol error. */

@@ -203,7 +203,9 @@ static void hear_host(void)
         hopeless("the host has gone");
     have += (size_t)got;
     while ((size = frame_parse(bytes, have, TO_GUEST, &frame)) > 0) {
-        if (frame.type == FRAME_GUEST_CONFIG && !running)
+        if (frame.channel != 0 && running)
+            sessions_hear(&frame, job.init);
+        else if (frame.type == FRAME_GUEST_CONFIG && !running)
             keep_config(&frame);
         else if (frame.type == FRAME_GUEST_GO && !running)
             go();
@@ -253,6 +255,7 @@ static void reap(int signals)
     while (read(signals, &info, sizeof info) == sizeof info)
         ;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        sessions_reaped(pid, status);
         if (pid != job.init)
             continue;
         gone_at = sys_boottime();
@@ -275,7 +278,9 @@ static void carry(int index)
 
 static int patience(void)
 {
-    if (gone_at == 0 || link_is_busy()) /* what the host has not taken yet is no reason to hurry */
+    if (gone_at == 0)
+        return sessions_patience();
+    if (link_is_busy()) /* what the host has not taken yet is no reason to hurry */
         return -1;
     uint64_t past = (sys_boottime() - gone_at) / 1000000u;
     return past < DRAIN_MS ? (int)(DRAIN_MS - past) : 0;
@@ -283,10 +288,10 @@ static int patience(void)
 
 static _Noreturn void loop(int signals)
 {
-    enum { SIGNALS, HOST, INIT, OUT, ERR, INPUT, COUNT };
+    enum { SIGNALS, HOST, INIT, OUT, ERR, INPUT, REST };
     for (;;) {
         bool room = link_has_room();
-        struct pollfd waited[COUNT] = {
+        struct pollfd waited[REST + SESSION_POLLS] = {
             [SIGNALS] = {.fd = signals, .events = POLLIN},
             [HOST] = {.fd = link_fd(), .events = (short)(POLLIN | (link_is_busy() ? POLLOUT : 0))},
             [INIT] = {.fd = job.report, .events = POLLIN},
@@ -294,8 +299,9 @@ static _Noreturn void loop(int signals)
             [ERR] = {.fd = room ? job.streams[1] : -1, .events = POLLIN},
             [INPUT] = {.fd = input_have > 0 ? job.input : -1, .events = POLLOUT},
         };
-        int ready = poll(waited, COUNT, patience());
-        if (ready == 0)
+        sessions_wait(waited + REST);
+        int ready = poll(waited, REST + SESSION_POLLS, patience());
+        if (ready == 0 && gone_at != 0)
             end();
         if (ready < 0)
             continue;
@@ -310,6 +316,7 @@ static _Noreturn void loop(int signals)
             feed();
         if (waited[SIGNALS].revents != 0)
             reap(signals);
+        sessions_serve(waited + REST);
         link_flush();
         if (gone_at != 0 && job.streams[0] < 0 && job.streams[1] < 0)
             end();

@@ -68,6 +68,19 @@ struct guest_job {
 };
 const char *guest_job_start(const struct guest_config *config, struct guest_job *job);
 
+/* A further command in the job's namespaces, in the control group of that number within the job's. */
+const char *guest_command_start(const struct guest_config *config, pid_t init, unsigned group, struct guest_job *command);
+
+/* guest_session.c: further commands, each on a channel of its own */
+struct frame;
+struct pollfd;
+enum { SESSIONS = 64, SESSION_POLLS = 4 * SESSIONS };
+void sessions_hear(const struct frame *frame, pid_t init);
+void sessions_wait(struct pollfd *out);
+void sessions_serve(const struct pollfd *waited);
+void sessions_reaped(pid_t pid, int status);
+int sessions_patience(void); /* ms until one of them wants to be served, -1: none does */
+
 /* guest_link.c: the way to the host */
 void link_open(const char *name);
 bool link_has_room(void); /* for a whole frame of data, and what else has to be said */
@@ -75,6 +88,8 @@ bool link_is_busy(void);  /* something waits to be sent */
 int link_fd(void);
 void link_flush(void);
 void link_put(uint8_t type, const uint8_t *payload, size_t length);
+void link_put_on(uint16_t channel, uint8_t type, const uint8_t *payload, size_t length);
 ssize_t link_carry(uint8_t type, int from); /* one read of `from` as one frame; as read(2) */
+ssize_t link_carry_on(uint16_t channel, uint8_t type, int from, size_t most);
 
 #endif

@@ -117,6 +117,42 @@ static _Noreturn void execute(const struct guest_config *config, int init)
     give_up("cannot execute the job's init");
 }
 
+/* All five of them are this process's to enter; its next child is in the job's pid namespace. setns(2) */
+static void enter_job(pid_t init)
+{
+    int job = sys_pidfd_open(init);
+    if (job < 0 || setns(job, CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) != 0)
+        give_up("cannot enter the job's namespaces");
+    close(job);
+}
+
+static _Noreturn void command(const struct guest_config *config, const int sources[5], int init, pid_t job, unsigned group, int told)
+{
+    char path[64];
+    sigset_t none;
+    place(sources);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    snprintf(path, sizeof path, GUEST_CGROUP "/exec-%u/cgroup.procs", group);
+    if (sys_write_file(path, "0", 1) != 0)
+        give_up("cannot join the command's control group");
+    sys_write_file("/proc/self/oom_score_adj", "0", 1);
+    enter_job(job);
+    pid_t pid = (pid_t)syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+    if (pid < 0)
+        give_up("cannot fork");
+    if (pid > 0) {
+        sys_write_all(told, &pid, sizeof pid);
+        _exit(0);
+    }
+    umask(0022);
+    limit_files();
+    if (chdir(config->directory) != 0)
+        give_up("cannot enter the working directory");
+    become_user(config);
+    execute(config, init);
+}
+
 static _Noreturn void child(const struct guest_config *config, const int sources[5], int init)
 {
     const char *problem;
@@ -170,11 +206,12 @@ static int open_streams(const struct guest_config *config, struct guest_job *job
     return 0;
 }
 
-const char *guest_job_start(const struct guest_config *config, struct guest_job *job)
+/* All that both kinds of process need; `sources` are the descriptors that they get, above those numbers. */
+static const char *prepare(const struct guest_config *config, struct guest_job *job, int sources[5], int *init)
 {
-    int sources[5] = {-1, -1, -1, -1, -1}, report[2];
-    int init = open("/dms-init", O_RDONLY | O_CLOEXEC);
-    if (init < 0)
+    int report[2];
+    *init = open("/dms-init", O_RDONLY | O_CLOEXEC);
+    if (*init < 0)
         return "cannot find the job's init";
     if (open_streams(config, job, sources) != 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, report) != 0)
         return "cannot make the job's streams";
@@ -184,14 +221,55 @@ const char *guest_job_start(const struct guest_config *config, struct guest_job 
     for (int i = 0; i < 5; i++)
         if (sources[i] >= 0 && (sources[i] = sys_move_fd(sources[i], FROM)) < 0)
             return "cannot make the job's streams";
-    loopback_up();
     job->report = report[0];
-    job->init = (pid_t)syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD, 0, 0, 0, 0);
-    if (job->init == 0)
-        child(config, sources, init);
+    return NULL;
+}
+
+static void give_away(const int sources[5], int init)
+{
     for (int i = 0; i < 5; i++)
         if (sources[i] >= 0)
             close(sources[i]);
-    close(init);
+    if (init >= 0)
+        close(init);
+}
+
+const char *guest_job_start(const struct guest_config *config, struct guest_job *job)
+{
+    int sources[5] = {-1, -1, -1, -1, -1}, init;
+    const char *problem = prepare(config, job, sources, &init);
+    if (problem != NULL)
+        return problem;
+    loopback_up();
+    job->init = (pid_t)syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD, 0, 0, 0, 0);
+    if (job->init == 0)
+        child(config, sources, init);
+    give_away(sources, init);
     return job->init < 0 ? "cannot make the job's namespaces" : NULL;
+}
+
+const char *guest_command_start(const struct guest_config *config, pid_t init, unsigned group, struct guest_job *job)
+{
+    int sources[5] = {-1, -1, -1, -1, -1}, program, told[2];
+    char path[64];
+    pid_t pid = 0;
+    snprintf(path, sizeof path, GUEST_CGROUP "/exec-%u", group);
+    if (mkdir(path, 0755) != 0 && errno != EEXIST)
+        return "cannot make the command's control group";
+    const char *problem = prepare(config, job, sources, &program);
+    if (problem == NULL && pipe2(told, O_CLOEXEC) != 0)
+        problem = "cannot make a pipe";
+    if (problem != NULL) {
+        give_away(sources, program);
+        return problem;
+    }
+    pid_t between = fork();
+    if (between == 0)
+        command(config, sources, program, init, group, told[1]);
+    give_away(sources, program);
+    close(told[1]);
+    /* Without it the report says why. */
+    job->init = read(told[0], &pid, sizeof pid) == sizeof pid ? pid : 0;
+    close(told[0]);
+    return between < 0 ? "cannot fork" : NULL;
 }

@@ -86,22 +86,32 @@ void link_flush(void)
     tidy();
 }
 
-void link_put(uint8_t type, const uint8_t *payload, size_t length)
+void link_put_on(uint16_t channel, uint8_t type, const uint8_t *payload, size_t length)
 {
     if (room() < FRAME_HEADER + length)
         return;
-    have += frame_header(out + have, type, (uint32_t)length);
+    have += frame_header_on(out + have, channel, type, (uint32_t)length);
     if (length > 0)
         memcpy(out + have, payload, length);
     have += length;
 }
 
-ssize_t link_carry(uint8_t type, int from)
+void link_put(uint8_t type, const uint8_t *payload, size_t length)
 {
-    ssize_t got = read(from, out + have + FRAME_HEADER, FRAME_DATA_MAX);
+    link_put_on(0, type, payload, length);
+}
+
+ssize_t link_carry_on(uint16_t channel, uint8_t type, int from, size_t most)
+{
+    ssize_t got = read(from, out + have + FRAME_HEADER, most < FRAME_DATA_MAX ? most : FRAME_DATA_MAX);
     if (got <= 0)
         return got;
-    frame_header(out + have, type, (uint32_t)got);
+    frame_header_on(out + have, channel, type, (uint32_t)got);
     have += FRAME_HEADER + (size_t)got;
     return got;
+}
+
+ssize_t link_carry(uint8_t type, int from)
+{
+    return link_carry_on(0, type, from, FRAME_DATA_MAX);
 }

@@ -340,7 +340,8 @@ void session_reaped(pid_t pid, int status)
         if (it->runtime == pid) {
             it->runtime = 0;
             it->runtime_status = status;
-        } else {
+        }
+        if (it->init == pid) { /* of a microVM it is the same process */
             it->init = 0;
             it->init_status = status;
         }

@@ -18,6 +18,7 @@
 
 #include "frame.h"
 #include "sys.h"
+#include "vm.h"
 #include "vmm.h"
 
 enum { REPORT = 3, FOLDER = 4, CONFIG = 5, FIRST_OF_OURS = 100 };
@@ -70,15 +71,25 @@ static size_t out_room(void)
     return sizeof out - out_have;
 }
 
-/* What finds no room is lost: a guest that does not read has only itself to blame. */
-static void give(uint8_t type, const uint8_t *payload, size_t length)
+bool vm_has_room(void)
+{
+    return out_room() >= WHOLE + SPARE;
+}
+
+void vm_give(uint16_t channel, uint8_t type, const uint8_t *payload, size_t length)
 {
     if (out_room() < FRAME_HEADER + length)
         return;
-    out_have += frame_header(out + out_have, type, (uint32_t)length);
+    out_have += frame_header_on(out + out_have, channel, type, (uint32_t)length);
     if (length > 0)
         memcpy(out + out_have, payload, length);
     out_have += length;
+}
+
+/* What finds no room is lost: a guest that does not read has only itself to blame. */
+static void give(uint8_t type, const uint8_t *payload, size_t length)
+{
+    vm_give(0, type, payload, length);
 }
 
 static void flush(void)
@@ -102,7 +113,7 @@ static ssize_t give_part(int fd, uint8_t type, size_t most)
 
 static void give_configuration(void)
 {
-    while (configuration >= 0 && out_room() >= WHOLE + SPARE) {
+    while (configuration >= 0 && vm_has_room()) {
         ssize_t got = give_part(configuration, FRAME_GUEST_CONFIG, FRAME_DATA_MAX);
         if (got < 0)
             fail("its configuration cannot be read", strerror(errno));
@@ -125,7 +136,7 @@ static void give_input(void)
 
 static bool wants_input(void)
 {
-    return has_input && configuration < 0 && input_room > 0 && out_room() >= WHOLE + SPARE;
+    return has_input && configuration < 0 && input_room > 0 && vm_has_room();
 }
 
 static void hear_guest(const struct frame *frame)
@@ -191,12 +202,13 @@ static void work_through(void)
         if (over)
             leave(0);
         long parsed = frame_parse(in, in_have, FROM_GUEST, &frame);
-        if (parsed < 0 || (parsed > 0 && frame.channel != 0))
+        if (parsed < 0 || (parsed > 0 && frame.channel != 0 && !vm_clients_hear(&frame)))
             fail("it broke the protocol", vmm_last_words());
         if (parsed == 0)
             return;
         size = (size_t)parsed;
-        hear_guest(&frame);
+        if (frame.channel == 0)
+            hear_guest(&frame);
     }
 }
 
@@ -266,20 +278,20 @@ static void reap(int signals)
 
 static _Noreturn void loop(int signals)
 {
-    enum { SIGNALS, SHIM, CHANNEL, OUT, INPUT, CONSOLE, WORDS, COUNT };
+    enum { SIGNALS, SHIM, CHANNEL, OUT, INPUT, CONSOLE, WORDS, CLIENTS };
     for (;;) {
-        short towards_guest = out_have > 0 ? POLLOUT : 0;
-        struct pollfd waited[COUNT] = {
+        struct pollfd waited[CLIENTS + VM_CLIENT_POLLS] = {
             [SIGNALS] = {.fd = signals, .events = POLLIN},
             [SHIM] = {.fd = report, .events = POLLIN},
-            [CHANNEL] = {.fd = pending > 0 && towards_guest == 0 ? -1 : vmm.channel,
-                         .events = (short)((pending > 0 ? 0 : POLLIN) | towards_guest)},
             [OUT] = {.fd = pending > 0 ? pending_to : -1, .events = POLLOUT},
             [INPUT] = {.fd = wants_input() ? 0 : -1, .events = POLLIN},
             [CONSOLE] = {.fd = vmm.console, .events = POLLIN},
             [WORDS] = {.fd = vmm.words, .events = POLLIN},
         };
-        if (poll(waited, COUNT, -1) < 0)
+        vm_clients_wait(waited + CLIENTS, started);
+        short events = (short)((pending > 0 ? 0 : POLLIN) | (out_have > 0 ? POLLOUT : 0));
+        waited[CHANNEL] = (struct pollfd){.fd = events != 0 ? vmm.channel : -1, .events = events};
+        if (poll(waited, CLIENTS + VM_CLIENT_POLLS, -1) < 0)
             continue;
         if (waited[SIGNALS].revents != 0)
             reap(signals);
@@ -297,6 +309,7 @@ static _Noreturn void loop(int signals)
             give_configuration();
         if (waited[INPUT].revents != 0)
             give_input();
+        vm_clients_serve(waited + CLIENTS);
         if (greeted && out_have > 0)
             flush();
     }
@@ -349,6 +362,7 @@ int main(int argc, char **argv)
     /* A stream that is full must not keep us from passing a signal on. */
     if (signals < 0 || fcntl(1, F_SETFL, O_WRONLY | O_NONBLOCK) != 0 || fcntl(2, F_SETFL, O_WRONLY | O_NONBLOCK) != 0)
         return 1;
+    vm_clients_listen(folder);
     if (fchdir(folder) != 0 || vmm_start(&vmm, argv + next + 1, &owner) != 0)
         fail("its monitor cannot be started", strerror(errno));
     loop(signals);

@@ -152,3 +152,21 @@ def _monitor(shim: int) -> int:
 
 def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_a_further_command_runs_beside_the_job(executor: Executor, rootfs: Path) -> None:
+    await executor.start(job(rootfs, "exec", "sh", "-c", "touch /seen; exec sleep 1000"))
+    try:
+        done = await executor.exec("exec", ["sh", "-c", "cat; ls /seen; echo err >&2; exit 3"], stdin=b"in\n")
+        assert (done.exit_code, done.stdout, done.stderr) == (3, b"in\n/seen\n", b"err\n")
+        late = await executor.exec("exec", ["sh", "-c", "sleep 1001 & sleep 1002"], timeout=1.0)
+        assert late.timed_out
+        left = await executor.exec("exec", ["sh", "-c", "ps | grep -c 'slee[p] 100[12]'"])
+        assert left.stdout == b"0\n"
+        with pytest.raises(StartFailed):
+            await executor.exec("exec", ["/no/such"])
+        much = await executor.exec("exec", ["sh", "-c", "head -c 3000000 /dev/zero"])
+        assert len(much.stdout) == 1 << 20
+        assert much.stdout_truncated
+    finally:
+        await executor.cancel("exec", grace=0)

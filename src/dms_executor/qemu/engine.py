@@ -21,7 +21,19 @@ import msgspec
 from ..cgroups.emptying import empty_group
 from ..cgroups.freezer import freeze
 from ..cgroups.gauge import Gauge
-from ..engine import Attached, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
+from ..engine import (
+    Attached,
+    Channel,
+    Command,
+    Engine,
+    EngineContext,
+    Execution,
+    Exit,
+    Handle,
+    Observed,
+    Prepared,
+    Report,
+)
 from ..errors import EngineUnavailable, EngineUnreachable, ExecutionNotRunning, StartFailed
 from ..images import ImageConfig, ImageStore, stop_signal_of
 from ..images.asked import grant_image
@@ -43,8 +55,9 @@ from ..typed import known
 from ..types import ExecutionRequest, Output, Probe, Stats
 from ..volumes import Volumes, collect, grant_volumes
 from . import check
+from .execs import open_exec
 from .host import Host, capacity, find_kernel, prepare_host
-from .launch import Launch, assemble
+from .launch import Launch, assemble, process_of
 from .plan import FOLDER, Plan
 from .spec import QemuParams, QemuSettings, checked_params, checked_settings
 from .words import last_words, told
@@ -54,15 +67,14 @@ if TYPE_CHECKING:
 
 __all__ = ["QemuEngine"]
 
-_CAPABILITIES = frozenset(
-    {"pause", "stats", "attach", "exact_signal", "oom_detection", "cpu", "memory", "pids", "disk", "images"}
-)
+_LIMITS = frozenset({"cpu", "memory", "pids", "disk", "oom_detection"})
+_CAPABILITIES = _LIMITS | {"pause", "stats", "attach", "exact_signal", "images", "exec", "exec_kill"}
 _OUTPUTS = 8 << 30  # bytes that a job may write to its outputs where its request names no disk
 _LOG = logging.getLogger("dms_executor.qemu")
 _GONE = 5.0  # seconds for a shim to end once it was told to
 # Those that such a guest uses: each costs an emulated boot a tenth of a second. In the order of loading.
 _MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "overlay", "?crc32c_generic", "erofs")
-_LEFTOVERS = (FOLDER, "control", "going", "pid", "exit.tmp")
+_LEFTOVERS = (FOLDER, "control", "exec", "going", "pid", "exit.tmp")
 _MEND_START = "Check params: cmd, entrypoint, working_directory and user, and that the image has them"
 
 
@@ -160,15 +172,17 @@ class QemuEngine(ServesImages, Engine):
 
     async def create(self, x: Execution, p: Prepared) -> Handle:
         """The shim, waiting for its go."""
-        host = await self._ready()
+        host, plan = await self._ready(), Plan.from_state(p.state)
+        params = checked_params(x.request.engine_spec.params)
+        process = await asyncio.to_thread(process_of, x, plan, params, self._store.rootfs)
         shim = await self._keeping.known(x)
         if shim is None:
             launch = await finished(
                 Launch.close,
                 assemble,
                 x,
-                Plan.from_state(p.state),
-                checked_params(x.request.engine_spec.params),
+                plan,
+                params,
                 host=host,
                 context=self._context,
                 settings=self._settings,
@@ -182,7 +196,11 @@ class QemuEngine(ServesImages, Engine):
         boot = await asyncio.to_thread(boot_id)
         address = ShimAddress(boot=boot, pid=shim.pid, start_time=shim.start_time)
         return Handle(
-            state={**msgspec.to_builtins(address), "volumes": p.state.get("volumes", {})},
+            state={
+                **msgspec.to_builtins(address),
+                "volumes": p.state.get("volumes", {}),
+                "process": process.to_state(),
+            },
             engine_ids={"shim": str(shim.pid), "accelerator": host.accelerator},
         )
 
@@ -261,6 +279,12 @@ class QemuEngine(ServesImages, Engine):
     async def attach(self, x: Execution, h: Handle) -> Attached:
         """Raises `ExecutionNotRunning`."""
         return await attach(x.folder)
+
+    async def exec(self, x: Execution, h: Handle, command: Command) -> Channel:
+        """Raises `StartFailed`, `ExecutionNotRunning`, `NotSupported`."""
+        host = await self._ready()
+        folder, group = self._context.state_dir, self._group(host, x)
+        return await open_exec(x, h, command, host, group, folder, self._store.rootfs)
 
     async def _ready(self) -> Host:
         if self._host is None:

@@ -20,7 +20,7 @@ from ..images.users import resolve_user
 from ..microvm import guest
 from ..microvm.drives import Drives, drives_of
 from ..networks import hosts_file
-from ..policy import reopen
+from ..policy import Grant, reopen
 from ..programs import ENVIRONMENT
 from ..scripts import encoded_scripts
 from ..supervisor import binary, spec
@@ -29,10 +29,10 @@ from ..targets import landed
 from ..volumes import Volumes
 from .command import Disk, Machine, qemu_argv
 from .host import Host
-from .plan import FOLDER, Plan
+from .plan import FOLDER, JobProcess, Plan
 from .spec import QemuParams, QemuSettings
 
-__all__ = ["Launch", "assemble"]
+__all__ = ["Launch", "assemble", "in_memory", "open_root", "process_of"]
 
 _SEGMENT = 64 << 20  # bytes of one file of the log
 _DRAIN = 1.0  # seconds that a stream may stay open once the job is gone
@@ -73,7 +73,7 @@ def assemble(
     """Makes the VM's cgroups and opens everything. Blocks. Closes all again on an error."""
     launch = Launch()
     try:
-        lower = launch.keep(_open_root(plan, rootfs))
+        lower = launch.keep(open_root(plan.root, plan.digest, rootfs))
         plan = msgspec.structs.replace(plan, volumes=landed(lower, plan.volumes))
         drives = drives_of(plan.volumes, x.folder / FOLDER)
         job = _job(x, plan, params, lower, drives)
@@ -142,7 +142,7 @@ def _shim_spec(
     folder = launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
     passed = [
         launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)),
-        launch.keep(_memory("guest", guest.encode(job))),
+        launch.keep(in_memory("guest", guest.encode(job))),
         launch.keep(_readable(plan.kernel)),
         launch.keep(_readable(plan.initrd)),
         *(fd for disk in disks for fd in disk.fds),
@@ -186,10 +186,28 @@ def _join_files(host: Host, group: str) -> list[str]:
     return files
 
 
-def _open_root(plan: Plan, rootfs: Callable[[str], Path]) -> int:
-    if plan.root is not None:
-        return reopen(plan.root, field="$.engine_spec.params.image").fd
-    return os.open(rootfs(plan.digest or ""), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def process_of(x: Execution, plan: Plan, params: QemuParams, rootfs: Callable[[str], Path]) -> JobProcess:
+    """What further commands have from the job. Raises `StartFailed` (no such user), `PolicyDenied`. Blocks."""
+    root = open_root(plan.root, plan.digest, rootfs)
+    try:
+        user = resolve_user(root, plan.image.user if params.user is None else params.user)
+    finally:
+        os.close(root)
+    public = msgspec.structs.replace(x.request, secret_environment={})
+    return JobProcess(
+        user=user,
+        environment=environment_of(params, plan.image, public, user, params.hostname or x.token[:12]),
+        directory=directory_of(params, plan.image),
+        root=plan.root,
+        digest=plan.digest,
+    )
+
+
+def open_root(root: Grant | None, digest: str | None, rootfs: Callable[[str], Path]) -> int:
+    """The root's folder on the host: the granted one, or the image's. Raises `PolicyDenied`. Blocks."""
+    if root is not None:
+        return reopen(root, field="$.engine_spec.params.image").fd
+    return os.open(rootfs(digest or ""), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _files(hostname: str, volumes: Volumes) -> dict[str, bytes]:
@@ -219,10 +237,10 @@ def _stdin(launch: Launch, x: Execution, plan: Plan) -> int | None:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise InvalidRequest("stdin_file is no regular file", path="$.stdin_file", mend="Name a file")
         return fd
-    return launch.keep(_memory("stdin", x.request.stdin)) if x.request.stdin else None
+    return launch.keep(in_memory("stdin", x.request.stdin)) if x.request.stdin else None
 
 
-def _memory(name: str, data: bytes) -> int:
+def in_memory(name: str, data: bytes) -> int:
     """In memory: what a job is told may be secret, and is gone with the last descriptor."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC)
     try:

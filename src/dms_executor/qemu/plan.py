@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 
 from ..images import ImageConfig
+from ..images.users import User
 from ..limits import Limits
 from ..policy import Grant
 from ..typed import known
 from ..volumes import Volumes
 
-__all__ = ["FOLDER", "Plan"]
+__all__ = ["FOLDER", "JobProcess", "Plan"]
 
 FOLDER = "vm"  # in the execution's folder: the disks, gone with the VM
 
@@ -37,3 +38,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def from_state(cls, state: dict[str, Any]) -> Plan:
         """Fields of newer releases are ignored."""
         return msgspec.convert(state, known(cls))
+
+
+class JobProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command has from the job, and where users are found: part of `Handle.state` as "process". No secrets."""
+
+    user: User
+    environment: dict[str, str]
+    directory: str
+    root: Grant | None = None
+    digest: str | None = None
+
+    def to_state(self) -> dict[str, Any]:
+        """As JSON types."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain

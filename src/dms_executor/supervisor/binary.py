@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import EngineUnavailable
 
-__all__ = ["guest_path", "init_path", "shim_path", "vm_path"]
+__all__ = ["guest_path", "init_path", "shim_path", "vm_exec_path", "vm_path"]
 
 _FOLDER = Path(__file__).parent.parent / "bin"
 _MEND = (
@@ -57,6 +57,12 @@ def vm_path(state_dir: Path) -> Path:
     Raises `EngineUnavailable`.
     """
     return _executable("dms-vm", state_dir)
+
+
+@cache
+def vm_exec_path(state_dir: Path) -> Path:
+    """The file `dms-vm-exec`, as `vm_path`."""
+    return _executable("dms-vm-exec", state_dir)
 
 
 @cache

@@ -1,0 +1,24 @@
+/* Further commands in a guest: each has a connection to `dms-vm`, and a channel of the guest's. */
+#ifndef DMS_VM_H
+#define DMS_VM_H
+
+#include <poll.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "frame.h"
+
+enum { VM_CLIENTS = 64, VM_CLIENT_POLLS = VM_CLIENTS + 1 };
+
+/* vm.c: the way to the guest. What finds no room is lost. */
+bool vm_has_room(void); /* for a whole frame */
+void vm_give(uint16_t channel, uint8_t type, const uint8_t *payload, size_t length);
+
+/* vm_clients.c */
+void vm_clients_listen(int folder); /* at the socket `exec` in the folder */
+void vm_clients_wait(struct pollfd *out, bool job_runs);
+void vm_clients_serve(const struct pollfd *waited);
+bool vm_clients_hear(const struct frame *frame); /* from the guest; false: there is no such channel */
+
+#endif
