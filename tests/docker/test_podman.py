@@ -9,13 +9,16 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dms_executor import ExecutionRequest, Executor, LogStreamRequest, Policy, Settings, StorageVolume
 from dms_executor.docker import PodmanSpec
 from dms_executor.docker.address import podman_path
+from dms_executor.docker.client import ApiError, Client
 from dms_executor.docker.logfile import read_log
+from dms_executor.docker.state import look_at
 from dms_executor.engine import Chunk
 from dms_executor.errors import EngineUnavailable, NotSupported
 from dms_executor.logs.inotify import Watcher
@@ -94,6 +97,31 @@ async def test_a_log_file_that_is_replaced_while_it_is_followed_is_read_out_firs
         over.set()
         rest = [chunk async for chunk in following]
     assert [(chunk.data, chunk.lost) for chunk in rest] == [(b"1,", {}), (b"2\n", {})]
+
+
+class _Answers(Client):
+    """A service that answers so, in turn."""
+
+    def __init__(self, *answers: ApiError | dict[str, Any]) -> None:
+        super().__init__("/nowhere")
+        self._answers = list(answers)
+
+    async def get(self, path: str, *, deadline: float = 0.0, **query: str) -> Any:
+        answer = self._answers.pop(0)
+        if isinstance(answer, ApiError):
+            raise answer
+        return answer
+
+
+async def test_a_container_whose_process_ends_as_it_is_looked_at_is_looked_at_again() -> None:
+    passing = ApiError("read /proc/28779/cgroup: no such process", status=500)
+    found = await look_at(_Answers(passing, passing, {"Id": "c", "State": {"Status": "exited"}}), "c")
+    assert found is not None
+    assert found.has_ended
+    gone = ApiError("no container with ID c found in database: no such container", status=500)
+    assert await look_at(_Answers(passing, gone), "c") is None
+    with pytest.raises(ApiError, match="disk"):
+        await look_at(_Answers(ApiError("disk full", status=500)), "c")
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ _DEADLINE = 30.0  # seconds for a call that the daemon answers at once unless it
 _CONNECT = 4.0
 _PING = "/_ping"
 _NEWEST = (1, 47)  # of the API's versions, the last whose changes were read
+_GONE = ("no such container", "no such exec session")
 _log = logging.getLogger("dms_executor.docker")
 
 
@@ -37,7 +38,12 @@ class ApiError(ExecutorError):
     @property
     def is_gone(self) -> bool:
         """What was asked about is not there. Podman answers 500 for what goes away just then."""
-        return self.status == 404 or (self.status == 500 and "no such " in self.message.lower())
+        return self.status == 404 or (self.status == 500 and any(word in self.message.lower() for word in _GONE))
+
+    @property
+    def is_passing(self) -> bool:
+        """Podman looked into /proc for a process that ended meanwhile: asked again it knows."""
+        return self.status == 500 and "no such process" in self.message.lower()
 
     @property
     def is_over(self) -> bool:

@@ -14,11 +14,11 @@ from typing import Any, Self
 from ..engine import Execution, Exit
 from ..errors import StartFailed
 from ..logs.inotify import Subscription, Watcher
-from .client import ApiError, Client
+from .client import Client
 from .events import Ear, Events
 from .files import folder_of
 from .report import Report, read_report, was_signalled
-from .state import Inspected, ended, inspected
+from .state import Inspected, ended, look_at
 
 __all__ = ["Follower"]
 
@@ -155,12 +155,7 @@ class Follower:
 
     async def _inspected(self) -> Inspected | None:
         """None: there is no such container."""
-        try:
-            return inspected(await self._client.get(f"/containers/{self._container}/json"))
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
+        return await look_at(self._client, self._container)
 
 
 def ended_or_now(found: Inspected) -> datetime:

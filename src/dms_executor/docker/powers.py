@@ -13,7 +13,7 @@ from . import files
 from .attaching import Attachment, attach
 from .body import QUIET_SIGNAL
 from .client import ApiError
-from .state import Inspected, inspected
+from .state import Inspected, look_at
 
 if TYPE_CHECKING:
     from .client import Client
@@ -173,12 +173,7 @@ class Powers:
                 raise EngineUnreachable(error.message, execution_id=x.id) from error
 
     async def _looked_at(self, h: Handle) -> Inspected | None:
-        try:
-            return inspected(await self._ask("GET", f"/containers/{_id(h)}/json"))
-        except ApiError as error:
-            if error.is_gone:
-                return None
-            raise
+        return await look_at(self._client, _id(h))
 
 
 def _id(h: Handle) -> str:

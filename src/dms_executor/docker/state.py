@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..engine import Exit
 from ..typed import known
+from .client import ApiError
 from .report import Report
 
-__all__ = ["Inspected", "ended", "inspected"]
+if TYPE_CHECKING:
+    from .client import Client
+
+__all__ = ["Inspected", "ended", "look_at"]
 
 _NEVER = "0001-01-01T00:00:00Z"
 _KILLED = 137
+_LOOKS, _LOOK = 50, 0.02
 
 
 class _State(msgspec.Struct, rename="pascal"):
@@ -52,9 +58,19 @@ class Inspected(msgspec.Struct, rename="pascal"):
         return self.state.started_at != _NEVER
 
 
-def inspected(raw: dict[str, Any]) -> Inspected:
-    """Out of the daemon's JSON."""
-    return msgspec.convert(raw, known(Inspected))
+async def look_at(client: Client, container: str) -> Inspected | None:
+    """None: there is no such container. Raises `ApiError`, `EngineUnreachable`."""
+    looks = 0
+    while True:
+        try:
+            return msgspec.convert(await client.get(f"/containers/{container}/json"), known(Inspected))
+        except ApiError as error:
+            if error.is_gone:
+                return None
+            looks += 1
+            if not error.is_passing or looks == _LOOKS:
+                raise
+        await asyncio.sleep(_LOOK)
 
 
 def ended(found: Inspected, report: Report, *, with_init: bool, scripts: bool, killed: bool) -> Exit:
