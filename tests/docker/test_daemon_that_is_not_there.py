@@ -126,3 +126,24 @@ async def test_a_daemon_that_comes_up_after_us_is_found(tmp_path: Path, rootfs: 
                         result = await executor.wait(name)
                         assert (result.exit_code, result.stdout) == (4, b"done\n")
                         await executor.remove(name)
+
+
+async def test_many_that_begin_at_once_ask_the_daemon_once(tmp_path: Path, rootfs: Path) -> None:
+    """What it can do: Podman takes most of a second over that, and twenty at once would all be too late."""
+    if problem := dockerd.SESSION.missing():
+        pytest.skip(problem)
+    image, calls = dockerd.SESSION.with_image(rootfs), list[str]()
+
+    async def asked(what: str) -> None:
+        calls.append(what.rpartition("/")[2])
+
+    with tempfile.TemporaryDirectory(prefix="relay-") as folder:
+        path = Path(folder) / "socket"
+        chosen = Settings(engines={"docker": {"socket": str(path)}})
+        async with asyncio.timeout(60), relayed(dockerd.SESSION.daemon().socket, path, asked=asked, answered=_nothing):
+            async with Executor.open(tmp_path / "state", policy=Policy.trusted(), settings=chosen) as executor:
+                job = DockerSpec(image=image, cmd=["true"]).build()
+                requests = [ExecutionRequest(job_id="j", execution_id=f"e{n}", engine_spec=job) for n in range(4)]
+                results = await asyncio.gather(*map(executor.run, requests))
+    assert [result.exit_code for result in results] == [0] * 4
+    assert calls.count("info") == 1

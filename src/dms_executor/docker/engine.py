@@ -21,6 +21,7 @@ import msgspec
 from ..engine import Chunk, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
 from ..errors import EngineUnavailable, EngineUnreachable, StartFailed
 from ..images import stop_signal_of
+from ..images.flight import Flights
 from ..limits import loosened_by
 from ..logs.inotify import Watcher
 from ..supervisor.binary import init_path
@@ -93,6 +94,7 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
         self._gauge = Gauge()
         self._stopping: set[asyncio.Task[None]] = set()
         self._daemon: Daemon | None = None
+        self._asking = Flights()
 
     @classmethod
     @asynccontextmanager
@@ -339,7 +341,8 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
     async def _known_daemon(self) -> Daemon:
         if self._daemon is None:
             try:
-                self._daemon = await described(self._client)
+                # Once for all who begin at once: Podman takes most of a second over it.
+                self._daemon = await self._asking.join("", lambda _: described(self._client), lambda _: None)
             except EngineUnreachable as error:
                 raise EngineUnavailable(error.message, mend=error.mend) from error
         return self._daemon
