@@ -95,12 +95,6 @@ int console_open(const char *folder, const char *size, int *terminal)
     return epoll_fd;
 }
 
-void console_taken(void)
-{
-    if (epoll_fd >= 0 && !is_terminal)
-        sys_hush(0, 0);
-}
-
 static void shut(int *fd)
 {
     if (*fd >= 0)

@@ -10,9 +10,6 @@
  * job writes there goes to descriptor 1. What is to be polled for POLLIN, or -1 with errno. */
 int console_open(const char *folder, const char *size, int *terminal);
 
-/* The job has its stdin now: nobody else is to hold the end that it reads. */
-void console_taken(void);
-
 bool console_ready(void); /* there is something to pass on; true: call it again, others are to be served before */
 
 /* The job is over. Kills what it left, and passes on what was written to its terminal, to the last byte. */

@@ -132,7 +132,7 @@ static void start_job(void)
     close(result[1]);
     if (!in_script) {
         drop_terminal(); /* or it would never hang up */
-        console_taken();
+        sys_hush(0, 0); /* or who writes would not learn that nobody reads */
     }
     ssize_t got;
     while ((got = read(result[0], &error, sizeof error)) < 0 && errno == EINTR)
@@ -296,7 +296,8 @@ static void pass_on(int signals)
 {
     struct signalfd_siginfo info;
     while (read(signals, &info, sizeof info) == sizeof info) {
-        if (info.ssi_signo != SIGCHLD && job > 0)
+        /* Our own is SIGPIPE, by a write of the console's. */
+        if (info.ssi_signo != SIGCHLD && info.ssi_pid != (uint32_t)getpid() && job > 0)
             kill(job, (int)info.ssi_signo);
         /* Who can only send signals cannot say that a stop is in hand. */
         halted |= in_file && in_script && sending_ends_by_default((int)info.ssi_signo);

@@ -135,6 +135,20 @@ async def test_input_that_is_closed_is_closed_for_all(bench: Bench) -> None:
 
 
 @line("2", needs=_ATTACH)
+async def test_a_job_that_closes_its_input_goes_on(bench: Bench) -> None:
+    script = "exec </dev/null; trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done"
+    execution_id = await bench.start(Shell(script), stdin_open=True, until="ready")
+    async with await bench.executor.attach(execution_id) as session:
+        with pytest.raises(ExecutionNotRunning, match="input"):
+            async with asyncio.timeout(60):
+                while True:
+                    await session.write(b"word")
+                    await asyncio.sleep(0.01)
+        session.signal("TERM")
+        assert await session.wait() == 7
+
+
+@line("2", needs=_ATTACH)
 async def test_without_an_open_stdin_there_is_output_alone(bench: Bench) -> None:
     execution_id = await bench.start(Say("ready"), Shell("cat; sleep 100000"), until="ready")
     async with await bench.executor.attach(execution_id, from_start=True) as session:
