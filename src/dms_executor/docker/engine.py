@@ -226,8 +226,12 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
 
     async def watch(self, x: Execution, h: Handle) -> Exit:
         """What the init reported, else what the daemon knows."""
-        with self._follower(x, h) as follower:
-            end = await follower.ended()
+        try:
+            with self._follower(x, h) as follower:
+                end = await follower.ended()
+        except EngineUnreachable:
+            self._fresh.discard(x.token)  # what happens until it answers again may be missed
+            raise
         if x.token in self._signalling:
             async with self._signalling[x.token]:  # a signal that came too late is no more noted
                 end = msgspec.structs.replace(end, killed=await asyncio.to_thread(was_signalled, files.folder_of(x)))
