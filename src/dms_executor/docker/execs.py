@@ -91,6 +91,6 @@ def _refusal(error: ApiError, x: Execution) -> ExecutorError:
         return ExecutionNotRunning(
             f"execution {x.id} is paused", status="paused", mend="Resume it first", execution_id=x.id
         )
-    if error.status in (404, 409):
+    if error.is_over:
         return ExecutionNotRunning("it has ended", execution_id=x.id)
     return StartFailed(error.message, execution_id=x.id)
