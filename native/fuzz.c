@@ -213,7 +213,7 @@ static void parse_guest_config(const uint8_t *bytes, size_t length)
     uint8_t *copy = exact(bytes, length, 1);
     if (guest_config_parse(copy, length, &config) == NULL) {
         accepted_by_guests++;
-        size_t total = strlen(config.argv[0]) + strlen(config.directory) + config.scripts_length;
+        size_t total = strlen(config.argv[0]) + strlen(config.directory) + config.scripts_length + config.filter_length;
         for (size_t i = 0; i < config.file_count; i++)
             total += strlen(config.files[i].path) + config.files[i].length;
         for (size_t i = 0; i < config.volume_count; i++)

@@ -37,8 +37,8 @@ struct guest_config {
     size_t group_count;
     uint32_t flags;
     uint64_t clock, memory, pids, cpu_us, capabilities;
-    const uint8_t *scripts;
-    size_t scripts_length;
+    const uint8_t *scripts, *filter; /* `filter`: of seccomp, compiled */
+    size_t scripts_length, filter_length;
     struct guest_file files[GUEST_FILES];
     size_t file_count;
     struct guest_volume volumes[GUEST_VOLUMES];

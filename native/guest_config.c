@@ -20,6 +20,7 @@ enum tag {
     TAG_VOLUME = 14,
     TAG_CAPABILITIES = 15,
     TAG_OUTPUTS = 16,
+    TAG_FILTER = 17,
 };
 
 #define ENTRY_HEADER 8u
@@ -123,6 +124,10 @@ static bool apply(const struct entry *entry, struct guest_config *config, bool *
     case TAG_SCRIPTS:
         config->scripts = entry->bytes;
         config->scripts_length = entry->length;
+        return true;
+    case TAG_FILTER:
+        config->filter = entry->bytes;
+        config->filter_length = entry->length;
         return true;
     case TAG_LIMITS:
         return set_limits(entry, config);

@@ -20,7 +20,7 @@
 #include "guest.h"
 #include "sys.h"
 
-enum { REPORT = 3, SCRIPTS = 4, FROM = 200 };
+enum { REPORT = 3, SCRIPTS = 4, FILTER = 5, PLACES = 6, FROM = 200 };
 
 #define FOLDER "/dev/.dms-executor-scripts"
 
@@ -90,9 +90,9 @@ static void become_user(const struct guest_config *config)
         give_up("cannot give up new privileges");
 }
 
-static void place(const int sources[5])
+static void place(const int sources[PLACES])
 {
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < PLACES; i++)
         if (sources[i] >= 0 && dup2(sources[i], i) < 0)
             _exit(126);
 }
@@ -105,6 +105,10 @@ static _Noreturn void execute(const struct guest_config *config, int init)
     if (config->terminal != NULL) {
         argv[count++] = (char *)"-t";
         argv[count++] = (char *)config->terminal;
+    }
+    if (config->filter_length > 0) {
+        argv[count++] = (char *)"-s";
+        argv[count++] = (char *)"5";
     }
     if (config->scripts_length > 0) {
         argv[count++] = (char *)"-p";
@@ -126,7 +130,7 @@ static void enter_job(pid_t init)
     close(job);
 }
 
-static _Noreturn void command(const struct guest_config *config, const int sources[5], int init, pid_t job, unsigned group, int told)
+static _Noreturn void command(const struct guest_config *config, const int sources[PLACES], int init, pid_t job, unsigned group, int told)
 {
     char path[64];
     sigset_t none;
@@ -153,7 +157,7 @@ static _Noreturn void command(const struct guest_config *config, const int sourc
     execute(config, init);
 }
 
-static _Noreturn void child(const struct guest_config *config, const int sources[5], int init)
+static _Noreturn void child(const struct guest_config *config, const int sources[PLACES], int init)
 {
     const char *problem;
     sigset_t none;
@@ -175,15 +179,13 @@ static _Noreturn void child(const struct guest_config *config, const int sources
     execute(config, init);
 }
 
-static int scripts_memory(const struct guest_config *config)
+static int in_memory(const uint8_t *bytes, size_t length)
 {
-    int fd = memfd_create("scripts", MFD_CLOEXEC);
-    if (fd < 0 || sys_write_all(fd, config->scripts, config->scripts_length) != 0 || lseek(fd, 0, SEEK_SET) != 0)
-        return -1;
-    return fd;
+    int fd = memfd_create("told", MFD_CLOEXEC);
+    return fd < 0 || sys_write_all(fd, bytes, length) != 0 || lseek(fd, 0, SEEK_SET) != 0 ? -1 : fd;
 }
 
-static int open_streams(const struct guest_config *config, struct guest_job *job, int sources[5])
+static int open_streams(const struct guest_config *config, struct guest_job *job, int sources[PLACES])
 {
     int ends[2];
     for (int i = 0; i < 2; i++) {
@@ -207,27 +209,29 @@ static int open_streams(const struct guest_config *config, struct guest_job *job
 }
 
 /* All that both kinds of process need; `sources` are the descriptors that they get, above those numbers. */
-static const char *prepare(const struct guest_config *config, struct guest_job *job, int sources[5], int *init)
+static const char *prepare(const struct guest_config *config, struct guest_job *job, int sources[PLACES], int *init)
 {
     int report[2];
-    *init = open("/dms-init", O_RDONLY | O_CLOEXEC);
+    *init = sys_move_fd(open("/dms-init", O_RDONLY | O_CLOEXEC), FROM);
     if (*init < 0)
         return "cannot find the job's init";
     if (open_streams(config, job, sources) != 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, report) != 0)
         return "cannot make the job's streams";
     sources[REPORT] = report[1];
-    if (config->scripts_length > 0 && (sources[SCRIPTS] = scripts_memory(config)) < 0)
+    if (config->scripts_length > 0 && (sources[SCRIPTS] = in_memory(config->scripts, config->scripts_length)) < 0)
         return "cannot keep the provision scripts";
-    for (int i = 0; i < 5; i++)
+    if (config->filter_length > 0 && (sources[FILTER] = in_memory(config->filter, config->filter_length)) < 0)
+        return "cannot keep the seccomp filter";
+    for (int i = 0; i < PLACES; i++)
         if (sources[i] >= 0 && (sources[i] = sys_move_fd(sources[i], FROM)) < 0)
             return "cannot make the job's streams";
     job->report = report[0];
     return NULL;
 }
 
-static void give_away(const int sources[5], int init)
+static void give_away(const int sources[PLACES], int init)
 {
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < PLACES; i++)
         if (sources[i] >= 0)
             close(sources[i]);
     if (init >= 0)
@@ -236,7 +240,7 @@ static void give_away(const int sources[5], int init)
 
 const char *guest_job_start(const struct guest_config *config, struct guest_job *job)
 {
-    int sources[5] = {-1, -1, -1, -1, -1}, init;
+    int sources[PLACES] = {-1, -1, -1, -1, -1, -1}, init;
     const char *problem = prepare(config, job, sources, &init);
     if (problem != NULL)
         return problem;
@@ -250,7 +254,7 @@ const char *guest_job_start(const struct guest_config *config, struct guest_job 
 
 const char *guest_command_start(const struct guest_config *config, pid_t init, unsigned group, struct guest_job *job)
 {
-    int sources[5] = {-1, -1, -1, -1, -1}, program, told[2];
+    int sources[PLACES] = {-1, -1, -1, -1, -1, -1}, program, told[2];
     char path[64];
     pid_t pid = 0;
     snprintf(path, sizeof path, GUEST_CGROUP "/exec-%u", group);

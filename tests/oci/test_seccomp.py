@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dms_executor.oci import libseccomp, seccomp
+from dms_executor.seccomp import libseccomp
+from dms_executor.seccomp import profile as seccomp
 
 
 def program(fd: int) -> bytes:

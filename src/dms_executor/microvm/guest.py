@@ -50,9 +50,9 @@ class GuestVolume(msgspec.Struct, frozen=True, kw_only=True):
 
 class GuestJob(msgspec.Struct, frozen=True, kw_only=True):
     """`has_input`: the job's stdin is a pipe, else empty. `disk`: the device that it may write to; None: a tmpfs.
-    `outputs`: the device on which what it wrote comes back.
 
-    `files`: by their path, read-only. `scripts`: encoded provision scripts. `terminal`: columns and rows.
+    `outputs`: the device on which what it wrote comes back. `files`: by their path, read-only. `scripts`: encoded
+    provision scripts. `seccomp`: the compiled filter. `terminal`: columns and rows.
     """
 
     argv: list[str]
@@ -68,6 +68,7 @@ class GuestJob(msgspec.Struct, frozen=True, kw_only=True):
     files: Mapping[str, bytes] = {}
     volumes: list[GuestVolume] = []
     scripts: bytes = b""
+    seccomp: bytes = b""
     terminal: tuple[int, int] | None = None
 
 
@@ -90,6 +91,8 @@ def _entries(job: GuestJob) -> Iterator[tuple[int, bytes]]:
         yield 9, b"%dx%d" % job.terminal
     if job.scripts:
         yield 10, job.scripts
+    if job.seccomp:
+        yield 17, job.seccomp
     limits = job.limits
     quota = 0 if limits.cpu is None else max(1000, round(limits.cpu * CPU_PERIOD))
     yield 11, struct.pack("<QQQ", limits.memory or 0, limits.pids or 0, quota)

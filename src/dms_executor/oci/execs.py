@@ -16,11 +16,11 @@ import msgspec
 from ..engine import Command, EngineContext, Execution
 from ..errors import EngineUnavailable, EngineUnreachable, ExecutionNotRunning, NotSupported, StartFailed
 from ..images.users import User, resolve_user
+from ..seccomp import compiled
 from ..supervisor.session import Session, SessionSpec, open_session
 from .host import Host
 from .process import INIT, PUBLIC, capabilities_of
 from .runtime import exec_argv
-from .seccomp import compiled
 from .spec import OciSettings
 
 __all__ = ["open_exec"]

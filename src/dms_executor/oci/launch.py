@@ -18,6 +18,7 @@ from ..errors import EngineUnavailable, InvalidRequest, StartFailed
 from ..images.users import User, resolve_user
 from ..policy import reopen
 from ..programs import ENVIRONMENT
+from ..seccomp import compiled, load_profile, oci_form
 from ..supervisor import binary, spec
 from ..supervisor.spawning import mapped
 from ..targets import landed
@@ -34,7 +35,6 @@ from .process import PUBLIC, process_of
 from .provision import script_mount, scripts_memory
 from .rootless import Rootless
 from .runtime import run_argv, state_folder
-from .seccomp import compiled, load_profile, oci_form
 from .shadow import shadow
 from .spec import OciParams, OciSettings
 from .userns import check_user

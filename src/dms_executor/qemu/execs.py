@@ -21,7 +21,7 @@ from ..supervisor import binary
 from ..supervisor.session import Session, SessionSpec, open_session
 from ..typed import known
 from .host import Host
-from .launch import in_memory, open_root
+from .launch import filter_of, in_memory, open_root
 from .plan import JobProcess
 
 __all__ = ["open_exec"]
@@ -69,6 +69,7 @@ def _spec(
         hostname="-",
         limits=Limits(),
         has_input=True,
+        seccomp=filter_of(state_dir),
     )
     configuration = in_memory("command", guest.encode(told))
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ..engine import EngineContext, Execution
-from ..errors import InvalidRequest
+from ..errors import EngineUnavailable, InvalidRequest
 from ..images import command_of
 from ..images.job import directory_of, environment_of
 from ..images.users import resolve_user
@@ -23,6 +23,7 @@ from ..networks import hosts_file
 from ..policy import Grant, reopen
 from ..programs import ENVIRONMENT
 from ..scripts import encoded_scripts
+from ..seccomp import compiled
 from ..supervisor import binary, spec
 from ..supervisor.spawning import mapped
 from ..targets import landed
@@ -32,7 +33,7 @@ from .host import Host
 from .plan import FOLDER, JobProcess, Plan
 from .spec import QemuParams, QemuSettings
 
-__all__ = ["Launch", "assemble", "in_memory", "open_root", "process_of"]
+__all__ = ["Launch", "assemble", "filter_of", "in_memory", "open_root", "process_of"]
 
 _SEGMENT = 64 << 20  # bytes of one file of the log
 _DRAIN = 1.0  # seconds that a stream may stay open once the job is gone
@@ -76,7 +77,7 @@ def assemble(
         lower = launch.keep(open_root(plan.root, plan.digest, rootfs))
         plan = msgspec.structs.replace(plan, volumes=landed(lower, plan.volumes))
         drives = drives_of(plan.volumes, x.folder / FOLDER)
-        job = _job(x, plan, params, lower, drives)
+        job = _job(x, plan, params, lower, drives, filter_of(context.state_dir))
         launch.spec = _shim_spec(launch, x, plan, drives, job, host, context, settings, stop_signal)
     except OSError as error:
         launch.close()
@@ -87,7 +88,7 @@ def assemble(
     return launch
 
 
-def _job(x: Execution, plan: Plan, params: QemuParams, root: int, drives: Drives) -> guest.GuestJob:
+def _job(x: Execution, plan: Plan, params: QemuParams, root: int, drives: Drives, seccomp: bytes) -> guest.GuestJob:
     request = x.request
     hostname = params.hostname or x.token[:12]
     user = resolve_user(root, plan.image.user if params.user is None else params.user)
@@ -105,6 +106,7 @@ def _job(x: Execution, plan: Plan, params: QemuParams, root: int, drives: Drives
         outputs=drives.outputs,
         volumes=drives.volumes,
         scripts=encoded_scripts(request.provision_scripts),
+        seccomp=seccomp,
     )
 
 
@@ -201,6 +203,17 @@ def process_of(x: Execution, plan: Plan, params: QemuParams, rootfs: Callable[[s
         root=plan.root,
         digest=plan.digest,
     )
+
+
+def filter_of(state_dir: Path) -> bytes:
+    """What a job's own kernel lets it call: the same as on a shared one. Raises `EngineUnavailable`. Blocks."""
+    try:
+        fd = compiled(state_dir / "seccomp")
+    except (OSError, ValueError) as error:
+        raise EngineUnavailable(f"the seccomp filter cannot be made: {error}", mend="Install libseccomp2") from error
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return file.read()
 
 
 def open_root(root: Grant | None, digest: str | None, rootfs: Callable[[str], Path]) -> int:

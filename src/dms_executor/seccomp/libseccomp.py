@@ -10,8 +10,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .profile import Filter
     from .rules import Argument, Rule
-    from .seccomp import Filter
 
 __all__ = ["export_bpf", "version"]
 
