@@ -144,8 +144,9 @@ class World:
         return {*nodes, ("/dev/pts/ptmx", "5:2", "666", "0:0")}
 
     def _links(self) -> set[str]:
-        # To /proc/kcore, which is masked or missing.
-        return {"core"} if self.runtime == "crun" or Path("/proc/kcore").exists() else set()
+        # To /proc/kcore, which is masked or missing: crun always makes it, runc where there is one, runsc never.
+        made = self.runtime == "crun" or (self.runtime == "runc" and Path("/proc/kcore").exists())
+        return {"core"} if made else set()
 
 
 def _limits() -> dict[str, tuple[str, str]]:
