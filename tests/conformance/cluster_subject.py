@@ -29,7 +29,7 @@ class ClusterSubject(ShellSubject):
     def leftovers(self, tokens: list[str]) -> list[str]:
         """Pods, and what they were given."""
         found: list[str] = []
-        for kind in ("pods", "secrets", "configmaps"):
+        for kind in ("pods", "configmaps"):
             listed: dict[str, Any] = cluster.asked(lambda client, kind=kind: client.call("GET", kind))
             names = [str(item["metadata"]["name"]) for item in listed["items"]]
             found += [f"{kind} {name}" for name in names if any(token in name for token in tokens)]

@@ -1,8 +1,8 @@
 """As much of a cluster as the engine asks for, on loopback: pods are processes of this host under the real init.
 
-It stands in where no cluster is. It answers as https://kubernetes.io/docs/reference/kubernetes-api/ has it and as the
-cluster of two nodes did with which the engine was tried; and it can do what that does seldom: end a watch, forget a
-version, lose a log's beginning, go away. A pod has no root, no limits and no user of its own here.
+It stands in where no cluster is. It answers as https://kubernetes.io/docs/reference/kubernetes-api/ has it, which was
+not compared with a cluster's answers yet; and it can do what one does seldom: end a watch, forget a version. A pod has
+no root, no limits and no user of its own here.
 """
 
 from __future__ import annotations
