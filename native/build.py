@@ -38,7 +38,17 @@ PROGRAMS: dict[str, list[str]] = {
     "dms-guest": [
         *SHARED,
         *("guest.c", "guest_config.c", "guest_link.c", "guest_root.c", "guest_job.c", "guest_limits.c"),
-        *("guest_session.c", "guest_outputs.c", "usage.c", "files.c", "pack.c", "links.c", "extents.c", "tar_write.c"),
+        *(
+            "guest_session.c",
+            "guest_outputs.c",
+            "usage.c",
+            "files.c",
+            "pack.c",
+            "links.c",
+            "extents.c",
+            "tar_read.c",
+            "tar_write.c",
+        ),
     ],
 }
 FUZZ: dict[str, list[str]] = {
