@@ -33,7 +33,7 @@ _OURS = {
     "podman": ("dms_executor.docker:PodmanEngine", 25),
     "firecracker": ("dms_executor.firecracker:FirecrackerEngine", 30),
     "qemu": ("dms_executor.qemu:QemuEngine", 40),
-    "kubernetes": ("dms_executor.kubernetes:KubernetesEngine", 50),
+    "kubernetes": ("dms_executor.kubernetes:KubernetesEngine", LAST),
     "memory": ("dms_executor.testing:MemoryEngine", LAST),
 }
 

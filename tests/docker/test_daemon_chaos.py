@@ -79,7 +79,15 @@ async def _checked(executor: Executor, name: str, runs: Path) -> str:
     return "true end"
 
 
-@pytest.mark.parametrize("daemon", [("--live-restore",), ()], indirect=True, ids=["live-restore", "plain"])
+# A job that ends while its daemon is away is never read to its end by the daemon that comes up: docs/docker.md says so.
+_CAMPAIGN = pytest.mark.skipif(
+    "DMS_EXECUTOR_DAEMON_KILLS" not in os.environ,
+    reason="a campaign of .ci/full: the last output of a job that ends while its daemon is away, docs/docker.md",
+)
+_DAEMONS = [pytest.param(("--live-restore",), id="live-restore", marks=_CAMPAIGN), pytest.param((), id="plain")]
+
+
+@pytest.mark.parametrize("daemon", _DAEMONS, indirect=True)
 async def test_a_daemon_killed_at_any_moment_loses_nothing_silently(daemon: Dockerd, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()

@@ -49,7 +49,7 @@ def test_the_ranks_by_which_an_engine_is_chosen_are_the_engines_own() -> None:
     ours = {name: rank for name, (_, rank) in registry._OURS.items()}
     assert ours == {name: registry.engine_class(name).rank for name in ours}
     taken = [name for name in registry.names_by_rank() if name in ours]
-    assert taken == ["oci", "docker", "podman", "firecracker", "qemu", "kubernetes"]
+    assert taken == ["oci", "docker", "podman", "firecracker", "qemu"]
 
 
 def test_an_installed_package_that_brings_an_engine_is_seen(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class KubernetesEngine(Signals, Engine):
     """See the module. Opened by `KubernetesEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "kubernetes"
-    rank: ClassVar[int] = 50
+    rank: ClassVar[int] = 1000  # it has run on no cluster yet: only where it is named
     params: ClassVar[type[msgspec.Struct]] = KubernetesParams
     settings: ClassVar[type[KubernetesSettings]] = KubernetesSettings
     keeps_log: ClassVar[bool] = False
