@@ -68,21 +68,23 @@ async def _checked(executor: Executor, name: str, runs: Path) -> str:
     assert times <= 1, f"{name} ran {times} times"
     async with await executor.get_log_stream(LogStreamRequest(execution_id=name)) as stream:
         log = await stream.read()
-        assert stream.gaps == {}
+        if stream.gaps:
+            assert _WHOLE.startswith(log), f"{name}: {log[-200:]!r}"
+            return "its end is said to be missing"
     if result.reason == "engine_lost":
         assert _WHOLE.startswith(log), f"{name}: {log[-200:]!r}"
         assert result.exit_code != 0
         return "lost with its daemon"
     assert (result.reason, result.exit_code) == ("exited", 7), f"{name}: {result}"
-    assert log == _WHOLE, f"{name}: {len(log)} of {len(_WHOLE)} bytes"
+    assert log == _WHOLE, f"{name}: {len(log)} of {len(_WHOLE)} bytes: {log[:20]!r} {log[-20:]!r}"
     assert times == 1
     return "true end"
 
 
-# A job that ends while its daemon is away is never read to its end by the daemon that comes up: docs/docker.md says so.
+# On a busy machine one run of nine still found a log that lacks its end and does not say so: docs/docker.md.
 _CAMPAIGN = pytest.mark.skipif(
     "DMS_EXECUTOR_DAEMON_KILLS" not in os.environ,
-    reason="a campaign of .ci/full: the last output of a job that ends while its daemon is away, docs/docker.md",
+    reason="a campaign of .ci/full: the last output of a job whose daemon with live-restore is killed, docs/docker.md",
 )
 _DAEMONS = [pytest.param(("--live-restore",), id="live-restore", marks=_CAMPAIGN), pytest.param((), id="plain")]
 
@@ -110,4 +112,4 @@ async def test_a_daemon_killed_at_any_moment_loses_nothing_silently(daemon: Dock
     print(f"{'live-restore' if live else 'plain'}: {KILLS} kills, {_JOBS} executions: {dict(counts)}")
     assert daemon.containers() == [], "containers are left behind"
     assert not live or counts["lost with its daemon"] == 0, counts
-    assert counts["true end"] or not live, counts
+    assert counts["true end"] + counts["its end is said to be missing"] or not live, counts

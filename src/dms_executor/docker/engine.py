@@ -45,7 +45,7 @@ from .kept import Kept
 from .logfile import read_log
 from .named import check_named_volumes
 from .names import EXECUTOR, TOKEN, container_name
-from .output import Attached, attach, logged
+from .output import Attached, attach, logged, missing_end
 from .plan import Plan
 from .ports import Ports, check_network
 from .powers import Powers
@@ -262,8 +262,12 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             return
         attached = self._attached.pop(x.token, None)
         if attached is None or after is not None:
+            cursor = after
             async for chunk in logged(self._client, _id(h), after):
+                cursor = chunk.cursor
                 yield chunk
+            if (missing := await self._unread(x, h, cursor)) is not None:
+                yield missing
             return
         try:
             async for chunk in attached.chunks():
@@ -271,6 +275,23 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
         finally:
             await attached.close()
         await self._sure_of_the_end(x, h, attached)
+
+    async def _unread(self, x: Execution, h: Handle, cursor: bytes | None) -> Chunk | None:
+        """A gap, where no daemon has read a job's output to its end.
+
+        A daemon that was killed over the start call knows nothing of the job that runs, nor of one that ended while it
+        was away.
+        """
+        report = await asyncio.to_thread(read_report, files.folder_of(x) / "report")
+        found = await self._looked_at(h)
+        if report.started_at is not None and found is not None and not found.has_started:
+            return missing_end(cursor, report.started_at)
+        if report.finished_at is None:
+            return None
+        moment = report.finished_at.timestamp()
+        if not self._events.was_away(moment) or await self._events.saw_end(_id(h), moment):
+            return None
+        return missing_end(cursor, report.finished_at)
 
     async def _read(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
         found = await self._looked_at(h)

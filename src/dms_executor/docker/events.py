@@ -12,13 +12,16 @@ import time
 from typing import Any
 
 from ..errors import EngineUnreachable, ExecutorError
-from .client import Client
+from .client import ApiError, Client
 from .names import EXECUTOR, TOKEN
 
 __all__ = ["Ear", "Events"]
 
 _OPENING = 10.0
 _OVERLAP = 1  # seconds of the past that are asked for: the daemon answers before it listens
+_UNREAD = 1.0  # seconds of output that a daemon may not have read yet when it was killed
+_PROMPT = 0.5  # seconds in which a daemon that is up notes an end, and none that was killed comes up
+_ABSENCES = 64  # that are remembered
 _log = logging.getLogger("dms_executor.docker")
 
 
@@ -49,6 +52,8 @@ class Events:
         self._opened: asyncio.Future[None] | None = None
         self.breaks = 0
         """How often the stream has ended: the same number before and after says that the daemon was there all along."""
+        self._away_since: float | None = None
+        self._away: list[tuple[float, float]] = []
 
     def listen(self, token: str) -> Ear:
         """Hears of the container from now on; `ready` says from when on truly."""
@@ -76,6 +81,29 @@ class Events:
         elif self._opened is not None:
             self._opened.result()
 
+    def was_away(self, moment: float) -> bool:
+        """Whether perhaps nobody read what a job wrote at that time, seconds since 1970, as far as is known here."""
+        since = self._away_since
+        return any(since - _UNREAD <= moment <= until for since, until in self._away) or (
+            since is not None and moment >= since - _UNREAD
+        )
+
+    async def saw_end(self, container: str, moment: float) -> bool:
+        """Whether the daemon that answers now saw that container end when it did: it was there to read its output.
+
+        One that comes up says nothing of what ended before, or says it late. Raises `EngineUnreachable`.
+        """
+        filters = json.dumps({"container": [container], "event": ["die"]})
+        query = {"filters": filters, "since": str(int(moment) - 1), "until": str(int(time.time()) + 1)}
+        try:
+            async with self._client.stream("GET", "/events", query=query) as answer:
+                async for event in answer.lines():
+                    if event.get("timeNano", 0) / 1e9 - moment < _PROMPT:
+                        return True
+        except ApiError as error:
+            raise EngineUnreachable(error.message) from error
+        return False
+
     async def close(self) -> None:
         """Idempotent."""
         task, self._task = self._task, None
@@ -89,6 +117,9 @@ class Events:
         try:
             async with self._client.stream("GET", "/events", query=query) as answer:
                 opened.set_result(None)
+                if self._away_since is not None:
+                    self._away = [*self._away[1 - _ABSENCES :], (self._away_since, time.time())]
+                    self._away_since = None
                 async for event in answer.lines():
                     self._take(event)
         except ExecutorError as error:
@@ -114,6 +145,7 @@ class Events:
 
     def _broke(self) -> None:
         self.breaks += 1
+        self._away_since = self._away_since or time.time()
         self._client.forget_version()
         for ear in [each for ears in self._ears.values() for each in ears]:
             ear.broken = True

@@ -18,7 +18,7 @@ from ..errors import EngineUnreachable
 from ..types import Stream
 from .client import Answer, ApiError, Client
 
-__all__ = ["Attached", "Position", "attach", "logged"]
+__all__ = ["Attached", "Position", "attach", "logged", "missing_end"]
 
 _STREAMS: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 _HEADER = 8
@@ -26,6 +26,8 @@ _STAMP = len("2026-11-28T00:57:16.619177636Z ")
 _UNKNOWN = 1
 """How many bytes of each stream are said to be missing where nobody knows the number: at least that."""
 _FAR = 64 << 10  # bytes: before that much no rotation takes anything, the least that a file holds
+_SETTLED = 0.5
+"""Seconds after we had a line in which the daemon has stamped it, and in which none that was killed comes up again."""
 _LATE = 2.0  # seconds by which the daemon's stamp may be later than the moment at which we had the same bytes
 
 
@@ -37,8 +39,10 @@ class Position:
 
     def __init__(self, cursor: bytes | None = None) -> None:
         words = (cursor or b"").split()
-        out, err, moment, first = [*words, *(b"0", b"0", b"0", b"-")[len(words) :]]
+        out, err, moment, first, out_tail, err_tail = [*words, *(b"0", b"0", b"0", b"-", b"0", b"0")[len(words) :]]
         self._count: dict[Stream, int] = {"stdout": int(out), "stderr": int(err)}
+        self.tail: dict[Stream, int] = {"stdout": int(out_tail), "stderr": int(err_tail)}
+        """Bytes of a line whose end was not given."""
         self.moment = int(moment)
         self.first = b"" if first == b"-" else first
 
@@ -47,8 +51,11 @@ class Position:
         self._count[stream] += len(data)
         if b"\n" in data:
             self.moment = max(self.moment, int(moment * 1e6))
-        counts = self._count["stdout"], self._count["stderr"]
-        return b"%d %d %d %b" % (*counts, self.moment, self.first or b"-")
+            self.tail[stream] = len(data) - data.rindex(b"\n") - 1
+        else:
+            self.tail[stream] += len(data)
+        counts, tails = b"%d %d" % tuple(self._count.values()), b"%d %d" % tuple(self.tail.values())
+        return b"%b %d %b %b" % (counts, self.moment, self.first or b"-", tails)
 
     def of(self, stream: Stream) -> int:
         """Bytes of it."""
@@ -114,6 +121,7 @@ async def logged(client: Client, container: str, after: bytes | None) -> AsyncIt
     """
     position, frames = Position(after), _Frames()
     left = {stream: position.of(stream) for stream in _STREAMS.values()}
+    tail, settled = dict(position.tail), position.moment / 1e6 + _SETTLED
     given_until, lost = 0.0, dict[Stream, int]()
     is_first = True
     query = {"stdout": "1", "stderr": "1", "follow": "1", "timestamps": "1"}
@@ -131,6 +139,9 @@ async def logged(client: Client, container: str, after: bytes | None) -> AsyncIt
                         position.first, is_first = stamp, False
                     if when.timestamp() <= given_until:
                         continue
+                    if when.timestamp() > settled:
+                        # A daemon that was killed has not kept all that it had given: what is later is new.
+                        left[stream] = min(left[stream], tail[stream])
                     known = min(left[stream], len(data))
                     left[stream] -= known
                     if known < len(data):
@@ -142,6 +153,12 @@ async def logged(client: Client, container: str, after: bytes | None) -> AsyncIt
         if error.status == 404:
             return
         raise EngineUnreachable(error.message) from error
+
+
+def missing_end(cursor: bytes | None, moment: datetime) -> Chunk:
+    """No data, and that some is missing."""
+    lost = dict.fromkeys(sorted(_STREAMS.values()), _UNKNOWN)
+    return Chunk(stream="stdout", time=moment, data=b"", cursor=cursor or b"0 0", lost=lost)
 
 
 def _began_with(stamp: bytes, began: datetime) -> bytes:
