@@ -109,7 +109,7 @@ def ended(scratch: Path) -> None:
     for journal in scratch.glob("*/*/journal.db"):
         line = [sys.executable, "-m", "dms_executor.cli", "--state-dir", str(journal.parent), "cleanup", "--running"]
         with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run([*line, "--yes"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+            subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
 
 
 def publish(size: str, folder: Path, names: list[str], minutes: float) -> None:
