@@ -263,9 +263,10 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
         attached = self._attached.pop(x.token, None)
         if attached is None or after is not None:
             cursor = after
-            async for chunk in logged(self._client, _id(h), after):
-                cursor = chunk.cursor
-                yield chunk
+            for follow in (True, False):  # at a container's end a follower may be let go before it has all
+                async for chunk in logged(self._client, _id(h), cursor, follow=follow):
+                    cursor = chunk.cursor
+                    yield chunk
             if (missing := await self._unread(x, h, cursor)) is not None:
                 yield missing
             return

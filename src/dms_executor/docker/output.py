@@ -114,8 +114,8 @@ async def attach(client: Client, container: str, breaks: int) -> Attached:
     return Attached(stack, answer, breaks, client, container)
 
 
-async def logged(client: Client, container: str, after: bytes | None) -> AsyncIterator[Chunk]:
-    """What the daemon has kept, without what was given before, to the container's end.
+async def logged(client: Client, container: str, after: bytes | None, *, follow: bool = True) -> AsyncIterator[Chunk]:
+    """What the daemon has kept, without what was given before; `follow`: to the container's end.
 
     Raises `EngineUnreachable` where the daemon goes away; a container that is gone has nothing.
     """
@@ -124,7 +124,7 @@ async def logged(client: Client, container: str, after: bytes | None) -> AsyncIt
     tail, settled = dict(position.tail), position.moment / 1e6 + _SETTLED
     given_until, lost = 0.0, dict[Stream, int]()
     is_first = True
-    query = {"stdout": "1", "stderr": "1", "follow": "1", "timestamps": "1"}
+    query = {"stdout": "1", "stderr": "1", "follow": str(int(follow)), "timestamps": "1"}
     try:
         async with client.stream("GET", f"/containers/{container}/logs", query=query) as answer:
             async for piece in answer.pieces():
