@@ -18,14 +18,16 @@ _log = logging.getLogger(__name__)
 
 
 async def images(core: Core) -> list[ImageInfo]:
-    """Of all engines that are usable, the one used last first."""
-    found = []
+    """Of all engines that are usable, the one used last first. What two keep in one place is the first one's."""
+    found: dict[object, ImageInfo] = {}
     for name, engine in await _keepers(core):
         try:
-            found += [msgspec.structs.replace(info, engine=name) for info in await engine.images()]
+            for info in await engine.images():
+                place = info.digest, info.size, info.last_used_at
+                found.setdefault(place, msgspec.structs.replace(info, engine=name))
         except (EngineUnavailable, EngineUnreachable) as error:
             _log.debug("%s", error, extra={"engine": name})
-    return sorted(found, key=lambda info: info.last_used_at, reverse=True)
+    return sorted(found.values(), key=lambda info: info.last_used_at, reverse=True)
 
 
 async def pull_image(

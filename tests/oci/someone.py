@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 HERE = Path(__file__).parent
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NUMBERS = count()
 TIMEOUT = 120 * float(os.environ.get("DMS_EXECUTOR_SLOW", "1"))
 
 
@@ -110,7 +112,7 @@ def somebody() -> Iterator[str]:
         return
     if not all(shutil.which(name) for name in ("useradd", "userdel", "setpriv", "newuidmap")):
         pytest.skip("no useradd, setpriv or newuidmap: apt-get install passwd util-linux uidmap")
-    name = f"dms-{os.getpid()}"
+    name = f"dms-{os.getpid()}-{next(_NUMBERS)}"  # each folder of tests that asks for one has its own
     subprocess.run(["useradd", "--no-create-home", "--shell", "/bin/sh", name], check=True)
     try:
         if f"{name}:" not in Path("/etc/subuid").read_text():  # this one's login.defs makes none

@@ -60,6 +60,7 @@ Phase = Literal["created", "running", "paused", "suspended", "ended"]
 
 _CREATION = 120.0
 _REMOVAL = 60.0
+_AWAY = 0.5
 _LOOK, _LOOKS = 0.05, 100
 _PHASES: dict[str, Phase] = {
     **{"created": "created", "running": "running", "paused": "paused", "restarting": "running"},
@@ -300,12 +301,12 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             return
         over = asyncio.Event()
         with self._follower(x, h) as follower:
-            end = asyncio.create_task(follower.gone(), name=f"end of {x.id}")
+            end = asyncio.create_task(_gone(follower), name=f"end of {x.id}")
             end.add_done_callback(lambda _: over.set())
             try:
                 async for chunk in read_log(Path(found.log_path), after, self._watcher, over):
                     yield chunk
-                await end  # unreachable: what is written then is for the next try
+                await end
             finally:
                 end.cancel()
                 await asyncio.wait([end])
@@ -388,3 +389,12 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
 
 def _id(h: Handle) -> str:
     return str(h.state["container"])
+
+
+async def _gone(follower: Follower) -> None:
+    """However long the daemon is away: what its file holds meanwhile is read without it."""
+    while True:
+        try:
+            return await follower.gone()
+        except EngineUnreachable:
+            await asyncio.sleep(_AWAY)

@@ -95,7 +95,7 @@ class Powers:
         await self._needs_group("stats")
         query = {"stream": "0", "one-shot": "1"}
         raw = await self._ask("GET", f"/containers/{_id(h)}/stats", **query)
-        if not raw.get("memory_stats") and not raw.get("pids_stats"):
+        if not raw or (not raw.get("memory_stats") and not raw.get("pids_stats")):
             raise ExecutionNotRunning("it has ended", execution_id=x.id)
         return self._gauge.read(x.token, raw)
 
