@@ -93,11 +93,18 @@ def _load(name: str) -> Any:
 
 @cache
 def _foreign() -> dict[str, EntryPoint]:
-    if not any(map(_may_bring_engines, sys.path)):
+    if not any(map(_brings_engines, sys.path)):
         return {}
     from importlib.metadata import entry_points  # 20 ms that a plain command need not pay
 
     return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in _OURS}
+
+
+def _brings_engines(folder: str) -> bool:
+    try:
+        return _may_bring_engines(folder)
+    except OSError:  # what this user may not read nobody imports
+        return False
 
 
 def _may_bring_engines(folder: str) -> bool:

@@ -60,6 +60,15 @@ def test_an_installed_package_that_brings_an_engine_is_seen(tmp_path: Path) -> N
     ours.write_text(f"[{registry.GROUP}]\noci = a:B\nmine = c:D\n")
     assert registry._may_bring_engines(str(tmp_path))
     assert not registry._may_bring_engines(str(tmp_path / "missing"))
+    assert registry._brings_engines(str(tmp_path))
+
+
+def test_a_folder_of_packages_that_this_user_may_not_read_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_path: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    assert not registry._brings_engines("/somewhere")
 
 
 def test_a_job_that_names_no_engine_imports_no_other(tmp_path: Path) -> None:
