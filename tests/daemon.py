@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
+import pytest
+
 __all__ = ["Daemon", "Session", "running"]
 
 _UP, _DOWN = 60.0, 30.0
@@ -122,6 +124,15 @@ class Session(Generic[D]):
         self._make = make
         self._daemon: D | None = None
         self._has_image = False
+
+    def needed(self) -> None:
+        """Skips the test where none can be started; fails it where DMS_EXECUTOR_REQUIRE names what is not installed."""
+        if not (problem := self.missing()):
+            return
+        wanted = filter(None, os.environ.get("DMS_EXECUTOR_REQUIRE", "").split(","))
+        if os.geteuid() == 0 and any(self._make.program.startswith(word) for word in wanted):
+            pytest.fail(f"{self._make.program} is required: {problem}")
+        pytest.skip(problem)
 
     def daemon(self) -> D:
         """Up and running."""

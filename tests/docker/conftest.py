@@ -15,8 +15,7 @@ from tests.daemon import running
 @pytest.fixture
 def daemon(rootfs: Path, request: pytest.FixtureRequest) -> Iterator[dockerd.Dockerd]:
     """Its options are the fixture's parameter."""
-    if problem := dockerd.SESSION.missing():
-        pytest.skip(problem)
+    dockerd.SESSION.needed()
     options = getattr(request, "param", ())
     with tempfile.TemporaryDirectory(prefix="dockerd-", ignore_cleanup_errors=True) as folder:
         made = dockerd.Dockerd(Path(folder), "--bridge", "none", "--iptables=false", *options)

@@ -9,8 +9,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from dms_executor import ExecutionRequest, ExecutionResult, Executor, Policy, Settings
 from dms_executor.docker import DockerSpec, PodmanSpec
 from tests.daemon import Daemon
@@ -69,8 +67,7 @@ async def opened(
 ) -> AsyncIterator[Bench]:
     """`settings`: the engine's own. The test is skipped where its daemon cannot be had."""
     session = SESSIONS[engine]
-    if problem := session.missing():
-        pytest.skip(problem)
+    session.needed()
     image = session.with_image(rootfs)
     chosen = Settings(engines={engine: {"socket": str(session.daemon().socket), **settings}})
     async with Executor.open(state, policy=policy or Policy.trusted(), settings=chosen) as executor:

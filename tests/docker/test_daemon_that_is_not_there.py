@@ -94,8 +94,7 @@ async def _nothing(_what: str) -> None:
 
 async def test_a_daemon_that_comes_up_after_us_is_found(tmp_path: Path, rootfs: Path) -> None:
     """By jobs that an earlier caller left, and by who starts one; nobody opens anything anew."""
-    if problem := dockerd.SESSION.missing():
-        pytest.skip(problem)
+    dockerd.SESSION.needed()
     image, daemon = dockerd.SESSION.with_image(rootfs), dockerd.SESSION.daemon().socket
     (tmp_path / "in").mkdir()
     script = "while [ ! -e /in/go ]; do sleep 0.05; done; echo done; exit 4"
@@ -130,8 +129,7 @@ async def test_a_daemon_that_comes_up_after_us_is_found(tmp_path: Path, rootfs: 
 
 async def test_many_that_begin_at_once_ask_the_daemon_once(tmp_path: Path, rootfs: Path) -> None:
     """What it can do: Podman takes most of a second over that, and twenty at once would all be too late."""
-    if problem := dockerd.SESSION.missing():
-        pytest.skip(problem)
+    dockerd.SESSION.needed()
     image, calls = dockerd.SESSION.with_image(rootfs), list[str]()
 
     async def asked(what: str) -> None:

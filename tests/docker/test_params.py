@@ -21,8 +21,7 @@ from .session import Bench, opened
 
 @pytest.fixture(params=["docker", "podman"])
 def engine(request: pytest.FixtureRequest) -> str:
-    if problem := SESSIONS[request.param].missing():
-        pytest.skip(problem)
+    SESSIONS[request.param].needed()
     return str(request.param)
 
 

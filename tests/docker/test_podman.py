@@ -127,8 +127,7 @@ async def test_a_container_whose_process_ends_as_it_is_looked_at_is_looked_at_ag
 @pytest.fixture
 def service(rootfs: Path) -> Iterator[Podman]:
     """One of the test's own, to be killed."""
-    if problem := SESSION.missing():
-        pytest.skip(problem)
+    SESSION.needed()
     with tempfile.TemporaryDirectory(prefix="podman-", ignore_cleanup_errors=True) as folder:
         with running(Podman(Path(folder))) as ready:
             ready.take(rootfs, SESSION.image)
@@ -192,8 +191,7 @@ class _Lingering(Podman):
 
 
 async def test_a_conmon_that_stays_for_each_command_is_in_nobodys_way(tmp_path: Path, rootfs: Path) -> None:
-    if problem := SESSION.missing():
-        pytest.skip(problem)
+    SESSION.needed()
     job = PodmanSpec(image=SESSION.image, cmd=["sh", "-c", "trap 'exit 5' TERM; sleep 1000 & wait"]).build()
     with tempfile.TemporaryDirectory(prefix="podman-", ignore_cleanup_errors=True) as folder:
         with running(_Lingering(Path(folder))) as service:
@@ -214,8 +212,7 @@ async def test_a_conmon_that_stays_for_each_command_is_in_nobodys_way(tmp_path: 
 
 
 async def test_a_path_that_would_be_another_option_is_refused(tmp_path: Path, rootfs: Path) -> None:
-    if problem := SESSION.missing():
-        pytest.skip(problem)
+    SESSION.needed()
     source = tmp_path / "a,readonly=false"
     source.mkdir()
     job = PodmanSpec(image=SESSION.with_image(rootfs), cmd=["true"]).build()

@@ -14,7 +14,6 @@ from dms_executor.engine import Chunk
 from tests.daemons import SESSIONS
 
 SESSION = SESSIONS["docker"]
-pytestmark = pytest.mark.skipif(bool(SESSION.missing()), reason=SESSION.missing())
 # As the engine asks for it, with the least that a file may hold: rotations take what is beyond three.
 LOG = ["--log-driver", "local", "--log-opt", "max-size=64k", "--log-opt", "max-file=3", "--log-opt", "compress=false"]
 BEFORE = 40
@@ -22,6 +21,7 @@ BEFORE = 40
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
+    SESSION.needed()
     client = Client(str(SESSION.daemon().socket))
     yield client
     await client.close()

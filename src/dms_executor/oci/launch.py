@@ -20,6 +20,7 @@ from ..policy import reopen
 from ..programs import ENVIRONMENT
 from ..seccomp import compiled, load_profile, oci_form
 from ..supervisor import binary, spec
+from ..supervisor.lent import Lent
 from ..supervisor.spawning import mapped
 from ..targets import landed
 from ..volumes import RESERVED_TARGETS
@@ -48,23 +49,14 @@ _FIRST_PASSED = 4
 _TERMINAL = (80, 24)  # columns and rows, of a terminal whose size nobody says
 
 
-class Launch:
+class Launch(Lent):
     """A shim's specification with the descriptors that it names; `close` once the shim has them."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.spec: spec.ShimSpec
-        self.fds: list[int] = []
         self.ids: IdRange | None = None
         self.kept: dict[str, list[str]] = {}
-
-    def keep(self, fd: int) -> int:
-        self.fds.append(fd)
-        return fd
-
-    def close(self) -> None:
-        """Idempotent."""
-        while self.fds:
-            os.close(self.fds.pop())
 
 
 def assemble(

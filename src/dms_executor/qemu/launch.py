@@ -25,6 +25,7 @@ from ..programs import ENVIRONMENT
 from ..scripts import encoded_scripts
 from ..seccomp import compiled
 from ..supervisor import binary, spec
+from ..supervisor.lent import Lent
 from ..supervisor.spawning import mapped
 from ..targets import landed
 from ..volumes import Volumes
@@ -43,21 +44,12 @@ _FIRST_ID = 0x70000000  # where the users of VMs begin: nobody's
 _GROUPS = frozenset({"cpu", "cpuacct", "memory", "pids", "freezer", "blkio"})
 
 
-class Launch:
+class Launch(Lent):
     """A shim's specification with the descriptors that it names; `close` once the shim has them."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.spec: spec.ShimSpec
-        self.fds: list[int] = []
-
-    def keep(self, fd: int) -> int:
-        self.fds.append(fd)
-        return fd
-
-    def close(self) -> None:
-        """Idempotent."""
-        while self.fds:
-            os.close(self.fds.pop())
 
 
 def assemble(
