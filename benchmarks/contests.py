@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
+import json
 import shutil
 import sys
 import time
@@ -203,26 +203,14 @@ async def starts(field: Field) -> list[Workload]:
     script = str(Path(python).with_name("dms-executor"))
     commands: dict[str, Run] = {}
     for runtime in filter(shutil.which, RUNTIMES):
-        words = [script, "--state-dir", str(scratch / f"cli-{runtime}"), "run", "--engine", "oci", "--rm"]
-        path = only(scratch / f"only-{runtime}", runtime)
-        enter = ["/usr/bin/env", f"PATH={path}"]
-        commands[f"dms-executor run, {runtime}"] = peers.spawned([*enter, *words, f"rootfs:{field.root}", *ECHO])
+        settings = scratch / f"{runtime}.json"
+        settings.write_text(json.dumps({"engines": {"oci": {"runtime": runtime}}}))
+        words = [script, "--state-dir", str(scratch / f"cli-{runtime}"), "--settings", str(settings)]
+        words += ["run", "--engine", "oci", "--rm", f"rootfs:{field.root}", *ECHO]
+        commands[f"dms-executor run, {runtime}"] = peers.spawned(words)
     everyone = await peers.launched(field)
     commands.update({name: everyone[name] for name in ("docker run", "podman run") if name in everyone})
     what = "`echo hi`, a whole process of the command line, removed at its end; no network."
     times = await field.in_turn(commands, rounds)
     found.append(Workload("command", "The command line: run", what, times))
     return found
-
-
-def only(folder: Path, runtime: str) -> str:
-    """A search path that has one runtime, and all else."""
-    folder.mkdir(exist_ok=True)
-    other = {"crun": "runc", "runc": "crun"}[runtime]
-    for place in reversed(os.environ["PATH"].split(":")):
-        for program in Path(place).iterdir() if Path(place).is_dir() else ():
-            link = folder / program.name
-            if program.name != other:
-                link.unlink(missing_ok=True)
-                link.symlink_to(program)
-    return str(folder)

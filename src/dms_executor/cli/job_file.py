@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-import click
+from .mapping_file import mapping_file
 
 __all__ = ["job_file", "located"]
 
@@ -15,17 +14,7 @@ _TRANSPORTS = ("rootfs", "oci", "oci-archive", "docker-archive")
 
 def job_file(name: str) -> dict[str, Any]:
     """The fields of a job file; `-` is stdin, whose paths are from here. Raises click.BadParameter."""
-    import msgspec
-
-    try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        found: Any = msgspec.json.decode(data) if name.endswith(".json") else msgspec.yaml.decode(data)
-    except OSError as error:
-        raise click.BadParameter(f"{name}: {error.strerror}", param_hint="--file") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{name} is neither JSON nor YAML: {error}", param_hint="--file") from error
-    if not isinstance(found, dict):
-        raise click.BadParameter(f"{name} holds no job, but {type(found).__name__}", param_hint="--file")
+    found = mapping_file(name, "--file", "job")
     _locate(found, Path.cwd() if name == "-" else Path(name).absolute().parent)
     return found
 

@@ -28,6 +28,7 @@ class Session:
 
     def __init__(self) -> None:
         self.state_dir: str | None = None
+        self.settings: str | None = None
         self.json = False
         self.verbosity = 0
         self.log_format: str | None = None
@@ -42,7 +43,12 @@ class Session:
         finally:
             gc.enable()
 
-        async with Executor.open(self.state_dir, policy=Policy.trusted(), _follow=follow) as executor:
+        from .settings_file import settings_file
+
+        settings = settings_file(self.settings)
+        async with Executor.open(
+            self.state_dir, policy=Policy.trusted(), settings=settings, _follow=follow
+        ) as executor:
             yield executor
 
     def used_before(self) -> bool:
@@ -104,6 +110,11 @@ def _set_state_dir(context: click.Context, _parameter: click.Parameter, value: s
     session.state_dir = value if value is not None else session.state_dir
 
 
+def _set_settings(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    session = session_of(context)
+    session.settings = value if value is not None else session.settings
+
+
 def options_of_all() -> list[click.Option]:
     """The options that stand before a command or after it."""
     return [
@@ -114,6 +125,13 @@ def options_of_all() -> list[click.Option]:
             callback=_set_state_dir,
             help="State folder. Default: $DMS_EXECUTOR_STATE_DIR, else /var/lib/dms-executor as root, "
             "~/.local/state/dms-executor otherwise.",
+        ),
+        click.Option(
+            ["--settings"],
+            metavar="FILE",
+            expose_value=False,
+            callback=_set_settings,
+            help="Settings of the executor and its engines, YAML or JSON. Default: $DMS_EXECUTOR_SETTINGS.",
         ),
         click.Option(
             ["--json"], is_flag=True, expose_value=False, callback=_set_json, help="One JSON object a line, errors too."

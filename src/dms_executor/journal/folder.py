@@ -8,9 +8,10 @@ import uuid
 from pathlib import Path
 
 from ..errors import StateError, StateUnwritable
+from ..filesystems import filesystem_type
 from .files import os_error, put
 
-__all__ = ["EXECUTIONS", "OWNERS", "filesystem_type", "prepare_folder", "state_folder_default"]
+__all__ = ["EXECUTIONS", "OWNERS", "prepare_folder", "state_folder_default"]
 
 EXECUTIONS = "executions"
 OWNERS = "owners"
@@ -53,20 +54,6 @@ def prepare_folder(path: Path) -> str:
         return _identity(path)
     except OSError as error:
         raise os_error(error, path) from error
-
-
-def filesystem_type(path: Path) -> str:
-    """The type of the file system that `path` lies on, as /proc/self/mountinfo names it; "" where unknown.
-
-    https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
-    """
-    device = path.stat().st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split(" ")
-        if fields[2] == wanted:
-            return fields[fields.index("-") + 1]
-    return ""
 
 
 def _check(path: Path) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from ..cgroups import Cgroups, detect, make_shims_group
 from ..cgroups.scope import below_manager, is_there, scope_of
 from ..errors import EngineUnavailable, NotSupported
+from ..filesystems import filesystem_type
 from ..programs import SEARCH_PATH
 from ..types import ByteSize, Capacity
 from .delegation import Delegated, delegated, given, settle
@@ -87,6 +88,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
 def look(settings: OciSettings, state_dir: Path) -> Host:
     """Makes nothing. Raises `EngineUnavailable`. Blocks."""
+    _check_layers(state_dir)
     rootless = find_rootless() if os.geteuid() != 0 else None
     runtime = choose(settings)
     cgroups = detect()
@@ -107,6 +109,19 @@ def look(settings: OciSettings, state_dir: Path) -> Host:
         mke2fs=mke2fs,
         no_userns="off in the settings" if settings.userns == "off" else runtime.flavour.no_userns or problem_of_host(),
     )
+
+
+def _check_layers(state_dir: Path) -> None:
+    """What jobs write lies in the state folder, as the upper layer of an overlay, which cannot be an overlay itself.
+
+    https://docs.kernel.org/filesystems/overlayfs.html#upper-and-lower
+    """
+    there = next(folder for folder in (state_dir, *state_dir.absolute().parents) if folder.exists())
+    if filesystem_type(there) == "overlay":
+        raise EngineUnavailable(
+            f"the state folder {state_dir} lies on an overlay, on which the kernel puts no other",
+            mend="Have it on a disk; within a container on a volume: `docker run --volume state:/var/lib/dms-executor`",
+        )
 
 
 def _look_rootless(
