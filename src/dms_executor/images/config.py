@@ -5,7 +5,7 @@ https://github.com/opencontainers/image-spec/blob/main/config.md
 
 from __future__ import annotations
 
-import platform
+import os
 from typing import Any
 
 import msgspec
@@ -102,7 +102,7 @@ def parse_config(data: bytes) -> ImageConfig:
 
 def host_architecture() -> str:
     """This host's, in Go's words: amd64, arm64."""
-    machine = platform.machine()
+    machine = os.uname().machine
     return _GO_ARCHITECTURES.get(machine, machine)
 
 

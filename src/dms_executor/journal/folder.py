@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import uuid
 from pathlib import Path
 
 from ..errors import StateError, StateUnwritable
@@ -78,7 +77,7 @@ def _identity(path: Path) -> str:
         return file.read_text().strip()
     except FileNotFoundError:
         pass
-    candidate = uuid.uuid4().hex
+    candidate = os.urandom(16).hex()
     scratch = path / f".{_IDENTITY}.{candidate}"
     put(path, scratch.name, candidate.encode(), durable=True)
     try:

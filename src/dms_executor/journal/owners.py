@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-import uuid
 from pathlib import Path
 
 import msgspec
@@ -42,7 +41,7 @@ class Owners:
         self._folder = folder
         self._descriptor = -1
         self.me = Owner(
-            uuid=uuid.uuid4().hex,
+            uuid=os.urandom(16).hex(),
             boot_id=boot_id(),
             pid=os.getpid(),
             start_time=start_time(os.getpid()) or 0,

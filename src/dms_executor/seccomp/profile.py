@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def compiled(cache: Path, path: str | None = None, capabilities: tuple[str, ...]
 
 @functools.lru_cache(maxsize=4)
 def _name(raw: bytes, capabilities: tuple[str, ...]) -> str:
-    key = "\0".join((str(_FORMAT), *capabilities, platform.machine(), _kernel_minor(), libseccomp.version()))
+    key = "\0".join((str(_FORMAT), *capabilities, os.uname().machine, _kernel_minor(), libseccomp.version()))
     return hashlib.sha256(key.encode() + b"\0" + raw).hexdigest()[:32]
 
 
@@ -151,19 +150,19 @@ def _applies(rule: Rule, capabilities: tuple[str, ...]) -> bool:
 
     https://github.com/containers/common/blob/main/pkg/seccomp/seccomp_linux.go
     """
-    arch = _GO_ARCHITECTURES.get(platform.machine(), platform.machine())
+    arch = _GO_ARCHITECTURES.get(os.uname().machine, os.uname().machine)
     includes, excludes = rule.includes or Condition(), rule.excludes or Condition()
     if includes.arches and arch not in includes.arches:
         return False
     if includes.caps and not set(includes.caps) <= set(capabilities):
         return False
-    if includes.min_kernel and _version(platform.release()) < _version(includes.min_kernel):
+    if includes.min_kernel and _version(os.uname().release) < _version(includes.min_kernel):
         return False
     if excludes.arches and arch in excludes.arches:
         return False
     if excludes.caps and set(excludes.caps) & set(capabilities):
         return False
-    return not (excludes.min_kernel and _version(platform.release()) >= _version(excludes.min_kernel))
+    return not (excludes.min_kernel and _version(os.uname().release) >= _version(excludes.min_kernel))
 
 
 _GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -175,7 +174,7 @@ _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 
 
 def _architectures(profile: _Profile) -> list[str]:
-    native = _NATIVE.get(platform.machine())
+    native = _NATIVE.get(os.uname().machine)
     for entry in profile.arch_map:
         if entry.architecture == native:
             return [entry.architecture, *(entry.sub_architectures or [])]
@@ -183,7 +182,7 @@ def _architectures(profile: _Profile) -> list[str]:
 
 
 def _kernel_minor() -> str:
-    return ".".join(str(number) for number in _version(platform.release()))
+    return ".".join(str(number) for number in _version(os.uname().release))
 
 
 def _version(text: str) -> tuple[int, int]:
