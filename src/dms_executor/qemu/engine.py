@@ -1,335 +1,73 @@
-"""The `qemu` engine: each job in a microVM of its own, with KVM or emulated, kept by a shim as every other.
-
-`create` is the shim, waiting for its go; on that it runs `dms-vm`, which starts QEMU and is towards the shim the init
-of the job that the guest's agent runs (docs/protocol.md, section 10). So log, records, stops and recovery are the
-shim's.
-"""
+"""The `qemu` engine: each job in a microVM of its own by QEMU, with KVM or emulated. Most of it is `MicrovmEngine`."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import Any, ClassVar
 
 import msgspec
 
-from ..cgroups.emptying import empty_group
-from ..cgroups.freezer import freeze
-from ..cgroups.gauge import Gauge
-from ..engine import (
-    Attached,
-    Channel,
-    Command,
-    Engine,
-    EngineContext,
-    Execution,
-    Exit,
-    Handle,
-    Observed,
-    Prepared,
-    Report,
-)
-from ..errors import EngineUnavailable, EngineUnreachable, ExecutionNotRunning, StartFailed
-from ..images import ImageConfig, ImageStore, stop_signal_of
-from ..images.asked import grant_image
-from ..images.serving import EngineImages, ServesImages
-from ..limits import loosened_by
-from ..microvm import initrd, rootimage
-from ..microvm.drives import ROOT, collect_drives, lend_folder, make_drives
-from ..policy import Grant, reopen
-from ..processes import boot_id
-from ..supervisor import binary
-from ..supervisor import shim as shims
-from ..supervisor.address import ShimAddress, kill_shim, wait_gone
-from ..supervisor.attachment import attach
-from ..supervisor.keeping import Keeping
-from ..supervisor.survey import survey
-from ..threads import finished
-from ..trees import remove_tree
-from ..typed import known
-from ..types import ExecutionRequest, Output, Probe, Stats
-from ..volumes import Volumes, collect, grant_volumes
-from . import check
-from .execs import open_exec
-from .host import Host, capacity, find_kernel, prepare_host
-from .launch import Launch, assemble, process_of
-from .plan import FOLDER, Plan
+from ..engine import Execution
+from ..microvm.drives import Drives
+from ..microvm.engine import MicrovmEngine
+from ..microvm.launch import Launch, Monitor, readable
+from ..microvm.plan import FOLDER, Plan
+from .command import Disk, Machine, qemu_argv
+from .host import Host, prepare_host
 from .spec import QemuParams, QemuSettings, checked_params, checked_settings
-from .words import last_words, told
-
-if TYPE_CHECKING:
-    from ..images.cache import ImageCache
 
 __all__ = ["QemuEngine"]
 
-_LIMITS = frozenset({"cpu", "memory", "pids", "disk", "oom_detection"})
-_CAPABILITIES = _LIMITS | {"pause", "stats", "attach", "exact_signal", "images", "exec", "exec_kill"}
-_OUTPUTS = 8 << 30  # bytes that a job may write to its outputs where its request names no disk
-_LOG = logging.getLogger("dms_executor.qemu")
-_GONE = 5.0  # seconds for a shim to end once it was told to
-# Those that such a guest uses: each costs an emulated boot a tenth of a second. In the order of loading.
-_MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "overlay", "?crc32c_generic", "erofs")
-_LEFTOVERS = (FOLDER, "control", "exec", "going", "pid", "exit.tmp")
-_MEND_START = "Check params: cmd, entrypoint, working_directory and user, and that the image has them"
 
-
-class QemuEngine(ServesImages, Engine):
-    """See the module. Opened by `QemuEngine.open`; belongs to one event loop."""
+class QemuEngine(MicrovmEngine[QemuSettings, Host]):
+    """See the module."""
 
     name: ClassVar[str] = "qemu"
     rank: ClassVar[int] = 40
     params: ClassVar[type[msgspec.Struct]] = QemuParams
     settings: ClassVar[type[msgspec.Struct]] = QemuSettings
-    keeps_log: ClassVar[bool] = True
-    keeps_deadline: ClassVar[bool] = True
+    modules: ClassVar[tuple[str, ...]] = (
+        "virtio_mmio",
+        "virtio_blk",
+        "virtio_console",
+        "overlay",
+        "?crc32c_generic",
+        "erofs",
+    )
 
-    def __init__(self, context: EngineContext) -> None:
-        self._context = context
-        self._settings = checked_settings(context.settings)
-        self._store = ImageStore(context.state_dir)
-        self._refused = (context.state_dir,)
-        self._keeping = Keeping(self.name, last_words)
-        self._images = EngineImages(self._settings, self._store)
-        self._gauge = Gauge()
-        self._host: Host | None = None
+    def _read_settings(self, settings: Any) -> QemuSettings:
+        return checked_settings(settings)
 
-    @classmethod
-    @asynccontextmanager
-    async def open(cls, context: EngineContext) -> AsyncIterator[Self]:
-        """Looks at nothing yet: the first use does."""
-        engine = cls(context)
-        try:
-            yield engine
-        finally:
-            engine._keeping.close()
+    async def _prepare_host(self) -> Host:
+        return await prepare_host(self._settings)
 
-    async def probe(self) -> Probe:
-        """The binary, what really runs a guest, and the kernel that is there for it."""
-        try:
-            host = await self._ready()
-            kernel = await find_kernel(self._settings, self._cache("kernels"))
-        except EngineUnavailable as error:
-            return Probe(engine=self.name, usable=False, problem=error.message, mend=error.mend)
-        slowly = f"emulation only: {host.why}" if host.why else "KVM"
-        return Probe(
-            engine=self.name,
-            usable=True,
-            version=f"{Path(host.program).name} ({slowly}; kernel {kernel.release or kernel.path})",
-            capabilities=_CAPABILITIES if host.cgroups.freezer("") else _CAPABILITIES - {"pause", "stats"},
-            capacity=await asyncio.to_thread(capacity, self._settings, self._context.state_dir),
+    def _version(self, host: Host) -> str:
+        return f"{Path(host.program).name} ({f'emulation only: {host.why}' if host.why else 'KVM'})"
+
+    def _read_params(self, params: dict[str, Any]) -> QemuParams:
+        return checked_params(params)
+
+    def _monitor(self, x: Execution, host: Host, launch: Launch, plan: Plan, drives: Drives) -> Monitor:
+        disks = []
+        for drive in drives.files:
+            modes = (os.O_RDONLY,) if drive.read_only else (os.O_RDONLY, os.O_RDWR)
+            path, flags = x.folder / FOLDER / drive.name, os.O_NOFOLLOW | os.O_CLOEXEC
+            disks.append(Disk(fds=[launch.keep(os.open(path, mode | flags)) for mode in modes]))
+        machine = Machine(
+            program=host.program,
+            accelerator=host.accelerator,
+            memory=plan.limits.memory or self._settings.memory << 20,
+            cpu=plan.limits.cpu,
+            cpus=len(os.sched_getaffinity(0)),
+            tsc_khz=host.tsc_khz,
         )
-
-    async def validate(self, request: ExecutionRequest) -> None:
-        """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""
-        policy = self._context.policy
-        _, reference = check.check_request(request, policy)
-        await self._ready()
-        check.guest_limits(request, self._settings, policy)
-        await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)
-
-    async def prepare(self, x: Execution, report: Report) -> Prepared:
-        """Grants the host paths for good, makes kernel, initrd and the root as block image."""
-        policy, request = self._context.policy, x.request
-        params, reference = check.check_request(request, policy)
-        limits, unenforced = check.guest_limits(request, self._settings, policy)
-        grant, volumes = await finished(None, self._grants, x)
-        kernel = await find_kernel(self._settings, self._cache("kernels"))
-        init = await asyncio.to_thread(binary.init_path, self._context.state_dir)
-        agent = await asyncio.to_thread(binary.guest_path)
-        first = await initrd.build(kernel, agent, self._cache("initrds"), init=init, wanted=_MODULES)
-        await asyncio.to_thread((x.folder / FOLDER).mkdir, 0o700, exist_ok=True)
-        image, digest = ImageConfig(), None
-        if reference.transport != "rootfs":
-            brought = await self._images.bring(x, params, reference, grant, await self._image_cache(), report)
-            image, digest = brought.config, brought.digest
-            await rootimage.lend_image(self._store, digest, x.folder / FOLDER / ROOT)
-        elif grant is not None:
-            with await asyncio.to_thread(reopen, grant, field="$.engine_spec.params.image") as granted:
-                await lend_folder(granted, self._cache("roots"), x.folder / FOLDER / ROOT)
-        most = limits.disk or _OUTPUTS
-        await make_drives(volumes, x.folder / FOLDER, self._cache("inputs"), disk=limits.disk, most=most)
-        root = None if digest else grant
-        plan = Plan(
-            image=image,
-            kernel=os.fspath(kernel.path),
-            initrd=os.fspath(first),
-            root=root,
-            digest=digest,
-            volumes=volumes,
-            limits=limits,
+        return Monitor(
+            argv=qemu_argv(machine, disks),
+            passed=[
+                launch.keep(readable(plan.kernel)),
+                launch.keep(readable(plan.initrd)),
+                *(fd for disk in disks for fd in disk.fds),
+            ],
+            options=["-u", str(launch.owner), str(launch.owner), str(host.kvm_group)],
         )
-        return Prepared(
-            state=plan.to_state(),
-            stop_signal=stop_signal_of(image),
-            loosened=loosened_by(request),
-            unenforced=unenforced,
-        )
-
-    async def create(self, x: Execution, p: Prepared) -> Handle:
-        """The shim, waiting for its go."""
-        host, plan = await self._ready(), Plan.from_state(p.state)
-        params = checked_params(x.request.engine_spec.params)
-        process = await asyncio.to_thread(process_of, x, plan, params, self._store.rootfs)
-        shim = await self._keeping.known(x)
-        if shim is None:
-            launch = await finished(
-                Launch.close,
-                assemble,
-                x,
-                plan,
-                params,
-                host=host,
-                context=self._context,
-                settings=self._settings,
-                stop_signal=p.stop_signal,
-                rootfs=self._store.rootfs,
-            )
-            try:
-                shim = self._keeping.add(x, await shims.create(x.folder, launch.spec))
-            finally:
-                launch.close()
-        boot = await asyncio.to_thread(boot_id)
-        address = ShimAddress(boot=boot, pid=shim.pid, start_time=shim.start_time)
-        return Handle(
-            state={
-                **msgspec.to_builtins(address),
-                "volumes": p.state.get("volumes", {}),
-                "process": process.to_state(),
-            },
-            engine_ids={"shim": str(shim.pid), "accelerator": host.accelerator},
-        )
-
-    async def start(self, x: Execution, h: Handle) -> datetime:
-        """Returns once the guest has booted and its job runs. Raises `StartFailed`."""
-        shim = await self._keeping.connection(x)
-        if shim is None:
-            raise StartFailed(f"the shim is gone: {await asyncio.to_thread(last_words, x.folder)}")
-        try:
-            return await shim.go()
-        except StartFailed as error:
-            raise StartFailed(error.message, errno=error.errno, mend=_MEND_START, execution_id=x.id) from error
-
-    async def survey(self) -> Mapping[str, Observed]:
-        """All executions of this state folder that have something of ours."""
-        return await self._surveyed(None)
-
-    async def survey_of(self, tokens: Collection[str]) -> Mapping[str, Observed]:
-        """Looks into the folders of these alone, however many others have ended."""
-        return await self._surveyed(tokens)
-
-    async def _surveyed(self, tokens: Collection[str] | None) -> Mapping[str, Observed]:
-        host = await self._ready()
-
-        def is_frozen(token: str) -> bool | None:
-            return host.cgroups.is_frozen(host.job_group(self._settings.cgroup_parent, token))
-
-        return await survey(self._context.state_dir / "executions", FOLDER, is_frozen, tokens)
-
-    async def watch(self, x: Execution, h: Handle) -> Exit:
-        """The exit record; where the guest was lost, with the last that its console said."""
-        return await told(await self._keeping.watch(x, h), x.folder)
-
-    async def signal(self, x: Execution, h: Handle, signum: int) -> None:
-        """Raises `ExecutionNotRunning`."""
-        await self._keeping.signal(x, signum)
-
-    async def stop(self, x: Execution, h: Handle, signum: int, grace: float) -> None:
-        """The shim carries it out, caller or not."""
-        await self._keeping.stop(x, signum, grace)
-
-    async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
-        """Unpacks the outputs, and fills `results_dir`. Raises `PolicyDenied`, `CopyFailed`.
-
-        A guest that was lost has written none.
-        """
-        volumes = msgspec.convert(h.state.get("volumes", {}), known(Volumes))
-        if exit.lost is None and exit.started_at is not None:
-            for text in await collect_drives(volumes, x.folder / FOLDER):
-                _LOG.warning("outputs: %s", text, extra={"execution_id": x.id, "engine": self.name})
-        return await asyncio.to_thread(collect, volumes, x.folder, exit.code)
-
-    async def destroy(self, x: Execution, h: Handle | None) -> None:
-        """Shim, VM, cgroups, disks, pins. What stays is request, log, console and records."""
-        address = await self._keeping.stopped(x, h)
-        host = await self._ready()
-        await asyncio.to_thread(self._clear, x, host, address)
-        self._gauge.forget(x.token)
-
-    async def pause(self, x: Execution, h: Handle) -> None:
-        """Freezes the VM's cgroup; returns once all of it stands still."""
-        await self._freeze(x, True)
-
-    async def resume(self, x: Execution, h: Handle) -> None:
-        """Thaws it."""
-        await self._freeze(x, False)
-
-    async def stats(self, x: Execution, h: Handle) -> Stats:
-        """Of the whole VM, as the host's kernel counts it. Raises `ExecutionNotRunning`."""
-        host = await self._ready()
-        group = self._group(host, x)
-        if not await asyncio.to_thread(host.cgroups.processes, group):
-            raise ExecutionNotRunning("it has ended", execution_id=x.id)
-        return await asyncio.to_thread(self._gauge.read, host.cgroups, group, x.token, own_kernel=True)
-
-    async def attach(self, x: Execution, h: Handle) -> Attached:
-        """Raises `ExecutionNotRunning`."""
-        return await attach(x.folder)
-
-    async def exec(self, x: Execution, h: Handle, command: Command) -> Channel:
-        """Raises `StartFailed`, `ExecutionNotRunning`, `NotSupported`."""
-        host = await self._ready()
-        folder, group = self._context.state_dir, self._group(host, x)
-        return await open_exec(x, h, command, host, group, folder, self._store.rootfs)
-
-    async def _ready(self) -> Host:
-        if self._host is None:
-            self._host = await prepare_host(self._settings)
-        return self._host
-
-    async def _image_cache(self) -> ImageCache:
-        return self._images.cache(lambda: None)
-
-    def _cache(self, name: str) -> Path:
-        return self._context.state_dir / "microvm" / name
-
-    def _grants(self, x: Execution) -> tuple[Grant | None, Volumes]:
-        policy, request = self._context.policy, x.request
-        _, reference = check.check_request(request, policy)
-        return grant_image(reference, policy, self._refused), grant_volumes(request, policy, self._refused)
-
-    def _group(self, host: Host, x: Execution) -> str:
-        return host.job_group(self._settings.cgroup_parent, x.token)
-
-    async def _freeze(self, x: Execution, frozen: bool) -> None:
-        host = await self._ready()
-        try:
-            await freeze(host.cgroups, self._group(host, x), frozen, engine=self.name)
-        except FileNotFoundError as error:
-            raise ExecutionNotRunning("it has ended", execution_id=x.id) from error
-
-    def _clear(self, x: Execution, host: Host, address: ShimAddress | None) -> None:
-        if address is not None and not wait_gone(address, _GONE) and not kill_shim(address, _GONE):
-            raise EngineUnreachable(f"the shim {address.pid} cannot be killed", execution_id=x.id)
-        busy = empty_group(host.cgroups, self._group(host, x))
-        if busy:
-            raise EngineUnreachable(f"cgroups cannot be removed: {busy}", execution_id=x.id)
-        _clear_folder(x.folder)
-        self._store.unpin(x.token)
-
-
-def _clear_folder(folder: Path) -> None:
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        for name in os.listdir(fd):
-            if name in _LEFTOVERS or name.partition(".")[0] == FOLDER:
-                remove_tree(fd, name)
-    finally:
-        os.close(fd)

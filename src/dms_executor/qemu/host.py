@@ -3,87 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
 import shutil
 from pathlib import Path
 
-import msgspec
-
-from ..cgroups import Cgroups, detect, make_shims_group
-from ..cgroups.scope import scope_of
-from ..errors import EngineUnavailable, InvalidRequest
-from ..microvm import kernel as kernels
+from ..cgroups import detect
+from ..errors import EngineUnavailable
 from ..microvm.clock import tsc_khz
-from ..microvm.kernel import Kernel
+from ..microvm.host import VmHost, check_platform, with_groups
 from ..planned import missing_kvm
-from ..types import ByteSize, Capacity
 from .spec import QemuSettings
 from .trial import trial
 
-__all__ = ["Host", "capacity", "find_kernel", "prepare_host"]
+__all__ = ["Host", "prepare_host"]
 
 _TRIAL_SECONDS = 10.0
-_KERNEL_IMAGE = "DMS_EXECUTOR_KERNEL_IMAGE"
 
 
-class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """`why`: why it is emulation and not KVM; empty with KVM. `joins`: the files by which a shim leaves its caller's
-    cgroups. `scope`: the cgroup of our own below systemd. `group`: of /dev/kvm, 0 without.
-    """
+class Host(VmHost, frozen=True, kw_only=True):
+    """`why`: why it is emulation and not KVM; empty with KVM."""
 
-    program: str
-    accelerator: str
     why: str
-    cgroups: Cgroups
-    joins: list[str] = []
-    scope: str = ""
-    kvm_group: int = 0
     tsc_khz: int | None = None
-
-    def job_group(self, parent: str, token: str) -> str:
-        """The cgroup of one VM, below each hierarchy's mount."""
-        return f"{self.scope}/{token}" if self.scope else f"{parent}/{token}"
 
 
 async def prepare_host(settings: QemuSettings) -> Host:
-    """Makes what all executions share: the cgroup of shims and VMs. Raises `EngineUnavailable`."""
-    host = await asyncio.to_thread(_look, settings)
-    if host.cgroups.mode == "v2":
-        scope = await scope_of(settings.cgroup_parent, host.cgroups.hierarchies[0].mount)
-        host = msgspec.structs.replace(host, scope=scope)
-    shims = f"{host.scope or settings.cgroup_parent}/shims"
-    joins = await asyncio.to_thread(make_shims_group, host.cgroups, shims)
-    return msgspec.structs.replace(host, joins=joins)
-
-
-async def find_kernel(settings: QemuSettings, cache: Path) -> Kernel:
-    """Of the settings, else of the environment, else an installed one. Raises `EngineUnavailable`."""
-    wanted = settings.kernel_image or os.environ.get(_KERNEL_IMAGE)
-    try:
-        return await kernels.find(Path(wanted) if wanted is not None else None, cache)
-    except InvalidRequest as error:
-        raise EngineUnavailable(f"kernel_image: {error.message}", mend=error.mend) from error
-
-
-def capacity(settings: QemuSettings, state_dir: Path) -> Capacity:
-    """What all executions together may reserve. Blocks."""
-    status = os.statvfs(state_dir)
-    return Capacity(
-        cpu=float(len(os.sched_getaffinity(0))),
-        memory=ByteSize(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
-        disk=ByteSize(status.f_bavail * status.f_frsize),
-    )
+    """Makes what all executions share. Raises `EngineUnavailable`."""
+    return await with_groups(await asyncio.to_thread(_look, settings), settings)
 
 
 def _look(settings: QemuSettings) -> Host:
     """Blocks: an accelerator is known by a try."""
-    if os.geteuid() != 0:
-        raise EngineUnavailable(
-            "the engine qemu runs as root only, so far", mend="Run it as root, or use the engine oci"
-        )
-    if platform.machine() != "x86_64":
-        raise EngineUnavailable("the engine qemu runs on x86_64 only, so far", mend="Use the engine oci")
+    check_platform("qemu")
     name = settings.program or "qemu-system-x86_64"
     program = shutil.which(name)
     if program is None:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
-
-from ..errors import InvalidRequest
-from ..images.hosts import RegistryHost
-from ..images.limits import ImageLimits
 from ..images.params import ImageParams, as_params, converted, set_params
+from ..microvm.settings import VmSettings, check_settings
 from ..types import SpecConfig
 
 __all__ = ["QemuParams", "QemuSettings", "QemuSpec", "checked_params", "checked_settings"]
@@ -30,26 +26,15 @@ class QemuSpec(QemuParams, frozen=True, kw_only=True):
         return SpecConfig(type="qemu", params=set_params(self, QemuParams))
 
 
-class QemuSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`Settings.engines["qemu"]`.
+class QemuSettings(VmSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`Settings.engines["qemu"]`. What all engines of microVMs have: `VmSettings`.
 
     `program`: QEMU's name or absolute path; None: the one for this machine's architecture. `accelerator`: "kvm", "tcg"
-    (emulation), or None for KVM where it runs a guest. `kernel_image`: the guest's kernel; None: what the environment
-    names by DMS_EXECUTOR_KERNEL_IMAGE, else the newest installed one that suits. `memory`: MiB that a job has where its
-    request names none. `cgroup_parent`: the cgroup of all jobs.
-    `umoci`, `skopeo`, `registries`, `auth_file`, `image_limits`: as of the engine oci (docs/images.md).
+    (emulation), or None for KVM where it runs a guest.
     """
 
     program: str | None = None
     accelerator: Literal["kvm", "tcg"] | None = None
-    kernel_image: str | None = None
-    memory: int = 512
-    cgroup_parent: str = "dms-executor"
-    umoci: str | None = None
-    skopeo: str | None = None
-    registries: dict[str, RegistryHost] = {}
-    auth_file: str | None = None
-    image_limits: ImageLimits = ImageLimits()
 
 
 def checked_params(params: dict[str, Any]) -> QemuParams:
@@ -62,9 +47,5 @@ def checked_settings(settings: Any) -> QemuSettings:
     if isinstance(settings, QemuSettings):
         return settings
     checked = converted(QemuSettings, settings or {}, "$.engines.qemu")
-    parts = checked.cgroup_parent.split("/")
-    if not all(parts) or any(part in (".", "..") for part in parts):
-        raise InvalidRequest(
-            f"{checked.cgroup_parent!r} is no cgroup", path="$.engines.qemu.cgroup_parent", mend="E.g. 'dms-executor'"
-        )
+    check_settings(checked, "qemu")
     return checked

@@ -1,4 +1,4 @@
-"""From a plan to all that the shim is told: the VM's command line, opened descriptors, the guest's configuration.
+"""From a plan to all that the shim is told: the monitor's command line, opened descriptors, the guest's configuration.
 
 Every host path is opened once more here and compared with what was granted; from here on only descriptors count.
 """
@@ -16,9 +16,8 @@ from ..engine import EngineContext, Execution
 from ..errors import EngineUnavailable, InvalidRequest
 from ..images import command_of
 from ..images.job import directory_of, environment_of
+from ..images.params import ImageParams
 from ..images.users import resolve_user
-from ..microvm import guest
-from ..microvm.drives import Drives, drives_of
 from ..networks import hosts_file
 from ..policy import Grant, reopen
 from ..programs import ENVIRONMENT
@@ -29,12 +28,13 @@ from ..supervisor.lent import Lent
 from ..supervisor.spawning import mapped
 from ..targets import landed
 from ..volumes import Volumes
-from .command import Disk, Machine, qemu_argv
-from .host import Host
+from . import guest
+from .drives import Drives, drives_of
+from .host import VmHost
 from .plan import FOLDER, JobProcess, Plan
-from .spec import QemuParams, QemuSettings
+from .settings import VmSettings
 
-__all__ = ["Launch", "assemble", "filter_of", "in_memory", "open_root", "process_of"]
+__all__ = ["Launch", "Monitor", "assemble", "filter_of", "in_memory", "open_root", "process_of", "readable"]
 
 _SEGMENT = 64 << 20  # bytes of one file of the log
 _DRAIN = 1.0  # seconds that a stream may stay open once the job is gone
@@ -45,32 +45,48 @@ _GROUPS = frozenset({"cpu", "cpuacct", "memory", "pids", "freezer", "blkio"})
 
 
 class Launch(Lent):
-    """A shim's specification with the descriptors that it names; `close` once the shim has them."""
+    """A shim's specification with the descriptors that it names; `close` once the shim has them.
 
-    def __init__(self) -> None:
+    `owner`: the user and group of this VM's monitor.
+    """
+
+    def __init__(self, owner: int) -> None:
         super().__init__()
+        self.owner = owner
         self.spec: spec.ShimSpec
+
+
+class Monitor(msgspec.Struct, frozen=True, kw_only=True):
+    """How an engine has its virtual machine monitor run: `argv`, its descriptors from 6 up (`passed`), and what
+    `dms-vm` is told of it (`options`; docs/protocol.md, section 10).
+    """
+
+    argv: list[str]
+    passed: list[int] = []
+    options: list[str] = []
 
 
 def assemble(
     x: Execution,
     plan: Plan,
-    params: QemuParams,
+    params: ImageParams,
     *,
-    host: Host,
+    host: VmHost,
     context: EngineContext,
-    settings: QemuSettings,
+    settings: VmSettings,
     stop_signal: int,
     rootfs: Callable[[str], Path],
+    monitor: Callable[[Launch, Plan, Drives], Monitor],
 ) -> Launch:
     """Makes the VM's cgroups and opens everything. Blocks. Closes all again on an error."""
-    launch = Launch()
+    launch = Launch(_owner(x.token))
     try:
         lower = launch.keep(open_root(plan.root, plan.digest, rootfs))
         plan = msgspec.structs.replace(plan, volumes=landed(lower, plan.volumes))
         drives = drives_of(plan.volumes, x.folder / FOLDER)
         job = _job(x, plan, params, lower, drives, filter_of(context.state_dir))
-        launch.spec = _shim_spec(launch, x, plan, drives, job, host, context, settings, stop_signal)
+        vm = monitor(launch, plan, drives)
+        launch.spec = _shim_spec(launch, x, plan, drives, job, vm, host, context, settings, stop_signal)
     except OSError as error:
         launch.close()
         raise mapped(error, "the microVM cannot be prepared") from error
@@ -80,7 +96,7 @@ def assemble(
     return launch
 
 
-def _job(x: Execution, plan: Plan, params: QemuParams, root: int, drives: Drives, seccomp: bytes) -> guest.GuestJob:
+def _job(x: Execution, plan: Plan, params: ImageParams, root: int, drives: Drives, seccomp: bytes) -> guest.GuestJob:
     request = x.request
     hostname = params.hostname or x.token[:12]
     user = resolve_user(root, plan.image.user if params.user is None else params.user)
@@ -108,41 +124,25 @@ def _shim_spec(
     plan: Plan,
     drives: Drives,
     job: guest.GuestJob,
-    host: Host,
+    vm: Monitor,
+    host: VmHost,
     context: EngineContext,
-    settings: QemuSettings,
+    settings: VmSettings,
     stop_signal: int,
 ) -> spec.ShimSpec:
     group = host.job_group(settings.cgroup_parent, x.token)
     freezer = host.cgroups.freezer(group)
-    disks = []
-    for drive in drives.files:
-        modes = (os.O_RDONLY,) if drive.read_only else (os.O_RDONLY, os.O_RDWR)
-        path, flags = x.folder / FOLDER / drive.name, os.O_NOFOLLOW | os.O_CLOEXEC
-        disks.append(Disk(fds=[launch.keep(os.open(path, mode | flags)) for mode in modes]))
-    machine = Machine(
-        program=host.program,
-        accelerator=host.accelerator,
-        memory=plan.limits.memory or settings.memory << 20,
-        cpu=plan.limits.cpu,
-        cpus=len(os.sched_getaffinity(0)),
-        tsc_khz=host.tsc_khz,
-    )
-    argv = [str(binary.vm_path(context.state_dir)), *(["-i"] if job.has_input else [])]
-    owner = _owner(x.token)
-    argv += ["-u", str(owner), str(owner), str(host.kvm_group)]
+    argv = [str(binary.vm_path(context.state_dir)), *(["-i"] if job.has_input else []), *vm.options]
     for file in _join_files(host, group):
         argv += ["-j", file]
     folder = launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
     passed = [
         launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)),
         launch.keep(in_memory("guest", guest.encode(job))),
-        launch.keep(_readable(plan.kernel)),
-        launch.keep(_readable(plan.initrd)),
-        *(fd for disk in disks for fd in disk.fds),
+        *vm.passed,
     ]
     return spec.ShimSpec(
-        argv=[*argv, "--", *qemu_argv(machine, disks)],
+        argv=[*argv, "--", *vm.argv],
         environment=ENVIRONMENT,
         folder=folder,
         cgroup_join=host.joins,
@@ -168,7 +168,7 @@ def _owner(token: str) -> int:
     return _FIRST_ID + int.from_bytes(token.encode()[-4:], "big") % (1 << 27)
 
 
-def _join_files(host: Host, group: str) -> list[str]:
+def _join_files(host: VmHost, group: str) -> list[str]:
     """The `cgroup.procs` of the VM's own cgroups, which are made here."""
     files = []
     for hierarchy in host.cgroups.hierarchies:
@@ -180,7 +180,7 @@ def _join_files(host: Host, group: str) -> list[str]:
     return files
 
 
-def process_of(x: Execution, plan: Plan, params: QemuParams, rootfs: Callable[[str], Path]) -> JobProcess:
+def process_of(x: Execution, plan: Plan, params: ImageParams, rootfs: Callable[[str], Path]) -> JobProcess:
     """What further commands have from the job. Raises `StartFailed` (no such user), `PolicyDenied`. Blocks."""
     root = open_root(plan.root, plan.digest, rootfs)
     try:
@@ -223,7 +223,7 @@ def _files(hostname: str, volumes: Volumes) -> dict[str, bytes]:
     return {path: data for path, data in found.items() if not {path, "/etc"} & covered}
 
 
-def _readable(path: str) -> int:
+def readable(path: str) -> int:
     """Opened, and to be opened anew by the monitor's own user: what lies in our cache is in a folder of ours alone."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

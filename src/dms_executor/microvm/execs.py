@@ -16,11 +16,11 @@ from ..engine import Command, Execution, Handle
 from ..errors import ExecutionNotRunning, NotSupported
 from ..images.users import resolve_user
 from ..limits import Limits
-from ..microvm import guest
 from ..supervisor import binary
 from ..supervisor.session import Session, SessionSpec, open_session
 from ..typed import known
-from .host import Host
+from . import guest
+from .host import VmHost
 from .launch import filter_of, in_memory, open_root
 from .plan import JobProcess
 
@@ -28,12 +28,20 @@ __all__ = ["open_exec"]
 
 
 async def open_exec(
-    x: Execution, h: Handle, command: Command, host: Host, group: str, state_dir: Path, rootfs: Callable[[str], Path]
+    x: Execution,
+    h: Handle,
+    command: Command,
+    *,
+    engine: str,
+    host: VmHost,
+    group: str,
+    state_dir: Path,
+    rootfs: Callable[[str], Path],
 ) -> Session:
     """Returns once the command runs. Raises `StartFailed`, `ExecutionNotRunning`, `NotSupported`."""
     if command.terminal is not None:
         raise NotSupported(
-            "engine qemu gives no terminal yet", engine="qemu", what="tty", mend="Leave it out", execution_id=x.id
+            f"engine {engine} gives no terminal yet", engine=engine, what="tty", mend="Leave it out", execution_id=x.id
         )
     process = msgspec.convert(h.state.get("process", {}), known(JobProcess))
     return await open_session(lambda: _spec(x, process, command, host, group, state_dir, rootfs), x.folder)
@@ -43,7 +51,7 @@ def _spec(
     x: Execution,
     process: JobProcess,
     command: Command,
-    host: Host,
+    host: VmHost,
     group: str,
     state_dir: Path,
     rootfs: Callable[[str], Path],

@@ -1,0 +1,39 @@
+"""What the engines of microVMs are all told by the machine's owner."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..errors import InvalidRequest
+from ..images.hosts import RegistryHost
+from ..images.limits import ImageLimits
+
+__all__ = ["VmSettings", "check_settings"]
+
+
+class VmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`kernel_image`: the guest's kernel; None: what the environment names by DMS_EXECUTOR_KERNEL_IMAGE, else the
+    newest installed one that suits. `memory`: MiB that a job has where its request names none. `cgroup_parent`: the
+    cgroup of all jobs. `umoci`, `skopeo`, `registries`, `auth_file`, `image_limits`: as of the engine oci
+    (docs/images.md).
+    """
+
+    kernel_image: str | None = None
+    memory: int = 512
+    cgroup_parent: str = "dms-executor"
+    umoci: str | None = None
+    skopeo: str | None = None
+    registries: dict[str, RegistryHost] = {}
+    auth_file: str | None = None
+    image_limits: ImageLimits = ImageLimits()
+
+
+def check_settings(settings: VmSettings, engine: str) -> None:
+    """What no type says. Raises `InvalidRequest`."""
+    parts = settings.cgroup_parent.split("/")
+    if not all(parts) or any(part in (".", "..") for part in parts):
+        raise InvalidRequest(
+            f"{settings.cgroup_parent!r} is no cgroup",
+            path=f"$.engines.{engine}.cgroup_parent",
+            mend="E.g. 'dms-executor'",
+        )
