@@ -53,7 +53,7 @@ static const struct rule rules[] = {
     {FRAME_INIT_USAGE, BIT(FROM_INIT) | BIT(FROM_GUEST), FRAME_USAGE, FRAME_USAGE},
     {FRAME_INIT_TERMINAL, BIT(FROM_INIT), 0, 0},
     {FRAME_INIT_GO, BIT(TO_INIT), 0, 0},
-    {FRAME_INIT_LEAVE, BIT(TO_INIT), 0, 0},
+    {FRAME_INIT_LEAVE, BIT(TO_INIT) | BIT(TO_GUEST), 0, 0},
     {FRAME_INIT_SIGNAL, BIT(TO_INIT) | BIT(TO_GUEST), 4, 4},
     {FRAME_GUEST_HELLO, BIT(FROM_GUEST), 4, 4},
     {FRAME_GUEST_STDOUT, BIT(FROM_GUEST), 1, FRAME_DATA_MAX},
@@ -64,6 +64,8 @@ static const struct rule rules[] = {
     {FRAME_GUEST_GO, BIT(TO_GUEST), 0, 0},
     {FRAME_GUEST_END, BIT(FROM_GUEST), 0, 0},
     {FRAME_GUEST_CLOSE, BIT(TO_GUEST), 0, 0},
+    {FRAME_GUEST_RESIZE, BIT(TO_GUEST), 8, 8},
+    {FRAME_GUEST_STREAMS_END, BIT(FROM_GUEST), 0, 0},
 };
 
 long frame_parse(const uint8_t *bytes, size_t have, enum frame_side side, struct frame *out)

@@ -56,6 +56,8 @@ enum frame_type {
     FRAME_GUEST_GO = 134,
     FRAME_GUEST_END = 135,
     FRAME_GUEST_CLOSE = 136,
+    FRAME_GUEST_RESIZE = 137,
+    FRAME_GUEST_STREAMS_END = 138,
 };
 
 /* Who may send what: a frame of another direction is a protocol error. */

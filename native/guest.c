@@ -25,10 +25,11 @@
 #define CHANNEL "dms.channel"
 #define INPUT_ROOM 65536u
 #define CONFIG_MOST (64u << 20)
+#define HOLD_MS 100  /* between two looks whether somebody holds the job's terminal again */
 #define DRAIN_MS 2000 /* that a stream may stay open once the job's init is gone */
 
 static struct guest_config config;
-static struct guest_job job = {.init = 0, .report = -1, .streams = {-1, -1}, .input = -1};
+static struct guest_job job = GUEST_NO_JOB;
 static bool running;
 
 static uint8_t *told; /* the configuration, as far as it has come */
@@ -36,7 +37,7 @@ static size_t told_length;
 
 static uint8_t input[INPUT_ROOM]; /* of the job's stdin, not yet taken */
 static size_t input_have;
-static bool input_ends;
+static bool input_offered, input_ends;
 
 static uint8_t last_type, last[4 + FRAME_TEXT_MAX]; /* how the job ended, said after all else */
 static size_t last_length;
@@ -118,7 +119,6 @@ static void set_clock(uint64_t stamp)
 
 static void go(void)
 {
-    uint8_t room[4];
     const char *problem = guest_config_parse(told, told_length, &config);
     errno = EPROTO;
     if (problem != NULL)
@@ -128,9 +128,16 @@ static void go(void)
         (problem = guest_job_start(&config, &job)) != NULL)
         fail(problem);
     running = true;
+}
+
+/* Once there is something to write it to: a terminal comes late. */
+static void offer_input(void)
+{
+    uint8_t room[4];
     put_u32(room, INPUT_ROOM);
-    if (job.input >= 0)
+    if (job.input >= 0 && !input_offered)
         link_put(FRAME_GUEST_ROOM, room, sizeof room);
+    input_offered |= job.input >= 0;
 }
 
 static void keep_config(const struct frame *frame)
@@ -211,6 +218,8 @@ static void hear_host(void)
             go();
         else if (frame.type == FRAME_GUEST_STDIN)
             keep_input(&frame);
+        else if (frame.type == FRAME_GUEST_RESIZE)
+            guest_resize(&job, frame.payload);
         else if (frame.type == FRAME_INIT_SIGNAL || frame.type == FRAME_INIT_HALT)
             pass_to_init(&frame);
         have -= (size_t)size;
@@ -220,30 +229,13 @@ static void hear_host(void)
         hopeless("the host broke the protocol");
 }
 
-/* False once there is nothing more to hear for now. */
-static bool hear_init(void)
+static void heard(void *whom, const struct frame *frame)
 {
-    static uint8_t bytes[FRAME_HEADER + 4 + FRAME_TEXT_MAX];
-    static size_t have;
-    struct frame frame;
-    long size = 0;
-    ssize_t got = recv(job.report, bytes + have, sizeof bytes - have, MSG_DONTWAIT);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
-        return false;
-    have += got > 0 ? (size_t)got : 0;
-    while ((size = frame_parse(bytes, have, FROM_INIT, &frame)) > 0) {
-        if (frame.type == FRAME_INIT_STARTED)
-            link_put(frame.type, frame.payload, frame.length);
-        else if (frame.type == FRAME_INIT_EXITED || frame.type == FRAME_INIT_FAILED || frame.type == FRAME_INIT_SCRIPT)
-            keep_last(frame.type, frame.payload, frame.length);
-        have -= (size_t)size;
-        memmove(bytes, bytes + size, have);
-    }
-    if (got > 0 && size == 0)
-        return true;
-    close(job.report);
-    job.report = -1;
-    return false;
+    (void)whom;
+    if (frame->type == FRAME_INIT_STARTED)
+        link_put(frame->type, frame->payload, frame->length);
+    else if (frame->type == FRAME_INIT_EXITED || frame->type == FRAME_INIT_FAILED || frame->type == FRAME_INIT_SCRIPT)
+        keep_last(frame->type, frame->payload, frame->length);
 }
 
 static void reap(int signals)
@@ -259,7 +251,7 @@ static void reap(int signals)
         if (pid != job.init)
             continue;
         gone_at = sys_boottime();
-        while (job.report >= 0 && hear_init()) /* its last word is all there now */
+        while (job.report >= 0 && guest_hear(&job, heard, NULL) == HEARD) /* its last word is all there now */
             ;
         /* One that was killed, by the kernel for want of memory maybe, takes the job along. */
         put_u32(raw, (uint32_t)status);
@@ -270,16 +262,15 @@ static void reap(int signals)
 static void carry(int index)
 {
     ssize_t got = link_carry(index == 0 ? FRAME_GUEST_STDOUT : FRAME_GUEST_STDERR, job.streams[index]);
-    if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR)))
-        return;
-    close(job.streams[index]);
-    job.streams[index] = -1;
+    guest_stream_over(&job, index, got);
 }
 
 static int patience(void)
 {
-    if (gone_at == 0)
-        return sessions_patience();
+    if (gone_at == 0) {
+        int others = sessions_patience();
+        return job.hung_up && (others < 0 || others > HOLD_MS) ? HOLD_MS : others;
+    }
     if (link_is_busy()) /* what the host has not taken yet is no reason to hurry */
         return -1;
     uint64_t past = (sys_boottime() - gone_at) / 1000000u;
@@ -295,7 +286,7 @@ static _Noreturn void loop(int signals)
             [SIGNALS] = {.fd = signals, .events = POLLIN},
             [HOST] = {.fd = link_fd(), .events = (short)(POLLIN | (link_is_busy() ? POLLOUT : 0))},
             [INIT] = {.fd = job.report, .events = POLLIN},
-            [OUT] = {.fd = room ? job.streams[0] : -1, .events = POLLIN},
+            [OUT] = {.fd = room && !job.hung_up ? job.streams[0] : -1, .events = POLLIN},
             [ERR] = {.fd = room ? job.streams[1] : -1, .events = POLLIN},
             [INPUT] = {.fd = input_have > 0 ? job.input : -1, .events = POLLOUT},
         };
@@ -308,9 +299,10 @@ static _Noreturn void loop(int signals)
         if (waited[HOST].revents & POLLIN)
             hear_host();
         if (waited[INIT].revents != 0 && job.report >= 0)
-            hear_init();
+            guest_hear(&job, heard, NULL);
+        offer_input();
         for (int i = 0; i < 2; i++)
-            if (waited[OUT + i].revents != 0 && job.streams[i] >= 0 && link_has_room())
+            if ((waited[OUT + i].revents != 0 || (i == 0 && job.hung_up)) && job.streams[i] >= 0 && link_has_room())
                 carry(i);
         if (waited[INPUT].revents != 0 && job.input >= 0)
             feed();
@@ -318,7 +310,7 @@ static _Noreturn void loop(int signals)
             reap(signals);
         sessions_serve(waited + REST);
         link_flush();
-        if (gone_at != 0 && job.streams[0] < 0 && job.streams[1] < 0)
+        if (gone_at != 0 && guest_streams_over(&job))
             end();
     }
 }

@@ -7,12 +7,14 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "frame.h"
+
 #define GUEST_ROOT "/root" /* where the job's root is put together */
 #define GUEST_CGROUP "/cgroup/job"
 #define GUEST_OUTPUTS "/outputs" /* by their number */
 
 enum { GUEST_ARGS = 4096, GUEST_GROUPS = 64, GUEST_FILES = 8, GUEST_VOLUMES = 64 };
-enum { GUEST_READ_ONLY = 1, GUEST_INPUT = 2 };
+enum { GUEST_READ_ONLY = 1, GUEST_INPUT = 2, GUEST_HELPER = 4 };
 enum guest_volume_kind { VOLUME_FOLDER = 1, VOLUME_FILE = 2, VOLUME_TMPFS = 3, VOLUME_OUTPUT = 4 };
 
 struct guest_volume {
@@ -61,19 +63,45 @@ void guest_usage(uint8_t *payload); /* of INIT_USAGE */
 /* guest_outputs.c: after the job's end */
 void guest_outputs_write(const struct guest_config *config);
 
-/* guest_job.c: the job's init, as pid 1 of its namespaces. */
+struct frame;
+struct pollfd;
+
+/* A job, or a further command in it. */
 struct guest_job {
     pid_t init;
-    int report, streams[2], input; /* `input`: where the job's stdin is written to, -1 without one */
+    int report, streams[2], input; /* `input`: where its stdin is written to, -1 without one */
+    bool terminal, hung_up;        /* streams[0] is a terminal's master; which nobody holds just now */
+    uint8_t said[FRAME_HEADER + 4 + FRAME_TEXT_MAX]; /* on the report, not whole yet */
+    size_t said_length;
 };
+enum { GUEST_FROM = 200 }; /* where descriptors are put before a child places them */
+#define GUEST_NO_JOB {.report = -1, .streams = {-1, -1}, .input = -1}
+
+/* guest_job.c: the job's init, as pid 1 of its namespaces. `sources`: what it gets as 0 to 2, from GUEST_FROM up. */
+const char *guest_streams_open(const struct guest_config *config, struct guest_job *job, int sources[3]);
 const char *guest_job_start(const struct guest_config *config, struct guest_job *job);
 
 /* A further command in the job's namespaces, in the control group of that number within the job's. */
 const char *guest_command_start(const struct guest_config *config, pid_t init, unsigned group, struct guest_job *command);
 
+/* guest_streams.c: what both of them say and write, and a terminal in the place of their streams. */
+enum { HEARD, NOTHING_NEW, HUNG_UP };
+typedef void guest_said(void *whom, const struct frame *frame);
+int guest_hear(struct guest_job *job, guest_said *said, void *whom); /* one receive of the report; HUNG_UP: it is closed */
+bool guest_streams_over(const struct guest_job *job);
+void guest_streams_close(struct guest_job *job);
+bool guest_stream_over(struct guest_job *job, int index, ssize_t got); /* after a read of it that gave `got`; closed, then */
+void guest_resize(const struct guest_job *job, const uint8_t *size);
+
+/* guest_groups.c: the control groups of further commands, within the job's */
+unsigned guest_group_make(void); /* its number, 0 with errno */
+void guest_group_kill(unsigned number);
+bool guest_group_drop(unsigned number); /* false: something is in it still */
+
+/* guest_files.c: a helper for copies with the job's view of its files. It is a child, reports nothing, and ends. */
+const char *guest_helper_start(const struct guest_config *config, pid_t init, unsigned group, struct guest_job *helper);
+
 /* guest_session.c: further commands, each on a channel of its own */
-struct frame;
-struct pollfd;
 enum { SESSIONS = 64, SESSION_POLLS = 4 * SESSIONS };
 void sessions_hear(const struct frame *frame, pid_t init);
 void sessions_wait(struct pollfd *out);

@@ -20,7 +20,7 @@
 #include "guest.h"
 #include "sys.h"
 
-enum { REPORT = 3, SCRIPTS = 4, FILTER = 5, PLACES = 6, FROM = 200 };
+enum { REPORT = 3, SCRIPTS = 4, FILTER = 5, PLACES = 6 };
 
 #define FOLDER "/dev/.dms-executor-scripts"
 
@@ -185,48 +185,70 @@ static int in_memory(const uint8_t *bytes, size_t length)
     return fd < 0 || sys_write_all(fd, bytes, length) != 0 || lseek(fd, 0, SEEK_SET) != 0 ? -1 : fd;
 }
 
-static int open_streams(const struct guest_config *config, struct guest_job *job, int sources[PLACES])
+/* Above the numbers that a child gives them. */
+static const char *move(int *fds, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (fds[i] >= 0 && (fds[i] = sys_move_fd(fds[i], GUEST_FROM)) < 0)
+            return "cannot make the job's streams";
+    return NULL;
+}
+
+static int open_output(const struct guest_config *config, int *kept, int *given)
 {
     int ends[2];
-    for (int i = 0; i < 2; i++) {
-        if (pipe2(ends, O_CLOEXEC) != 0 || fcntl(ends[0], F_SETFL, O_NONBLOCK) != 0 ||
-            fchown(ends[1], config->uid, config->gid) != 0)
-            return -1;
-        job->streams[i] = ends[0];
-        sources[1 + i] = ends[1];
-    }
-    job->input = -1;
-    if (!(config->flags & GUEST_INPUT)) {
-        sources[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-        return sources[0] < 0 ? -1 : 0;
-    }
-    if (pipe2(ends, O_CLOEXEC) != 0 || fcntl(ends[1], F_SETFL, O_NONBLOCK) != 0 ||
-        fchown(ends[0], config->uid, config->gid) != 0)
+    if (pipe2(ends, O_CLOEXEC) != 0)
         return -1;
-    sources[0] = ends[0];
-    job->input = ends[1];
-    return 0;
+    *kept = ends[0];
+    *given = ends[1];
+    return fcntl(ends[0], F_SETFL, O_NONBLOCK) != 0 ? -1 : fchown(ends[1], config->uid, config->gid);
+}
+
+static int open_input(const struct guest_config *config, int *kept, int *given)
+{
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0)
+        return -1;
+    *given = ends[0];
+    *kept = ends[1];
+    return fcntl(ends[1], F_SETFL, O_NONBLOCK) != 0 ? -1 : fchown(ends[0], config->uid, config->gid);
+}
+
+const char *guest_streams_open(const struct guest_config *config, struct guest_job *job, int sources[3])
+{
+    static const char problem[] = "cannot make the job's streams";
+    bool terminal = config->terminal != NULL; /* the init makes it, and hands it over */
+    if (terminal || !(config->flags & GUEST_INPUT))
+        sources[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    else if (open_input(config, &job->input, &sources[0]) != 0)
+        return problem;
+    for (int i = 0; i < 2; i++)
+        if (terminal)
+            sources[1 + i] = open("/dev/null", O_WRONLY | O_CLOEXEC);
+        else if (open_output(config, &job->streams[i], &sources[1 + i]) != 0)
+            return problem;
+    return move(sources, 3);
 }
 
 /* All that both kinds of process need; `sources` are the descriptors that they get, above those numbers. */
 static const char *prepare(const struct guest_config *config, struct guest_job *job, int sources[PLACES], int *init)
 {
     int report[2];
-    *init = sys_move_fd(open("/dms-init", O_RDONLY | O_CLOEXEC), FROM);
+    *init = sys_move_fd(open("/dms-init", O_RDONLY | O_CLOEXEC), GUEST_FROM);
     if (*init < 0)
         return "cannot find the job's init";
-    if (open_streams(config, job, sources) != 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, report) != 0)
-        return "cannot make the job's streams";
+    const char *problem = guest_streams_open(config, job, sources);
+    if (problem != NULL)
+        return problem;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, report) != 0)
+        return "cannot make the report";
     sources[REPORT] = report[1];
     if (config->scripts_length > 0 && (sources[SCRIPTS] = in_memory(config->scripts, config->scripts_length)) < 0)
         return "cannot keep the provision scripts";
     if (config->filter_length > 0 && (sources[FILTER] = in_memory(config->filter, config->filter_length)) < 0)
         return "cannot keep the seccomp filter";
-    for (int i = 0; i < PLACES; i++)
-        if (sources[i] >= 0 && (sources[i] = sys_move_fd(sources[i], FROM)) < 0)
-            return "cannot make the job's streams";
     job->report = report[0];
-    return NULL;
+    return move(sources + REPORT, PLACES - REPORT);
 }
 
 static void give_away(const int sources[PLACES], int init)
@@ -255,11 +277,7 @@ const char *guest_job_start(const struct guest_config *config, struct guest_job 
 const char *guest_command_start(const struct guest_config *config, pid_t init, unsigned group, struct guest_job *job)
 {
     int sources[PLACES] = {-1, -1, -1, -1, -1, -1}, program, told[2];
-    char path[64];
     pid_t pid = 0;
-    snprintf(path, sizeof path, GUEST_CGROUP "/exec-%u", group);
-    if (mkdir(path, 0755) != 0 && errno != EEXIST)
-        return "cannot make the command's control group";
     const char *problem = prepare(config, job, sources, &program);
     if (problem == NULL && pipe2(told, O_CLOEXEC) != 0)
         problem = "cannot make a pipe";

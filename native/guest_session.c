@@ -16,24 +16,27 @@
 #define CONFIG_MOST (1u << 20)
 #define INPUT_ROOM 65536u
 #define DRAIN_MS 200 /* that output may still come once the command is gone, before that is told */
+#define KILL_MS 5    /* between two looks whether what was killed has gone */
+#define HOLD_MS 100  /* between two looks whether somebody holds a terminal again */
 
 enum { REPORT, OUT, ERR, INPUT, EACH };
 
 struct session {
-    bool used, closed; /* closed: its client has gone */
+    bool used, started;
+    bool closed; /* nobody wants it any more: it is killed, and all that came of it */
+    bool left;   /* its client has gone: what it left in the background lives on */
     struct guest_job command;
     struct guest_config *config;
     uint8_t *told;
     size_t told_length;
+    unsigned group;
     uint32_t room; /* that its client has for output */
     uint8_t *input;
     size_t input_have;
-    bool input_ends;
-    uint8_t report[FRAME_HEADER + 4 + FRAME_TEXT_MAX];
-    size_t report_have;
+    bool input_offered, input_ends;
     uint8_t last_type, last[4 + FRAME_TEXT_MAX];
     size_t last_length;
-    bool said_last;
+    bool said_last, said_streams_end;
     uint64_t gone_at;
 };
 
@@ -46,15 +49,8 @@ static uint16_t channel_of(const struct session *it)
 
 static void say(const struct session *it, uint8_t type, const uint8_t *payload, size_t length)
 {
-    if (!it->closed)
+    if (!it->closed && !it->left)
         link_put_on(channel_of(it), type, payload, length);
-}
-
-static void close_fd(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
 }
 
 static void say_last(struct session *it)
@@ -66,16 +62,13 @@ static void say_last(struct session *it)
 
 static void forget(struct session *it)
 {
-    char path[64];
-    close_fd(&it->command.report);
-    close_fd(&it->command.streams[0]);
-    close_fd(&it->command.streams[1]);
-    close_fd(&it->command.input);
+    if (it->command.report >= 0)
+        close(it->command.report);
+    guest_streams_close(&it->command);
     free(it->told);
     free(it->config);
     free(it->input);
-    snprintf(path, sizeof path, GUEST_CGROUP "/exec-%u", channel_of(it));
-    rmdir(path); /* busy: what it left in the background lives on */
+    guest_group_drop(it->group); /* busy: what it left in the background lives on */
     it->used = false;
     link_put_on(channel_of(it), FRAME_GUEST_END, NULL, 0);
 }
@@ -100,32 +93,44 @@ static void fail(struct session *it, const char *what)
     forget(it);
 }
 
-static void start(struct session *it, pid_t init)
+static const char *begin(struct session *it, pid_t init)
 {
-    uint8_t room[4];
+    const char *problem;
     it->config = calloc(1, sizeof *it->config);
     it->input = malloc(INPUT_ROOM);
-    const char *problem = "cannot keep a command";
     errno = ENOMEM;
-    if (it->config != NULL && it->input != NULL) {
-        errno = EPROTO;
-        problem = it->told == NULL ? "cannot read a command" : guest_config_parse(it->told, it->told_length, it->config);
-        if (problem == NULL)
-            problem = guest_command_start(it->config, init, channel_of(it), &it->command);
-    }
+    if (it->config == NULL || it->input == NULL)
+        return "cannot keep a command";
+    errno = EPROTO;
+    if (it->told == NULL)
+        return "cannot read a command";
+    if ((problem = guest_config_parse(it->told, it->told_length, it->config)) != NULL)
+        return problem;
+    if ((it->group = guest_group_make()) == 0)
+        return "cannot make the command's control group";
+    return it->config->flags & GUEST_HELPER ? guest_helper_start(it->config, init, it->group, &it->command)
+                                            : guest_command_start(it->config, init, it->group, &it->command);
+}
+
+static void start(struct session *it, pid_t init)
+{
+    uint8_t stamp[8];
+    const char *problem = begin(it, init);
+    it->started = true;
     if (problem != NULL) {
         fail(it, problem);
         return;
     }
-    put_u32(room, INPUT_ROOM);
-    if (it->command.input >= 0)
-        say(it, FRAME_GUEST_ROOM, room, sizeof room);
+    if (it->config->flags & GUEST_HELPER) { /* there is no init that would say so */
+        put_u64(stamp, sys_realtime());
+        say(it, FRAME_INIT_STARTED, stamp, sizeof stamp);
+    }
 }
 
 static void keep_config(struct session *it, const struct frame *frame)
 {
     size_t length = it->told_length + frame->length;
-    uint8_t *more = length > CONFIG_MOST ? NULL : realloc(it->told, length + 1);
+    uint8_t *more = length > CONFIG_MOST || it->started ? NULL : realloc(it->told, length + 1);
     errno = E2BIG;
     if (more == NULL) {
         fail(it, "cannot keep a command");
@@ -136,12 +141,29 @@ static void keep_config(struct session *it, const struct frame *frame)
     it->told_length = length;
 }
 
+/* Once there is something to write it to: a terminal comes late. */
+static void offer_input(struct session *it)
+{
+    uint8_t room[4];
+    put_u32(room, INPUT_ROOM);
+    if (it->command.input >= 0 && !it->input_offered)
+        say(it, FRAME_GUEST_ROOM, room, sizeof room);
+    it->input_offered |= it->command.input >= 0;
+}
+
+static void close_input(struct session *it)
+{
+    if (it->command.input >= 0)
+        close(it->command.input);
+    it->command.input = -1;
+}
+
 static void feed(struct session *it)
 {
     uint8_t room[4];
     ssize_t put = it->input_have > 0 ? write(it->command.input, it->input, it->input_have) : 0;
     if (put < 0 && errno != EAGAIN && errno != EINTR) {
-        close_fd(&it->command.input);
+        close_input(it);
         return;
     }
     if (put > 0) {
@@ -151,7 +173,7 @@ static void feed(struct session *it)
         say(it, FRAME_GUEST_ROOM, room, sizeof room);
     }
     if (it->input_have == 0 && it->input_ends)
-        close_fd(&it->command.input);
+        close_input(it);
 }
 
 static void keep_input(struct session *it, const struct frame *frame)
@@ -173,18 +195,13 @@ static void pass_signal(const struct session *it, const struct frame *frame)
         send(it->command.report, bytes, length + frame->length, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* All of the command at once, unless it has ended and left something in the background. */
-static void client_left(struct session *it)
+/* What has not come to be by now never will. */
+static void kill_all(struct session *it)
 {
-    char path[64];
     it->closed = true;
-    snprintf(path, sizeof path, GUEST_CGROUP "/exec-%u/cgroup.kill", channel_of(it));
     if (it->command.init == 0 && it->gone_at == 0)
-        it->gone_at = sys_boottime(); /* it never came to be */
-    if (it->gone_at == 0)
-        sys_write_file(path, "1", 1);
-    else
-        forget(it);
+        it->gone_at = sys_boottime();
+    guest_group_kill(it->group);
 }
 
 void sessions_hear(const struct frame *frame, pid_t init)
@@ -193,7 +210,7 @@ void sessions_hear(const struct frame *frame, pid_t init)
         return;
     struct session *it = &sessions[frame->channel - 1];
     if (!it->used && frame->type == FRAME_GUEST_CONFIG) {
-        *it = (struct session){.used = true, .command = {.report = -1, .streams = {-1, -1}, .input = -1}};
+        *it = (struct session){.used = true, .command = GUEST_NO_JOB};
     } else if (!it->used) {
         return; /* it has ended, and END is on the way */
     }
@@ -202,7 +219,8 @@ void sessions_hear(const struct frame *frame, pid_t init)
         keep_config(it, frame);
         break;
     case FRAME_GUEST_GO:
-        start(it, init);
+        if (!it->started)
+            start(it, init);
         break;
     case FRAME_GUEST_STDIN:
         keep_input(it, frame);
@@ -210,40 +228,38 @@ void sessions_hear(const struct frame *frame, pid_t init)
     case FRAME_GUEST_ROOM:
         it->room += get_u32(frame->payload);
         break;
+    case FRAME_GUEST_RESIZE:
+        guest_resize(&it->command, frame->payload);
+        break;
     case FRAME_INIT_SIGNAL:
         pass_signal(it, frame);
         break;
+    case FRAME_INIT_LEAVE:
+        it->left = it->said_last;
+        break;
     case FRAME_GUEST_CLOSE:
-        client_left(it);
+        if (!it->left)
+            kill_all(it);
         break;
     default:
         break;
     }
 }
 
-static bool hear_init(struct session *it)
+static void heard(void *whom, const struct frame *frame)
 {
-    struct frame frame;
-    long size = 0;
-    ssize_t got = recv(it->command.report, it->report + it->report_have, sizeof it->report - it->report_have, MSG_DONTWAIT);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
-        return false;
-    it->report_have += got > 0 ? (size_t)got : 0;
-    while ((size = frame_parse(it->report, it->report_have, FROM_INIT, &frame)) > 0) {
-        if (frame.type == FRAME_INIT_STARTED)
-            say(it, frame.type, frame.payload, frame.length);
-        else if (frame.type == FRAME_INIT_EXITED || frame.type == FRAME_INIT_FAILED)
-            keep_last(it, frame.type, frame.payload, frame.length);
-        it->report_have -= (size_t)size;
-        memmove(it->report, it->report + size, it->report_have);
-    }
-    if (got > 0 && size == 0)
-        return true;
-    close_fd(&it->command.report);
-    /* One that never was anybody's child, or whose end is seen below. */
-    if (it->command.init == 0)
+    struct session *it = whom;
+    if (frame->type == FRAME_INIT_STARTED)
+        say(it, frame->type, frame->payload, frame->length);
+    else if (frame->type == FRAME_INIT_EXITED || frame->type == FRAME_INIT_FAILED)
+        keep_last(it, frame->type, frame->payload, frame->length);
+}
+
+static void hear_init(struct session *it)
+{
+    /* One that never was anybody's child ends with its report. */
+    if (guest_hear(&it->command, heard, it) == HUNG_UP && it->command.init == 0)
         it->gone_at = sys_boottime();
-    return false;
 }
 
 void sessions_reaped(pid_t pid, int status)
@@ -254,7 +270,7 @@ void sessions_reaped(pid_t pid, int status)
         if (!it->used || it->command.init != pid)
             continue;
         it->gone_at = sys_boottime();
-        while (it->command.report >= 0 && hear_init(it))
+        while (it->command.report >= 0 && guest_hear(&it->command, heard, it) == HEARD)
             ;
         put_u32(raw, (uint32_t)status);
         keep_last(it, FRAME_INIT_EXITED, raw, sizeof raw);
@@ -263,16 +279,28 @@ void sessions_reaped(pid_t pid, int status)
 
 static bool drained(const struct session *it)
 {
-    return (it->command.streams[0] < 0 && it->command.streams[1] < 0) ||
+    return guest_streams_over(&it->command) ||
            (it->room > FRAME_COST && sys_boottime() - it->gone_at >= DRAIN_MS * 1000000ull);
+}
+
+static int patience_of(const struct session *it)
+{
+    if (it->closed)
+        return KILL_MS;
+    if (it->gone_at != 0 && !it->said_last)
+        return DRAIN_MS / 4;
+    return it->command.hung_up ? HOLD_MS : -1;
 }
 
 int sessions_patience(void)
 {
-    for (int i = 0; i < SESSIONS; i++)
-        if (sessions[i].used && sessions[i].gone_at != 0 && !sessions[i].said_last)
-            return DRAIN_MS / 4;
-    return -1;
+    int least = -1;
+    for (int i = 0; i < SESSIONS; i++) {
+        int wanted = sessions[i].used ? patience_of(&sessions[i]) : -1;
+        if (wanted >= 0 && (least < 0 || wanted < least))
+            least = wanted;
+    }
+    return least;
 }
 
 void sessions_wait(struct pollfd *out)
@@ -283,7 +311,7 @@ void sessions_wait(struct pollfd *out)
         struct pollfd *at = out + EACH * i;
         bool takes = it->used && link && (it->closed || it->room > FRAME_COST);
         at[REPORT] = (struct pollfd){.fd = it->used ? it->command.report : -1, .events = POLLIN};
-        at[OUT] = (struct pollfd){.fd = takes ? it->command.streams[0] : -1, .events = POLLIN};
+        at[OUT] = (struct pollfd){.fd = takes && !it->command.hung_up ? it->command.streams[0] : -1, .events = POLLIN};
         at[ERR] = (struct pollfd){.fd = takes ? it->command.streams[1] : -1, .events = POLLIN};
         at[INPUT] = (struct pollfd){.fd = it->used && it->input_have > 0 ? it->command.input : -1, .events = POLLOUT};
     }
@@ -292,25 +320,43 @@ void sessions_wait(struct pollfd *out)
 static void carry(struct session *it, int index)
 {
     uint8_t nowhere[4096];
-    int *fd = &it->command.streams[index];
+    int fd = it->command.streams[index];
     uint8_t type = index == 0 ? FRAME_GUEST_STDOUT : FRAME_GUEST_STDERR;
-    if (*fd < 0 || (!it->closed && (it->room <= FRAME_COST || !link_has_room())))
+    if (fd < 0 || (!it->closed && (it->room <= FRAME_COST || !link_has_room())))
         return;
-    ssize_t got = it->closed ? read(*fd, nowhere, sizeof nowhere)
-                             : link_carry_on(channel_of(it), type, *fd, it->room - FRAME_COST);
+    ssize_t got = it->closed ? read(fd, nowhere, sizeof nowhere)
+                             : link_carry_on(channel_of(it), type, fd, it->room - FRAME_COST);
     if (got > 0 && !it->closed)
         it->room -= (uint32_t)got + FRAME_COST;
-    if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR)))
-        return;
-    close_fd(fd);
+    guest_stream_over(&it->command, index, got);
+}
+
+/* A client that reads on learns of it though what the command left in the background lives. */
+static void say_streams_end(struct session *it)
+{
+    if (!it->said_streams_end)
+        say(it, FRAME_GUEST_STREAMS_END, NULL, 0);
+    it->said_streams_end = true;
 }
 
 static void settle(struct session *it)
 {
-    if (!it->used || it->gone_at == 0 || !(it->closed || drained(it)))
+    if (!it->used || it->gone_at == 0)
         return;
+    if (it->closed) {
+        guest_group_kill(it->group); /* once more: what was being born may have been missed */
+        if (guest_group_drop(it->group))
+            forget(it);
+        return;
+    }
+    if (!drained(it))
+        return;
+    if (guest_streams_over(&it->command)) {
+        guest_streams_close(&it->command);
+        say_streams_end(it);
+    }
     say_last(it);
-    if (it->closed || (it->command.streams[0] < 0 && it->command.streams[1] < 0))
+    if (it->left || (guest_streams_over(&it->command) && guest_group_drop(it->group)))
         forget(it);
 }
 
@@ -323,8 +369,9 @@ void sessions_serve(const struct pollfd *waited)
             continue;
         if (at[REPORT].fd >= 0 && at[REPORT].revents != 0 && it->command.report >= 0)
             hear_init(it);
+        offer_input(it);
         for (int index = 0; index < 2; index++)
-            if (at[OUT + index].fd >= 0 && at[OUT + index].revents != 0)
+            if ((at[OUT + index].fd >= 0 && at[OUT + index].revents != 0) || (index == 0 && it->command.hung_up))
                 carry(it, index);
         if (at[INPUT].fd >= 0 && at[INPUT].revents != 0 && it->command.input >= 0)
             feed(it);

@@ -26,6 +26,7 @@
 #define PATIENCE 400      /* ticks; what a frozen job holds back dies when it goes on */
 #define FREEZE_LOOKS 40   /* of 50 us, until version 1 has frozen all */
 #define ALONE 100         /* ticks that an init without a group of its own has for killing its children itself */
+#define GUEST 1600        /* ticks that a guest has for it, whose command is its own init here */
 #define DEPTH 16          /* of processes between the shim and a session's first one */
 #define PREFIX "exec-"
 
@@ -288,14 +289,16 @@ static void finish(struct session *it)
 
 static void go_on(struct session *it)
 {
-    if (it->runtime != 0)
+    bool in_guest = it->number == 0 && it->runtime != 0 && it->runtime == it->init;
+    unsigned most = in_guest ? GUEST : PATIENCE;
+    if (it->runtime != 0 && (!in_guest || it->ticks >= most))
         kill(it->runtime, SIGKILL);
     if (it->number != 0)
         kill_group(it);
-    else if (it->init != 0 && it->ticks >= ALONE)
+    else if (it->init != 0 && !in_guest && it->ticks >= ALONE)
         kill(it->init, SIGKILL);
     bool gone = group_gone(it) && it->runtime == 0 && it->init == 0;
-    if (gone || it->ticks++ >= PATIENCE)
+    if (gone || it->ticks++ >= most)
         finish(it);
     else
         timer_sooner(TIMER_SESSIONS, TICK_MS);

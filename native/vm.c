@@ -1,4 +1,4 @@
-/* `dms-vm [-i] [-u UID GID GROUP] [-j CGROUP_PROCS]... -- ARGV...`: runs a virtual machine's monitor, and is towards the
+/* `dms-vm [-i] [-t COLUMNSxROWS] [-u UID GID GROUP] [-j CGROUP_PROCS]... -- ARGV...`: runs a virtual machine's monitor, and is towards the
  * shim the init of the job that runs in the guest. docs/protocol.md, section 10.
  *
  * What the guest sends is hostile: each frame is held in one buffer of fixed size and is gone from it before the next is
@@ -19,6 +19,7 @@
 #include "frame.h"
 #include "sys.h"
 #include "vm.h"
+#include "vm_terminal.h"
 #include "vmm.h"
 
 enum { REPORT = 3, FOLDER = 4, CONFIG = 5, FIRST_OF_OURS = 100 };
@@ -270,8 +271,10 @@ static void hear_shim(void)
 static void reap(int signals)
 {
     struct signalfd_siginfo info;
+    uint8_t size[8];
     while (read(signals, &info, sizeof info) == sizeof info)
-        ;
+        if (info.ssi_signo == SIGWINCH && vm_terminal_size(size) == 0)
+            give(FRAME_GUEST_RESIZE, size, sizeof size);
     if (vmm.pid != 0 && waitpid(vmm.pid, &vmm.status, WNOHANG) == vmm.pid)
         vmm.pid = 0; /* what it had said before stands in the channel */
 }
@@ -317,7 +320,7 @@ static _Noreturn void loop(int signals)
 
 static _Noreturn void usage(void)
 {
-    fail("usage: dms-vm [-i] [-u UID GID GROUP] [-j CGROUP_PROCS]... -- ARGV...", "");
+    fail("usage: dms-vm [-i] [-t COLUMNSxROWS] [-u UID GID GROUP] [-j CGROUP_PROCS]... -- ARGV...", "");
 }
 
 static void join(const char *file)
@@ -329,8 +332,9 @@ static void join(const char *file)
 int main(int argc, char **argv)
 {
     struct vmm_owner owner = {0};
+    const char *terminal = NULL;
     int next = 1;
-    sigset_t all, child;
+    sigset_t all, heard;
     report = fcntl(REPORT, F_DUPFD_CLOEXEC, FIRST_OF_OURS);
     folder = fcntl(FOLDER, F_DUPFD_CLOEXEC, FIRST_OF_OURS);
     configuration = fcntl(CONFIG, F_DUPFD_CLOEXEC, FIRST_OF_OURS);
@@ -346,6 +350,10 @@ int main(int argc, char **argv)
         has_input = true;
         next++;
     }
+    if (next + 1 < argc && strcmp(argv[next], "-t") == 0) {
+        terminal = argv[next + 1];
+        next += 2;
+    }
     if (next + 3 < argc && strcmp(argv[next], "-u") == 0) {
         owner.uid = (uid_t)strtoul(argv[next + 1], NULL, 10);
         owner.gid = (gid_t)strtoul(argv[next + 2], NULL, 10);
@@ -356,12 +364,15 @@ int main(int argc, char **argv)
         join(argv[next + 1]);
     if (next + 1 >= argc || strcmp(argv[next], "--") != 0)
         usage();
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    int signals = signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
+    sigemptyset(&heard);
+    sigaddset(&heard, SIGCHLD);
+    sigaddset(&heard, SIGWINCH);
+    int signals = signalfd(-1, &heard, SFD_NONBLOCK | SFD_CLOEXEC);
     /* A stream that is full must not keep us from passing a signal on. */
     if (signals < 0 || fcntl(1, F_SETFL, O_WRONLY | O_NONBLOCK) != 0 || fcntl(2, F_SETFL, O_WRONLY | O_NONBLOCK) != 0)
         return 1;
+    if (terminal != NULL && vm_terminal_take(report, terminal) != 0)
+        fail("its terminal cannot be made", strerror(errno));
     vm_clients_listen(folder);
     if (fchdir(folder) != 0 || vmm_start(&vmm, argv + next + 1, &owner) != 0)
         fail("its monitor cannot be started", strerror(errno));

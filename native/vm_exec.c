@@ -1,5 +1,6 @@
-/* `dms-vm-exec`: a further command in a guest, and towards its shim the init of a session. Descriptor 3 is the report
- * socket, 4 the command's configuration, 5 the execution's folder. docs/protocol.md, section 10. */
+/* `dms-vm-exec [-t COLUMNSxROWS]`: a further command in a guest, and towards its shim the init of a session. Descriptor 3
+ * is the report socket, 4 the command's configuration, 5 the execution's folder. `dms-vm-exec -f CONFIG FOLDER`: a helper
+ * for files, of which nobody is told but by how it ends. docs/protocol.md, section 10. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -7,24 +8,32 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "frame.h"
 #include "sys.h"
+#include "vm_terminal.h"
 
 enum { REPORT = 3, CONFIG = 4, FOLDER = 5, HUNG_UP = 137 }; /* as dms-init has it */
 
 #define WHOLE (FRAME_HEADER + FRAME_DATA_MAX)
 
+static int report = REPORT; /* -1: nobody is told, or asks, any more */
 static int guest = -1;
 static uint8_t in[WHOLE];
 static size_t have, head;  /* `head`: of the frame whose data is passed on now */
 static size_t pending;     /* of its data */
 static int pending_to;
 static uint32_t input_room;
-static bool has_input = true, told_exit;
+static bool has_input = true, has_terminal, is_helper;
+static bool told_exit; /* how the command ended */
+static bool left;      /* its client wants what it left in the background to live */
+static bool deaf;      /* the guest hears us no more; what it had said before is still to be read */
 static int code = HUNG_UP;
 
 static void tell(uint8_t type, const uint8_t *payload, size_t length)
@@ -33,8 +42,17 @@ static void tell(uint8_t type, const uint8_t *payload, size_t length)
     frame_header(bytes, type, (uint32_t)length);
     if (length > 0)
         memcpy(bytes + FRAME_HEADER, payload, length);
-    if (send(REPORT, bytes, FRAME_HEADER + length, MSG_NOSIGNAL) < 0 && !told_exit)
-        _exit(HUNG_UP); /* nobody asks for it any more */
+    ssize_t ignored = report < 0 ? 0 : send(report, bytes, FRAME_HEADER + length, MSG_NOSIGNAL);
+    (void)ignored; /* a hang-up shows in poll */
+}
+
+/* Why it cannot be begun: to who asked for a command by the report, for a helper as one of its records (section 8). */
+static void tell_failure(const uint8_t *payload, size_t length)
+{
+    if (is_helper)
+        dprintf(2, "error%c%u%c%.*s%c", 0, get_u32(payload), 0, (int)(length - 4), (const char *)payload + 4, 0);
+    else
+        tell(FRAME_INIT_FAILED, payload, length);
 }
 
 static _Noreturn void fail(int error, const char *what)
@@ -42,7 +60,7 @@ static _Noreturn void fail(int error, const char *what)
     uint8_t payload[4 + FRAME_TEXT_MAX];
     put_u32(payload, (uint32_t)error);
     memcpy(payload + 4, what, strlen(what));
-    tell(FRAME_INIT_FAILED, payload, 4 + strlen(what));
+    tell_failure(payload, 4 + strlen(what));
     _exit(HUNG_UP);
 }
 
@@ -53,13 +71,12 @@ static void ask(uint8_t type, const uint8_t *payload, size_t length)
     size_t at = 0, whole = frame_header(bytes, type, (uint32_t)length) + length;
     if (length > 0)
         memcpy(bytes + FRAME_HEADER, payload, length);
-    while (at < whole) {
+    while (at < whole && !deaf) {
         ssize_t put = send(guest, bytes + at, whole - at, MSG_NOSIGNAL);
         if (put < 0 && errno == EINTR)
             continue;
-        if (put <= 0)
-            _exit(HUNG_UP);
-        at += (size_t)put;
+        deaf = put <= 0;
+        at += deaf ? 0 : (size_t)put;
     }
 }
 
@@ -77,7 +94,7 @@ static void await_go(void)
     struct frame frame;
     size_t got_all = 0;
     while (got_all < sizeof bytes) {
-        ssize_t got = recv(REPORT, bytes + got_all, sizeof bytes - got_all, 0);
+        ssize_t got = recv(report, bytes + got_all, sizeof bytes - got_all, 0);
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
@@ -88,16 +105,16 @@ static void await_go(void)
         _exit(HUNG_UP);
 }
 
-static void call_guest(void)
+static void call_guest(int configuration, int folder)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     uint8_t part[FRAME_DATA_MAX];
     ssize_t got;
-    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/exec", FOLDER);
+    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/exec", folder);
     guest = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (guest < 0 || connect(guest, (struct sockaddr *)&address, sizeof address) != 0)
-        fail(errno, "cannot reach the guest");
-    while ((got = read(CONFIG, part, sizeof part)) > 0)
+        fail(is_helper ? ESRCH : errno, "cannot reach the guest");
+    while ((got = read(configuration, part, sizeof part)) > 0)
         ask(FRAME_GUEST_CONFIG, part, (size_t)got);
     ask(FRAME_GUEST_GO, NULL, 0);
     give_room(FRAME_WINDOW);
@@ -115,6 +132,18 @@ static bool pass_on(void)
             pending -= (size_t)put;
     }
     return true;
+}
+
+/* What it left in the background may hold nothing of ours: who reads the streams finds their end. */
+static void end_streams(void)
+{
+    sys_hush(0, is_helper ? 1 : 2); /* a helper may have to say why it failed */
+    has_input = false;
+}
+
+static int code_of(uint32_t status)
+{
+    return WIFSIGNALED((int)status) ? 128 + WTERMSIG((int)status) : WEXITSTATUS((int)status);
 }
 
 static void hear_guest(const struct frame *frame)
@@ -137,7 +166,13 @@ static void hear_guest(const struct frame *frame)
     case FRAME_INIT_EXITED:
         tell(frame->type, frame->payload, frame->length);
         told_exit = true;
-        code = 0;
+        code = is_helper ? code_of(get_u32(frame->payload)) : 0;
+        break;
+    case FRAME_INIT_FAILED:
+        tell_failure(frame->payload, frame->length);
+        break;
+    case FRAME_GUEST_STREAMS_END:
+        end_streams();
         break;
     case FRAME_GUEST_END:
         _exit(code);
@@ -183,20 +218,35 @@ static void guest_ready(void)
     work_through();
 }
 
+/* Who goes without a word wants nothing of it any more: we end once the guest has killed it. */
+static void hung_up(void)
+{
+    close(report);
+    report = -1;
+    end_streams();
+    pending = 0;
+    if (!left)
+        ask(FRAME_GUEST_CLOSE, NULL, 0);
+    work_through();
+}
+
 static void hear_shim(void)
 {
     static uint8_t bytes[4 * (FRAME_HEADER + 4)];
     static size_t filled;
     struct frame frame;
     long size;
-    ssize_t got = recv(REPORT, bytes + filled, sizeof bytes - filled, MSG_DONTWAIT);
+    ssize_t got = recv(report, bytes + filled, sizeof bytes - filled, MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (got <= 0)
-        _exit(code);
+    if (got <= 0) {
+        hung_up();
+        return;
+    }
     filled += (size_t)got;
     while ((size = frame_parse(bytes, filled, TO_INIT, &frame)) > 0) {
-        if (frame.type == FRAME_INIT_SIGNAL)
+        left |= frame.type == FRAME_INIT_LEAVE;
+        if (frame.type == FRAME_INIT_SIGNAL || frame.type == FRAME_INIT_LEAVE)
             ask(frame.type, frame.payload, frame.length);
         filled -= (size_t)size;
         memmove(bytes, bytes + size, filled);
@@ -217,23 +267,26 @@ static void give_input(void)
     has_input = got > 0;
 }
 
-int main(void)
+static void pass_size(int signals)
 {
-    enum { SHIM, GUEST, OUT, INPUT, COUNT };
-    sigset_t all;
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
-    fcntl(1, F_SETFL, O_WRONLY | O_NONBLOCK);
-    fcntl(2, F_SETFL, O_WRONLY | O_NONBLOCK);
-    tell(FRAME_INIT_BORN, NULL, 0);
-    await_go();
-    call_guest();
+    struct signalfd_siginfo info;
+    uint8_t size[8];
+    while (read(signals, &info, sizeof info) == sizeof info)
+        ;
+    if (vm_terminal_size(size) == 0)
+        ask(FRAME_GUEST_RESIZE, size, sizeof size);
+}
+
+static _Noreturn void loop(int signals)
+{
+    enum { SHIM, GUEST, OUT, INPUT, SIZE, COUNT };
     for (;;) {
         struct pollfd waited[COUNT] = {
-            [SHIM] = {.fd = REPORT, .events = POLLIN},
+            [SHIM] = {.fd = report, .events = POLLIN},
             [GUEST] = {.fd = pending > 0 ? -1 : guest, .events = POLLIN},
             [OUT] = {.fd = pending > 0 ? pending_to : -1, .events = POLLOUT},
             [INPUT] = {.fd = has_input && input_room > 0 ? 0 : -1, .events = POLLIN},
+            [SIZE] = {.fd = has_terminal ? signals : -1, .events = POLLIN},
         };
         if (poll(waited, COUNT, -1) < 0)
             continue;
@@ -243,7 +296,46 @@ int main(void)
             work_through();
         if (waited[GUEST].revents != 0)
             guest_ready();
-        if (waited[INPUT].revents != 0)
+        if (waited[INPUT].revents != 0 && has_input)
             give_input();
+        if (waited[SIZE].revents != 0)
+            pass_size(signals);
     }
+}
+
+/* A helper ends with its caller, whose descriptors stay as they are. */
+static void begin_helper(const char *configuration, const char *folder)
+{
+    is_helper = true;
+    report = -1;
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
+        _exit(HUNG_UP);
+    call_guest(open(configuration, O_RDONLY | O_CLOEXEC), open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC));
+}
+
+static void begin_session(const char *terminal)
+{
+    fcntl(1, F_SETFL, O_WRONLY | O_NONBLOCK);
+    fcntl(2, F_SETFL, O_WRONLY | O_NONBLOCK);
+    tell(FRAME_INIT_BORN, NULL, 0);
+    await_go();
+    has_terminal = terminal != NULL;
+    if (has_terminal && vm_terminal_take(report, terminal) != 0)
+        fail(errno, "cannot make a terminal");
+    call_guest(CONFIG, FOLDER);
+}
+
+int main(int argc, char **argv)
+{
+    sigset_t all, size;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    sigemptyset(&size);
+    sigaddset(&size, SIGWINCH);
+    int signals = signalfd(-1, &size, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (argc == 4 && strcmp(argv[1], "-f") == 0)
+        begin_helper(argv[2], argv[3]);
+    else
+        begin_session(argc == 3 && strcmp(argv[1], "-t") == 0 ? argv[2] : NULL);
+    loop(signals);
 }

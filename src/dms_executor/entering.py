@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from .copying import Found, found
 from .engine import Execution, Handle
@@ -18,11 +18,11 @@ from .errors import ExecutionNotRunning, ExecutorError
 from .processes import read_of
 from .supervisor import files
 
-__all__ = ["EnteredFiles"]
+__all__ = ["EnteredFiles", "JobFiles"]
 
 
-class EnteredFiles:
-    """What an engine has of `engine.Copies`; it says itself how the job's first process is found."""
+class JobFiles:
+    """What an engine has of `engine.Copies`; it says itself what leads to the job's files."""
 
     async def look(self, x: Execution, h: Handle, path: bytes) -> Found:
         """What a path in the job is."""
@@ -41,12 +41,20 @@ class EnteredFiles:
         async with self._entered(x, h) as job:
             return await files.unpack(folder, source, keep_owner=keep_owner, job=job)
 
+    def _entered(self, x: Execution, h: Handle) -> AbstractAsyncContextManager[files.Job]:
+        """Raises `ExecutionNotRunning`, also for what goes wrong in the block since the job has ended."""
+        raise NotImplementedError
+
+
+class EnteredFiles(JobFiles):
+    """Its files are reached by its first process; the engine says itself how that is found."""
+
     async def _first_process(self, x: Execution, h: Handle) -> int:
         """Its opened folder in /proc, which never names another process, whoever gets that pid."""
         raise NotImplementedError
 
     @asynccontextmanager
-    async def _entered(self, x: Execution, h: Handle) -> AsyncIterator[int]:
+    async def _entered(self, x: Execution, h: Handle) -> AsyncIterator[files.Job]:
         fd = await self._first_process(x, h)
         try:
             yield fd

@@ -14,7 +14,7 @@ import msgspec
 from ..beneath import inside_root
 from ..errors import StartFailed
 
-__all__ = ["User", "resolve_user"]
+__all__ = ["User", "resolve_account", "resolve_user"]
 
 _LARGEST = 2**31 - 1  # what runc and crun take
 _NUMBER = re.compile("[0-9]{1,10}", re.ASCII)
@@ -31,9 +31,14 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
 def resolve_user(root: int, text: str) -> User:
     """`text` is "", "user", "uid", "user:group" or "uid:gid", in the opened folder `root`. Raises `StartFailed`."""
+    return resolve_account(inside_root(root, "/etc/passwd"), inside_root(root, "/etc/group"), text)
+
+
+def resolve_account(passwd: bytes | None, group: bytes | None, text: str) -> User:
+    """`resolve_user` by what these files hold; None: there is no such file."""
     wanted, separator, wanted_group = text.partition(":")
-    accounts = list(_entries(inside_root(root, "/etc/passwd"), 7))
-    groups = list(_entries(inside_root(root, "/etc/group"), 4))
+    accounts = list(_entries(passwd, 7))
+    groups = list(_entries(group, 4))
     account = _account(accounts, wanted or "0")
     if account is None and not _NUMBER.fullmatch(wanted or "0"):
         raise StartFailed(

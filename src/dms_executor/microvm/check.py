@@ -36,7 +36,6 @@ def check_request(request: ExecutionRequest, params: ImageParams, policy: Policy
         ("$.ports", request.ports),
         ("$.devices", request.devices),
         ("$.resources.gpus", request.resources.gpus),
-        ("$.tty", request.tty),
     ):
         if named:
             raise _lacking(engine, field, "Leave it out, or use the engine oci")

@@ -56,6 +56,7 @@ from ..typed import known
 from ..types import ExecutionRequest, Output, Probe, Stats
 from ..volumes import Volumes, collect, grant_volumes
 from . import check, initrd, rootimage
+from .copies import Copies
 from .drives import ROOT, Drives, collect_drives, lend_folder, make_drives
 from .execs import open_exec
 from .host import VmHost, capacity, find_kernel
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
 __all__ = ["MicrovmEngine"]
 
 _LIMITS = frozenset({"cpu", "memory", "pids", "disk", "oom_detection"})
-_CAPABILITIES = _LIMITS | {"pause", "stats", "attach", "exact_signal", "images", "exec", "exec_kill"}
+_CAPABILITIES = _LIMITS | {"pause", "stats", "attach", "exact_signal", "images", "exec", "exec_kill", "tty", "copy"}
 _OUTPUTS = 8 << 30  # bytes that a job may write to its outputs where its request names no disk
 _GONE = 5.0  # seconds for a shim to end once it was told to
 _LEFTOVERS = (FOLDER, "control", "exec", "going", "pid", "exit.tmp")
@@ -81,7 +82,7 @@ S = TypeVar("S", bound=VmSettings)
 H = TypeVar("H", bound=VmHost)
 
 
-class MicrovmEngine(ServesImages, Engine, Generic[S, H]):
+class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
     """See the module. Opened by `open`; belongs to one event loop.
 
     `modules`: those of the kernel that a guest loads, in that order: each costs an emulated boot a tenth of a second.
@@ -307,19 +308,10 @@ class MicrovmEngine(ServesImages, Engine, Generic[S, H]):
         return await attach(x.folder)
 
     async def exec(self, x: Execution, h: Handle, command: Command) -> Channel:
-        """Raises `StartFailed`, `ExecutionNotRunning`, `NotSupported`."""
+        """Raises `StartFailed`, `ExecutionNotRunning`."""
         host = await self._ready()
-        folder, group = self._context.state_dir, self._group(host, x)
-        return await open_exec(
-            x,
-            h,
-            command,
-            engine=self.name,
-            host=host,
-            group=group,
-            state_dir=folder,
-            rootfs=self._store.rootfs,
-        )
+        group, folder = self._group(host, x), self._context.state_dir
+        return await open_exec(x, h, command, host=host, group=group, state_dir=folder)
 
     async def _ready(self) -> H:
         if self._host is None:

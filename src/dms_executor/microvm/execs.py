@@ -6,78 +6,61 @@ the capabilities and limits of the job (docs/protocol.md, section 10).
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from ..engine import Command, Execution, Handle
-from ..errors import ExecutionNotRunning, NotSupported
-from ..images.users import resolve_user
+from ..errors import ExecutionNotRunning
+from ..images.users import User
 from ..limits import Limits
 from ..supervisor import binary
 from ..supervisor.session import Session, SessionSpec, open_session
 from ..typed import known
 from . import guest
+from .files import GuestFiles, user_inside
 from .host import VmHost
-from .launch import filter_of, in_memory, open_root
+from .launch import filter_of, in_memory
 from .plan import JobProcess
 
-__all__ = ["open_exec"]
+__all__ = ["check_not_paused", "open_exec"]
 
 
-async def open_exec(
-    x: Execution,
-    h: Handle,
-    command: Command,
-    *,
-    engine: str,
-    host: VmHost,
-    group: str,
-    state_dir: Path,
-    rootfs: Callable[[str], Path],
-) -> Session:
-    """Returns once the command runs. Raises `StartFailed`, `ExecutionNotRunning`, `NotSupported`."""
-    if command.terminal is not None:
-        raise NotSupported(
-            f"engine {engine} gives no terminal yet", engine=engine, what="tty", mend="Leave it out", execution_id=x.id
-        )
+async def open_exec(x: Execution, h: Handle, command: Command, *, host: VmHost, group: str, state_dir: Path) -> Session:
+    """Returns once the command runs. Raises `StartFailed`, `ExecutionNotRunning`."""
     process = msgspec.convert(h.state.get("process", {}), known(JobProcess))
-    return await open_session(lambda: _spec(x, process, command, host, group, state_dir, rootfs), x.folder)
+    await asyncio.to_thread(check_not_paused, x, host, group)
+    user = process.user
+    if command.user is not None:
+        user = await user_inside(GuestFiles(x.folder, state_dir), command.user)
+    return await open_session(lambda: _spec(x, process, user, command, state_dir), x.folder)
 
 
-def _spec(
-    x: Execution,
-    process: JobProcess,
-    command: Command,
-    host: VmHost,
-    group: str,
-    state_dir: Path,
-    rootfs: Callable[[str], Path],
-) -> SessionSpec:
+def check_not_paused(x: Execution, host: VmHost, group: str) -> None:
+    """Nothing in a VM that stands still can answer. Raises `ExecutionNotRunning`. Blocks."""
     if host.cgroups.is_frozen(group):
         raise ExecutionNotRunning(
             f"execution {x.id} is paused", status="paused", mend="Resume it first", execution_id=x.id
         )
-    user, environment = process.user, dict(process.environment)
-    if command.user is not None:
-        root = open_root(process.root, process.digest, rootfs)
-        try:
-            user = resolve_user(root, command.user)
-        finally:
-            os.close(root)
-        if environment.get("HOME") == process.user.home:
-            environment["HOME"] = user.home
+
+
+def _spec(x: Execution, process: JobProcess, user: User, command: Command, state_dir: Path) -> SessionSpec:
+    environment = dict(process.environment)
+    if environment.get("HOME") == process.user.home:
+        environment["HOME"] = user.home
+    terminal = {"TERM": "xterm"} if command.terminal is not None else {}
     told = guest.GuestJob(
         argv=command.argv,
-        environment={**environment, **command.environment},
+        environment={**environment, **terminal, **command.environment},
         directory=command.working_directory or process.directory,
         user=user,
         hostname="-",
         limits=Limits(),
         has_input=True,
         seccomp=filter_of(state_dir),
+        terminal=command.terminal,
     )
     configuration = in_memory("command", guest.encode(told))
     try:
@@ -86,4 +69,7 @@ def _spec(
         os.close(configuration)
         raise
     argv = [str(binary.vm_exec_path(state_dir))]
-    return SessionSpec(argv, [configuration, folder], group="", owner=None, terminal=False)
+    if command.terminal is not None:
+        argv += ["-t", "{}x{}".format(*command.terminal)]
+    passed = [configuration, folder]
+    return SessionSpec(argv, passed, group="", owner=None, terminal=command.terminal is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -13,11 +13,11 @@ from ..capabilities import DEFAULT_CAPABILITIES
 from ..images.users import User
 from ..limits import Limits
 
-__all__ = ["CPU_PERIOD", "GuestJob", "GuestVolume", "encode"]
+__all__ = ["CPU_PERIOD", "GuestJob", "GuestVolume", "encode", "encode_helper"]
 
 CPU_PERIOD = 100_000  # microseconds, as native/guest_limits.c has it
 _VERSION = 1
-_READ_ONLY, _INPUT = 1, 2
+_READ_ONLY, _INPUT, _HELPER = 1, 2, 4
 _KINDS = {"folder": 1, "file": 2, "tmpfs": 3, "output": 4}
 _NUMBERS = {  # https://github.com/torvalds/linux/blob/master/include/uapi/linux/capability.h
     "CAP_CHOWN": 0,
@@ -74,7 +74,17 @@ class GuestJob(msgspec.Struct, frozen=True, kw_only=True):
 
 def encode(job: GuestJob) -> bytes:
     """The entries, the clock's among them: made when the guest is about to be started."""
-    return b"".join(struct.pack("<HHI", tag, 0, len(value)) + value for tag, value in _entries(job))
+    return _encoded(_entries(job))
+
+
+def encode_helper(words: Sequence[bytes]) -> bytes:
+    """Of a helper for files: a mode of docs/protocol.md, section 8, with its own words."""
+    entries = [(1, struct.pack("<I", _VERSION)), *((2, word) for word in words)]
+    return _encoded([*entries, (8, struct.pack("<I", _INPUT | _HELPER))])
+
+
+def _encoded(entries: Iterable[tuple[int, bytes]]) -> bytes:
+    return b"".join(struct.pack("<HHI", tag, 0, len(value)) + value for tag, value in entries)
 
 
 def _entries(job: GuestJob) -> Iterator[tuple[int, bytes]]:

@@ -41,6 +41,7 @@ _DRAIN = 1.0  # seconds that a stream may stay open once the job is gone
 _PATIENCE = 10.0  # seconds that a guest has for its job's end once it was told to kill it
 _PATIENCE_WITH_OUTPUTS = 120.0  # and for writing them
 _FIRST_ID = 0x70000000  # where the users of VMs begin: nobody's
+_TERMINAL = (80, 24)  # columns and rows, of a terminal whose size nobody says
 _GROUPS = frozenset({"cpu", "cpuacct", "memory", "pids", "freezer", "blkio"})
 
 
@@ -107,7 +108,7 @@ def _job(x: Execution, plan: Plan, params: ImageParams, root: int, drives: Drive
         user=user,
         hostname=hostname,
         limits=plan.limits,
-        has_input=bool(request.stdin) or plan.volumes.stdin is not None or request.stdin_open,
+        has_input=bool(request.stdin) or plan.volumes.stdin is not None or request.stdin_open or request.tty,
         read_only_root=params.read_only_root,
         files=_files(hostname, plan.volumes),
         disk=drives.scratch,
@@ -115,6 +116,7 @@ def _job(x: Execution, plan: Plan, params: ImageParams, root: int, drives: Drive
         volumes=drives.volumes,
         scripts=encoded_scripts(request.provision_scripts),
         seccomp=seccomp,
+        terminal=(request.tty_size or _TERMINAL) if request.tty else None,
     )
 
 
@@ -132,7 +134,10 @@ def _shim_spec(
 ) -> spec.ShimSpec:
     group = host.job_group(settings.cgroup_parent, x.token)
     freezer = host.cgroups.freezer(group)
-    argv = [str(binary.vm_path(context.state_dir)), *(["-i"] if job.has_input else []), *vm.options]
+    argv = [str(binary.vm_path(context.state_dir)), *(["-i"] if job.has_input else [])]
+    if job.terminal is not None:
+        argv += ["-t", "{}x{}".format(*job.terminal)]
+    argv += vm.options
     for file in _join_files(host, group):
         argv += ["-j", file]
     folder = launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
@@ -158,7 +163,7 @@ def _shim_spec(
         sync=context.durable,
         drain=_DRAIN,
         thaw=[(freezer[0], freezer[2])] if freezer else [],
-        input="pipe" if x.request.stdin_open else None,
+        input="terminal" if x.request.tty else "pipe" if x.request.stdin_open else None,
         patience=_PATIENCE_WITH_OUTPUTS if drives.outputs else _PATIENCE,
     )
 

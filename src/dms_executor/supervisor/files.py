@@ -11,13 +11,15 @@ import errno
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
 import msgspec
 
 from ..errors import CopyFailed
 from . import spawning
 
-__all__ = ["look", "pack", "unpack"]
+__all__ = ["Elsewhere", "look", "pack", "unpack"]
 
 _JOB = 3  # the number under which a helper has its job's folder in /proc
 _REPORT_MAX = 65536
@@ -42,50 +44,67 @@ class _Record(msgspec.Struct, frozen=True):
     text: str
 
 
-async def look(path: bytes, *, job: int | None = None) -> str:
+class Elsewhere(Protocol):
+    """Where no folder in /proc leads to: what runs a mode there."""
+
+    def reached(self, words: Sequence[bytes]) -> AbstractAsyncContextManager[list[str]]:
+        """The command that runs `words` there, with the same streams, as long as the block lasts."""
+        ...
+
+
+Job = int | Elsewhere
+"""The opened folder in /proc of a job's init, or what else leads to its files."""
+
+
+async def look(path: bytes, *, job: Job | None = None) -> str:
     """Two letters: what `path` is, and what it leads to (d folder, f file, l link, o other, - nothing).
 
-    `job`: the opened folder in /proc of the job's init, in whose root `path` lies. Raises `CopyFailed`.
+    `job`: in whose root `path` lies. Raises `CopyFailed`.
     """
-    records = await _run(["look"], [path], {}, job)
+    records = await _run("look", [path], {}, job)
     return next((record.text for record in records if record.kind == "look"), "--")
 
 
-async def pack(path: bytes, name: bytes, sink: int, *, follow: bool = False, job: int | None = None) -> list[str]:
+async def pack(path: bytes, name: bytes, sink: int, *, follow: bool = False, job: Job | None = None) -> list[str]:
     """Writes `path` and all in it as a tar stream to `sink`, its entries named `name/...`. Gives what is to be told.
 
     `follow`: a link in the place of `path` itself is followed. Raises `CopyFailed`.
     """
-    return _told(await _run(["pack"], [*([b"-L"] if follow else []), name, path], {1: sink}, job))
+    return _told(await _run("pack", [*([b"-L"] if follow else []), name, path], {1: sink}, job))
 
 
 async def unpack(
-    folder: bytes, source: int, *, keep_owner: bool = False, drop_special: bool = False, job: int | None = None
+    folder: bytes, source: int, *, keep_owner: bool = False, drop_special: bool = False, job: Job | None = None
 ) -> list[str]:
     """Unpacks the tar stream `source` into a folder that is there. Gives what is to be told.
 
     `drop_special`: without set-user-id and set-group-id bits. Raises `CopyFailed`.
     """
     options = [*([b"-o"] if keep_owner else []), *([b"-s"] if drop_special else [])]
-    return _told(await _run(["unpack"], [*options, folder], {0: source}, job))
+    return _told(await _run("unpack", [*options, folder], {0: source}, job))
 
 
-async def _run(mode: list[str], words: Sequence[bytes], streams: dict[int, int], job: int | None) -> list[_Record]:
-    path = await spawning.spawned_shim()
-    argv = [path, *mode, *(["-j"] if job is not None else []), *map(os.fsdecode, words)]
-    places = {**streams, **({_JOB: job} if job is not None else {})}
+async def _run(mode: str, words: Sequence[bytes], streams: dict[int, int], job: Job | None) -> list[_Record]:
+    if job is not None and not isinstance(job, int):
+        async with job.reached([mode.encode(), b"-j", *words]) as argv:
+            return await _helped(mode, argv, streams)
+    argv = [await spawning.spawned_shim(), mode, *(["-j"] if job is not None else []), *map(os.fsdecode, words)]
+    return await _helped(mode, argv, {**streams, **({_JOB: job} if job is not None else {})})
+
+
+async def _helped(mode: str, argv: Sequence[str], places: dict[int, int]) -> list[_Record]:
     try:
         report, theirs = os.pipe2(os.O_CLOEXEC)
     except OSError as error:
         raise spawning.mapped(error, "cannot copy") from error
     try:
         try:
-            pid = spawning.spawn(path, argv, {"LC_ALL": "C"}, {**places, 2: theirs})
+            pid = spawning.spawn(argv[0], argv, {"LC_ALL": "C"}, {**places, 2: theirs})
         finally:
             os.close(theirs)
         status = await _ended(pid)
         os.set_blocking(report, False)
-        return _judged(mode[0], status, _records(report))
+        return _judged(mode, status, _records(report))
     finally:
         os.close(report)
 

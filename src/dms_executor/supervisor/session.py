@@ -128,6 +128,7 @@ class Session(Reported):
         """Kills what has not ended, and returns once nothing of that is left."""
         try:
             if self._exit.done():
+                self._tell(frames.INIT_LEAVE)  # an init that is still there lets live what its command left
                 self._send_close(kill=False)  # the shim reads it before it sees the connection end
             else:
                 await self._close(kill=True)
