@@ -66,6 +66,7 @@ static const struct rule rules[] = {
     {FRAME_GUEST_CLOSE, BIT(TO_GUEST), 0, 0},
     {FRAME_GUEST_RESIZE, BIT(TO_GUEST), 8, 8},
     {FRAME_GUEST_STREAMS_END, BIT(FROM_GUEST), 0, 0},
+    {FRAME_GUEST_INPUT_END, BIT(FROM_GUEST), 0, 0},
 };
 
 long frame_parse(const uint8_t *bytes, size_t have, enum frame_side side, struct frame *out)

@@ -58,6 +58,7 @@ enum frame_type {
     FRAME_GUEST_CLOSE = 136,
     FRAME_GUEST_RESIZE = 137,
     FRAME_GUEST_STREAMS_END = 138,
+    FRAME_GUEST_INPUT_END = 139,
 };
 
 /* Who may send what: a frame of another direction is a protocol error. */

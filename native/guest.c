@@ -165,6 +165,7 @@ static void feed(void)
     ssize_t put = input_have > 0 ? write(job.input, input, input_have) : 0;
     if (put < 0 && errno != EAGAIN && errno != EINTR) {
         close_input(); /* the job has closed it: what is left is for nobody */
+        link_put(FRAME_GUEST_INPUT_END, NULL, 0);
         return;
     }
     if (put > 0) {

@@ -164,6 +164,7 @@ static void feed(struct session *it)
     ssize_t put = it->input_have > 0 ? write(it->command.input, it->input, it->input_have) : 0;
     if (put < 0 && errno != EAGAIN && errno != EINTR) {
         close_input(it);
+        say(it, FRAME_GUEST_INPUT_END, NULL, 0);
         return;
     }
     if (put > 0) {

@@ -164,6 +164,10 @@ static void hear_guest(const struct frame *frame)
         put_u64(stamp, sys_realtime()); /* a guest's clock is its own */
         tell(FRAME_INIT_STARTED, stamp, sizeof stamp);
         break;
+    case FRAME_GUEST_INPUT_END:
+        has_input = false;
+        sys_hush(0, 0); /* who writes it learns that nobody reads */
+        break;
     case FRAME_GUEST_END:
         over = true;
         break;

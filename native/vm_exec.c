@@ -174,6 +174,10 @@ static void hear_guest(const struct frame *frame)
     case FRAME_GUEST_STREAMS_END:
         end_streams();
         break;
+    case FRAME_GUEST_INPUT_END:
+        has_input = false;
+        sys_hush(0, 0);
+        break;
     case FRAME_GUEST_END:
         _exit(code);
     default:
