@@ -33,7 +33,11 @@ PROGRAMS: dict[str, list[str]] = {
         *("options.c", "calling.c", "descendants.c", "console.c"),
         *("lines.c", "sending.c", "handed.c"),
     ],
-    "dms-vm": [*SHARED, "vm.c", "vm_clients.c", "vm_terminal.c", "vmm.c", "terminal.c"],
+    "dms-vm": [
+        *SHARED,
+        *("vm.c", "vm_clients.c", "vm_terminal.c", "vmm.c", "terminal.c"),
+        *("vm_api.c", "vm_options.c", "vm_raw.c", "vm_tap.c"),
+    ],
     "dms-vm-exec": [*SHARED, "vm_exec.c", "vm_terminal.c", "terminal.c"],
     "dms-guest": [
         *SHARED,

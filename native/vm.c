@@ -1,5 +1,5 @@
-/* `dms-vm [-i] [-t COLUMNSxROWS] [-u UID GID GROUP] [-j CGROUP_PROCS]... -- ARGV...`: runs a virtual machine's monitor, and is towards the
- * shim the init of the job that runs in the guest. docs/protocol.md, section 10.
+/* `dms-vm` runs a virtual machine's monitor, and is towards the shim the init of the job that runs in the guest.
+ * docs/protocol.md, section 10; its options: vm_options.h.
  *
  * What the guest sends is hostile: each frame is held in one buffer of fixed size and is gone from it before the next is
  * read; nothing is read that cannot be passed on. */
@@ -19,6 +19,8 @@
 #include "frame.h"
 #include "sys.h"
 #include "vm.h"
+#include "vm_api.h"
+#include "vm_options.h"
 #include "vm_terminal.h"
 #include "vmm.h"
 
@@ -29,6 +31,7 @@ enum { REPORT = 3, FOLDER = 4, CONFIG = 5, FIRST_OF_OURS = 100 };
 
 static int report, folder, configuration;
 static struct vmm vmm;
+static struct vm_options options;
 
 static uint8_t in[WHOLE], out[2 * WHOLE];
 static size_t in_have, out_have;
@@ -217,7 +220,7 @@ static void work_through(void)
     }
 }
 
-static void channel_ended(void)
+static _Noreturn void channel_ended(void)
 {
     char why[64];
     int status = 0;
@@ -264,6 +267,7 @@ static void hear_shim(void)
         /* Before the guest listens there is no job: a stop at that time ends all. */
         if (!started && frame.type == FRAME_INIT_SIGNAL && get_u32(frame.payload) == SIGKILL)
             leave(1);
+        vm_api_resume(&options); /* a guest that stands still hears nothing */
         give(frame.type, frame.payload, frame.length);
         have -= (size_t)size;
         memmove(bytes, bytes + size, have);
@@ -281,6 +285,8 @@ static void reap(int signals)
             give(FRAME_GUEST_RESIZE, size, sizeof size);
     if (vmm.pid != 0 && waitpid(vmm.pid, &vmm.status, WNOHANG) == vmm.pid)
         vmm.pid = 0; /* what it had said before stands in the channel */
+    if (vmm.pid == 0 && vmm.channel < 0)
+        channel_ended();
 }
 
 static _Noreturn void loop(int signals)
@@ -298,6 +304,8 @@ static _Noreturn void loop(int signals)
         vm_clients_wait(waited + CLIENTS, started);
         short events = (short)((pending > 0 ? 0 : POLLIN) | (out_have > 0 ? POLLOUT : 0));
         waited[CHANNEL] = (struct pollfd){.fd = events != 0 ? vmm.channel : -1, .events = events};
+        if (vmm.channel < 0)
+            waited[CHANNEL] = (struct pollfd){.fd = vmm.listening, .events = POLLIN};
         if (poll(waited, CLIENTS + VM_CLIENT_POLLS, -1) < 0)
             continue;
         if (waited[SIGNALS].revents != 0)
@@ -310,7 +318,9 @@ static _Noreturn void loop(int signals)
             vmm_listen(&vmm.words, folder);
         if (waited[OUT].revents != 0)
             work_through();
-        if (pending == 0 && waited[CHANNEL].revents & (POLLIN | POLLHUP | POLLERR))
+        if (vmm.channel < 0 && waited[CHANNEL].revents != 0)
+            vmm_accept(&vmm);
+        else if (pending == 0 && waited[CHANNEL].revents & (POLLIN | POLLHUP | POLLERR))
             channel_ready();
         if (greeted)
             give_configuration();
@@ -322,22 +332,9 @@ static _Noreturn void loop(int signals)
     }
 }
 
-static _Noreturn void usage(void)
-{
-    fail("usage: dms-vm [-i] [-t COLUMNSxROWS] [-u UID GID GROUP] [-j CGROUP_PROCS]... -- ARGV...", "");
-}
-
-static void join(const char *file)
-{
-    if (sys_write_file(file, "0", 1) != 0)
-        fail(file, strerror(errno));
-}
-
 int main(int argc, char **argv)
 {
-    struct vmm_owner owner = {0};
-    const char *terminal = NULL;
-    int next = 1;
+    const char *problem = "";
     sigset_t all, heard;
     report = fcntl(REPORT, F_DUPFD_CLOEXEC, FIRST_OF_OURS);
     folder = fcntl(FOLDER, F_DUPFD_CLOEXEC, FIRST_OF_OURS);
@@ -350,24 +347,9 @@ int main(int argc, char **argv)
     sigprocmask(SIG_SETMASK, &all, NULL);
     uint8_t born[1];
     tell(FRAME_INIT_BORN, born, 0);
-    if (next < argc && strcmp(argv[next], "-i") == 0) {
-        has_input = true;
-        next++;
-    }
-    if (next + 1 < argc && strcmp(argv[next], "-t") == 0) {
-        terminal = argv[next + 1];
-        next += 2;
-    }
-    if (next + 3 < argc && strcmp(argv[next], "-u") == 0) {
-        owner.uid = (uid_t)strtoul(argv[next + 1], NULL, 10);
-        owner.gid = (gid_t)strtoul(argv[next + 2], NULL, 10);
-        owner.group = (gid_t)strtoul(argv[next + 3], NULL, 10);
-        next += 4;
-    }
-    for (; next + 1 < argc && strcmp(argv[next], "-j") == 0; next += 2)
-        join(argv[next + 1]);
-    if (next + 1 >= argc || strcmp(argv[next], "--") != 0)
-        usage();
+    if (argc < 1 || (problem = vm_options_read(argv, &options)) != NULL)
+        fail(problem, strerror(errno));
+    has_input = options.input;
     sigemptyset(&heard);
     sigaddset(&heard, SIGCHLD);
     sigaddset(&heard, SIGWINCH);
@@ -375,10 +357,12 @@ int main(int argc, char **argv)
     /* A stream that is full must not keep us from passing a signal on. */
     if (signals < 0 || fcntl(1, F_SETFL, O_WRONLY | O_NONBLOCK) != 0 || fcntl(2, F_SETFL, O_WRONLY | O_NONBLOCK) != 0)
         return 1;
-    if (terminal != NULL && vm_terminal_take(report, terminal) != 0)
+    if (options.terminal != NULL && vm_terminal_take(report, options.terminal) != 0)
         fail("its terminal cannot be made", strerror(errno));
-    vm_clients_listen(folder);
-    if (fchdir(folder) != 0 || vmm_start(&vmm, argv + next + 1, &owner) != 0)
+    if (fchdir(folder) != 0 || vmm_start(&vmm, options.argv, &options.owner, &options.place, !options.raw) != 0)
         fail("its monitor cannot be started", strerror(errno));
+    if (options.raw)
+        vm_raw(&vmm, &options, report, folder, signals);
+    vm_clients_listen(folder);
     loop(signals);
 }

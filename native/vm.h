@@ -21,4 +21,10 @@ void vm_clients_wait(struct pollfd *out, bool job_runs);
 void vm_clients_serve(const struct pollfd *waited);
 bool vm_clients_hear(const struct frame *frame); /* from the guest; false: there is no such channel */
 
+
+/* vm_raw.c: a guest of the user's own, without our agent. Never returns. */
+struct vmm;
+struct vm_options;
+_Noreturn void vm_raw(struct vmm *vmm, const struct vm_options *options, int report, int folder, int signals);
+
 #endif

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,13 +32,16 @@ static void become(const struct vmm_owner *owner)
         _exit(126);
 }
 
-static _Noreturn void child(char **argv, const struct vmm_owner *owner, int channel, int console, int words, pid_t parent)
+/* `ends`: of channel and console, -1 where there is none, and of what it says. */
+static _Noreturn void child(char **argv, const struct vmm_owner *owner, const char *folder, const int *ends, pid_t parent)
 {
     struct sigaction defaults = {.sa_handler = SIG_DFL};
     sigset_t none;
     int nothing = open("/dev/null", O_RDONLY);
-    if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(words, 1) < 0 || dup2(words, 2) < 0 ||
-        dup2(channel, VMM_CHANNEL) < 0 || dup2(console, VMM_CONSOLE) < 0)
+    if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(ends[2], 1) < 0 || dup2(ends[2], 2) < 0 ||
+        (ends[0] >= 0 && (dup2(ends[0], VMM_CHANNEL) < 0 || dup2(ends[1], VMM_CONSOLE) < 0)))
+        _exit(126);
+    if (folder != NULL && chdir(folder) != 0)
         _exit(126);
     close(nothing > VMM_CONSOLE ? nothing : -1);
     for (int signum = 1; signum < NSIG; signum++)
@@ -52,33 +57,68 @@ static _Noreturn void child(char **argv, const struct vmm_owner *owner, int chan
     _exit(127);
 }
 
-int vmm_start(struct vmm *vmm, char **argv, const struct vmm_owner *owner)
+/* A pair of stream sockets: ours does not block, theirs is out of the way of the numbers that the child places. */
+static int pair(int *ours, int *theirs)
 {
-    int channel[2], console[2], words[2];
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0 || fcntl(ends[0], F_SETFL, O_NONBLOCK) != 0)
+        return -1;
+    *ours = ends[0];
+    *theirs = sys_move_fd(ends[1], 200);
+    return *theirs < 0 ? -1 : 0;
+}
+
+/* By the opened folder: the path of a socket has 107 bytes at most (unix(7)). */
+static int listen_at(const struct vmm_place *place)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int folder = open(place->folder != NULL ? place->folder : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s", folder, place->socket);
+    mode_t before = umask(0077);
+    bool made = folder >= 0 && fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 &&
+                fchownat(folder, place->socket, place->caller, place->caller, AT_SYMLINK_NOFOLLOW) == 0 && listen(fd, 1) == 0;
+    umask(before);
+    if (folder >= 0)
+        close(folder);
+    return made ? fd : -1;
+}
+
+int vmm_start(struct vmm *vmm, char **argv, const struct vmm_owner *owner, const struct vmm_place *place, bool wants_channel)
+{
+    int words[2], ends[3] = {-1, -1, -1};
     pid_t self = getpid();
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel) != 0 ||
-        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, console) != 0 || pipe2(words, O_CLOEXEC) != 0 ||
-        fcntl(channel[0], F_SETFL, O_NONBLOCK) != 0 || fcntl(console[0], F_SETFL, O_NONBLOCK) != 0 ||
-        fcntl(words[0], F_SETFL, O_NONBLOCK) != 0)
+    vmm->channel = vmm->listening = vmm->console = -1;
+    if (pipe2(words, O_CLOEXEC) != 0 || fcntl(words[0], F_SETFL, O_NONBLOCK) != 0 || (ends[2] = sys_move_fd(words[1], 200)) < 0)
         return -1;
-    /* Out of the way of the numbers that the child places. */
-    int theirs[3] = {sys_move_fd(channel[1], 200), sys_move_fd(console[1], 200), sys_move_fd(words[1], 200)};
-    if (theirs[0] < 0 || theirs[1] < 0 || theirs[2] < 0)
+    vmm->words = words[0];
+    if (wants_channel && place->socket != NULL) {
+        if ((vmm->listening = listen_at(place)) < 0)
+            return -1;
+    } else if (wants_channel && (pair(&vmm->channel, &ends[0]) != 0 || pair(&vmm->console, &ends[1]) != 0)) {
         return -1;
+    }
     vmm->pid = fork();
     if (vmm->pid == 0)
-        child(argv, owner, theirs[0], theirs[1], theirs[2], self);
+        child(argv, owner, place->folder, ends, self);
     if (vmm->pid < 0)
         return -1;
     for (int i = 0; i < 3; i++)
-        close(theirs[i]);
-    vmm->channel = channel[0];
-    vmm->console = console[0];
-    vmm->words = words[0];
+        if (ends[i] >= 0)
+            close(ends[i]);
     return 0;
 }
 
-static void keep(const char *text, size_t length, int folder)
+void vmm_accept(struct vmm *vmm)
+{
+    vmm->channel = accept4(vmm->listening, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (vmm->channel < 0)
+        return;
+    close(vmm->listening);
+    vmm->listening = -1;
+}
+
+void vmm_keep(const char *text, size_t length, int folder)
 {
     if (file < 0 && written == 0)
         file = openat(folder, "console", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -103,7 +143,7 @@ void vmm_listen(int *fd, int folder)
     char text[4096];
     ssize_t got = read(*fd, text, sizeof text);
     if (got > 0) {
-        keep(text, (size_t)got, folder);
+        vmm_keep(text, (size_t)got, folder);
         return;
     }
     if (got < 0 && (errno == EAGAIN || errno == EINTR))

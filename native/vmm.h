@@ -10,7 +10,8 @@ enum { VMM_CHANNEL = 3, VMM_CONSOLE = 4, VMM_PASSED = 6 };
 
 struct vmm {
     pid_t pid;             /* 0 once it is reaped */
-    int channel;           /* a stream socket, non-blocking */
+    int channel;           /* a stream socket, non-blocking; -1: the guest has not called yet, or is none of ours */
+    int listening;         /* where it will call, -1 once it has */
     int console, words;    /* what the guest's console and the monitor itself say, -1 once ended */
     int status;            /* of wait(2), once it is reaped */
 };
@@ -21,11 +22,23 @@ struct vmm_owner {
     gid_t group; /* a further one, 0: none */
 };
 
-/* Starts it; -1 with errno. It dies with us. */
-int vmm_start(struct vmm *vmm, char **argv, const struct vmm_owner *owner);
+struct vmm_place {
+    const char *folder; /* where it runs, NULL: where we are */
+    const char *socket; /* in that folder, where the guest's agent calls; NULL: the channel is a descriptor */
+    uid_t caller;       /* who connects to it */
+};
+
+/* Starts it; -1 with errno. It dies with us. `wants_channel`: else the guest has no agent. */
+int vmm_start(struct vmm *vmm, char **argv, const struct vmm_owner *owner, const struct vmm_place *place, bool wants_channel);
+
+/* Takes the agent's call, the first one alone. */
+void vmm_accept(struct vmm *vmm);
 
 /* Takes what console (or words) has; the first part of it goes into the file `console` in the folder. */
 void vmm_listen(int *fd, int folder);
+
+/* The same for what was read already. */
+void vmm_keep(const char *text, size_t length, int folder);
 
 /* The last line that was heard, printable, for an error; empty where there is none. */
 const char *vmm_last_words(void);

@@ -14,10 +14,10 @@ import pytest
 
 from dms_executor.conformance import MemorySubject, ShellSubject, Subject
 from dms_executor.microvm import kernel
-from tests import cluster, kernels
+from tests import cluster, firecrackers, kernels
 from tests.conformance.cluster_subject import ClusterSubject
 from tests.conformance.daemon_subject import DaemonSubject
-from tests.conformance.qemu_subject import QemuSubject
+from tests.conformance.vm_subject import VmSubject
 from tests.daemons import SESSIONS, slow_image
 from tests.runsc import RUNTIMES, program
 
@@ -51,10 +51,15 @@ def _clusters() -> list[ClusterSubject]:
     return [ClusterSubject(image=cluster.IMAGE, engine="kubernetes", engine_settings=settings, traits=traits)]
 
 
+def _firecrackers() -> list[VmSubject]:
+    """Only where there is one, and a KVM that boots Linux."""
+    return [] if firecrackers.missing() else [VmSubject(image="", engine="firecracker", traits=_QEMU.traits)]
+
+
 _DOCKER, _PODMAN = _daemons("docker", "bridge"), _daemons("podman", "slirp4netns")
 
 
-_QEMU = QemuSubject(image="", engine="qemu", traits=_PLAIN.traits | {"slow_preparation"})
+_QEMU = VmSubject(image="", engine="qemu", traits=_PLAIN.traits | {"slow_preparation"})
 
 # What happens in these sections is above the engine, or inside the job by our own helper: docker's subject goes through
 # them on the same code. Podman's goes through one line of each, and through the rest where there is time (`.ci/full`).
@@ -101,7 +106,9 @@ def _section(item: pytest.Item) -> str:
     return f"{subject} {section}" if subject is _PODMAN and section in _SPARED else ""
 
 
-@pytest.fixture(params=[MemorySubject(), *map(_oci, RUNTIMES), _DOCKER, _PODMAN, _QEMU, *_clusters()], ids=str)
+@pytest.fixture(
+    params=[MemorySubject(), *map(_oci, RUNTIMES), _DOCKER, _PODMAN, _QEMU, *_firecrackers(), *_clusters()], ids=str
+)
 def subject(request: pytest.FixtureRequest) -> Subject:
     chosen: Subject = request.param
     if not isinstance(chosen, ShellSubject) or isinstance(chosen, ClusterSubject):
@@ -113,8 +120,9 @@ def subject(request: pytest.FixtureRequest) -> Subject:
         settings = {"socket": str(session.daemon().socket), "cdi_folders": cdi}
         return dataclasses.replace(chosen, image=image, slow_image=slow_image(), engine_settings=settings)
     layout, unpacker = request.getfixturevalue("layout"), request.getfixturevalue("slow_unpacker")
-    if isinstance(chosen, QemuSubject):
-        settings = {"kernel_image": str(request.getfixturevalue("kernel_image")), "umoci": str(unpacker)}
+    if isinstance(chosen, VmSubject):
+        own = firecrackers.settings() if chosen.engine == "firecracker" else {}
+        settings = {**own, "kernel_image": str(request.getfixturevalue("kernel_image")), "umoci": str(unpacker)}
         return dataclasses.replace(
             chosen, image=f"rootfs:{rootfs}", slow_image=f"oci:{layout}", engine_settings=settings
         )

@@ -1,7 +1,7 @@
 """Boots the host that `build` made, runs one command in it, brings back its output, report and exit code.
 
-The checkout goes in as a tar on a disk (what git would commit of it, the two compiled programs, runsc where there is
-one), the root image is written to a throwaway layer, the folder `out` is shared by 9p.
+The checkout goes in as a tar on a disk (what git would commit of it, the two compiled programs, and what
+`brought` names), the root image is written to a throwaway layer, the folder `out` is shared by 9p.
 The host has no network. See docs/host.md.
 """
 
@@ -26,14 +26,15 @@ from typing import IO
 # A script runs from its own folder, a test imports the package.
 if __package__:
     from . import machines
+    from .brought import brought, variables
 else:
     import machines
+    from brought import brought, variables
 
 ROOT = Path(__file__).parents[2]
 OUT_OF_TIME = 124  # like timeout(1)
 NO_ANSWER = 125
 _PROBE_SECONDS = 15.0
-_RUNSC = "runsc"  # in the host's checkout
 _SLOW = {"tcg", "uml"}
 _TEST_SECONDS = 1800  # pytest's limit of one test where all is emulated
 
@@ -109,8 +110,7 @@ def _variables(accel: str) -> list[str]:
     """Ours go along, but those that are meant for this script; a test's limit of time fits an emulated machine."""
     chosen = {name: value for name, value in os.environ.items() if name.startswith("DMS_EXECUTOR_")}
     chosen = {name: value for name, value in chosen.items() if not name.startswith("DMS_EXECUTOR_HOST")}
-    if _runsc():
-        chosen["DMS_EXECUTOR_RUNSC"] = f"/checkout/{_RUNSC}"
+    chosen |= variables(brought(), kvm=accel != "uml")
     if accel in _SLOW:
         chosen["PYTEST_TIMEOUT"] = str(_TEST_SECONDS)
         chosen.setdefault("DMS_EXECUTOR_SLOW", "10")
@@ -150,14 +150,8 @@ def _pack(target: Path) -> None:
         for name in sorted(set(names)):
             if os.path.lexists(ROOT / name):
                 archive.add(ROOT / name, arcname=name, filter=_as_root)
-        if runsc := _runsc():
-            archive.add(runsc, arcname=_RUNSC, filter=_as_root)
-
-
-def _runsc() -> str:
-    """Where `scripts/runsc` finds one; empty where it does not."""
-    found = subprocess.run([ROOT / "scripts" / "runsc", "--where"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+        for name, path in brought().items():
+            archive.add(path, arcname=name, filter=_as_root)
 
 
 def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -18,9 +18,22 @@ import msgspec
 
 from ..errors import InvalidRequest
 
-__all__ = ["BOOT_ARGS", "CID", "Drive", "Interface", "Machine", "Rate", "boot_args", "document", "memory_mib", "vcpus"]
+__all__ = [
+    "AGENT_PORT",
+    "BOOT_ARGS",
+    "CID",
+    "Drive",
+    "Interface",
+    "Machine",
+    "Rate",
+    "boot_args",
+    "document",
+    "memory_mib",
+    "vcpus",
+]
 
 CID = 3  # of every guest: VMADDR_CID_HOST is 2, and each VMM has its own socket (vsock(7))
+AGENT_PORT = 1024  # where the guest's agent calls, native/guest_link.c
 _MOST_VCPUS = 32
 _LEAST_MEMORY = 32 << 20  # a kernel and an initrd do not unpack in less
 _REFILL = 1000  # ms

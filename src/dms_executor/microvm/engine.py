@@ -60,6 +60,7 @@ from .copies import Copies
 from .drives import ROOT, Drives, collect_drives, lend_folder, make_drives
 from .execs import open_exec
 from .host import VmHost, capacity, find_kernel
+from .kernel import Kernel
 from .launch import Launch, Monitor, assemble, process_of
 from .plan import FOLDER, Plan
 from .settings import VmSettings
@@ -163,7 +164,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         reference = check.check_request(request, params, policy, self.name)
         limits, unenforced = check.guest_limits(request, self._settings, policy, self.name)
         grant, volumes = await finished(None, self._grants, x)
-        kernel = await find_kernel(self._settings, self._cache("kernels"))
+        kernel = await self._kernel(params)
         init = await asyncio.to_thread(binary.init_path, self._context.state_dir)
         agent = await asyncio.to_thread(binary.guest_path)
         first = await initrd.build(kernel, agent, self._cache("initrds"), init=init, wanted=self.modules)
@@ -215,12 +216,8 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
                 rootfs=self._store.rootfs,
                 monitor=functools.partial(self._monitor, x, host),
             )
-            try:
-                shim = self._keeping.add(x, await shims.create(x.folder, launch.spec))
-            finally:
-                launch.close()
-        boot = await asyncio.to_thread(boot_id)
-        address = ShimAddress(boot=boot, pid=shim.pid, start_time=shim.start_time)
+            shim = await self._made(x, launch)
+        address = await self._address(shim)
         return Handle(
             state={
                 **msgspec.to_builtins(address),
@@ -229,6 +226,15 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
             },
             engine_ids={"shim": str(shim.pid), "accelerator": host.accelerator},
         )
+
+    async def _made(self, x: Execution, launch: Launch) -> shims.Shim:
+        try:
+            return self._keeping.add(x, await shims.create(x.folder, launch.spec))
+        finally:
+            launch.close()
+
+    async def _address(self, shim: shims.Shim) -> ShimAddress:
+        return ShimAddress(boot=await asyncio.to_thread(boot_id), pid=shim.pid, start_time=shim.start_time)
 
     async def start(self, x: Execution, h: Handle) -> datetime:
         """Returns once the guest has booted and its job runs. Raises `StartFailed`."""
@@ -312,6 +318,10 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         host = await self._ready()
         group, folder = self._group(host, x), self._context.state_dir
         return await open_exec(x, h, command, host=host, group=group, state_dir=folder)
+
+    async def _kernel(self, params: ImageParams) -> Kernel:
+        """The one that a job's guest boots. Raises `EngineUnavailable`."""
+        return await find_kernel(self._settings, self._cache("kernels"))
 
     async def _ready(self) -> H:
         if self._host is None:

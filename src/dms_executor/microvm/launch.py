@@ -34,7 +34,18 @@ from .host import VmHost
 from .plan import FOLDER, JobProcess, Plan
 from .settings import VmSettings
 
-__all__ = ["Launch", "Monitor", "assemble", "filter_of", "in_memory", "open_root", "process_of", "readable"]
+__all__ = [
+    "Launch",
+    "Monitor",
+    "assemble",
+    "filter_of",
+    "in_memory",
+    "open_root",
+    "owner_of",
+    "process_of",
+    "readable",
+    "shim_spec",
+]
 
 _SEGMENT = 64 << 20  # bytes of one file of the log
 _DRAIN = 1.0  # seconds that a stream may stay open once the job is gone
@@ -80,14 +91,26 @@ def assemble(
     monitor: Callable[[Launch, Plan, Drives], Monitor],
 ) -> Launch:
     """Makes the VM's cgroups and opens everything. Blocks. Closes all again on an error."""
-    launch = Launch(_owner(x.token))
+    launch = Launch(owner_of(x.token))
     try:
         lower = launch.keep(open_root(plan.root, plan.digest, rootfs))
         plan = msgspec.structs.replace(plan, volumes=landed(lower, plan.volumes))
         drives = drives_of(plan.volumes, x.folder / FOLDER)
         job = _job(x, plan, params, lower, drives, filter_of(context.state_dir))
-        vm = monitor(launch, plan, drives)
-        launch.spec = _shim_spec(launch, x, plan, drives, job, vm, host, context, settings, stop_signal)
+        launch.spec = shim_spec(
+            launch,
+            x,
+            monitor(launch, plan, drives),
+            host=host,
+            context=context,
+            parent=settings.cgroup_parent,
+            stop_signal=stop_signal,
+            configuration=guest.encode(job),
+            stdin=_stdin(launch, x, plan),
+            has_input=job.has_input,
+            terminal=job.terminal,
+            patience=_PATIENCE_WITH_OUTPUTS if drives.outputs else _PATIENCE,
+        )
     except OSError as error:
         launch.close()
         raise mapped(error, "the microVM cannot be prepared") from error
@@ -120,30 +143,36 @@ def _job(x: Execution, plan: Plan, params: ImageParams, root: int, drives: Drive
     )
 
 
-def _shim_spec(
+def shim_spec(
     launch: Launch,
     x: Execution,
-    plan: Plan,
-    drives: Drives,
-    job: guest.GuestJob,
     vm: Monitor,
+    *,
     host: VmHost,
     context: EngineContext,
-    settings: VmSettings,
+    parent: str,
     stop_signal: int,
+    configuration: bytes,
+    stdin: int | None = None,
+    has_input: bool = False,
+    terminal: tuple[int, int] | None = None,
+    patience: float = _PATIENCE,
 ) -> spec.ShimSpec:
-    group = host.job_group(settings.cgroup_parent, x.token)
+    """`parent`: the cgroup of all jobs. `configuration`: what the guest's agent is told. `patience`: seconds that a
+    guest has for its job's end. Makes the VM's cgroups. Blocks.
+    """
+    group = host.job_group(parent, x.token)
     freezer = host.cgroups.freezer(group)
-    argv = [str(binary.vm_path(context.state_dir)), *(["-i"] if job.has_input else [])]
-    if job.terminal is not None:
-        argv += ["-t", "{}x{}".format(*job.terminal)]
+    argv = [str(binary.vm_path(context.state_dir)), *(["-i"] if has_input else [])]
+    if terminal is not None:
+        argv += ["-t", "{}x{}".format(*terminal)]
     argv += vm.options
     for file in _join_files(host, group):
         argv += ["-j", file]
     folder = launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
     passed = [
         launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)),
-        launch.keep(in_memory("guest", guest.encode(job))),
+        launch.keep(in_memory("guest", configuration)),
         *vm.passed,
     ]
     return spec.ShimSpec(
@@ -151,7 +180,7 @@ def _shim_spec(
         environment=ENVIRONMENT,
         folder=folder,
         cgroup_join=host.joins,
-        stdin=_stdin(launch, x, plan),
+        stdin=stdin,
         passed=passed,
         pidfile="pid",
         timeout=x.request.timeout,
@@ -164,11 +193,11 @@ def _shim_spec(
         drain=_DRAIN,
         thaw=[(freezer[0], freezer[2])] if freezer else [],
         input="terminal" if x.request.tty else "pipe" if x.request.stdin_open else None,
-        patience=_PATIENCE_WITH_OUTPUTS if drives.outputs else _PATIENCE,
+        patience=patience,
     )
 
 
-def _owner(token: str) -> int:
+def owner_of(token: str) -> int:
     """The user and group of one VM's monitor: what breaks out of a guest meets no other VM of the same user."""
     return _FIRST_ID + int.from_bytes(token.encode()[-4:], "big") % (1 << 27)
 

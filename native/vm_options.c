@@ -1,0 +1,85 @@
+#include "vm_options.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sys.h"
+#include "vm_tap.h"
+
+#define USAGE                                                                                                              \
+    "usage: dms-vm [-i] [-t COLUMNSxROWS] [-r] [-u UID GID GROUP] [-d FOLDER] [-l SOCKET UID] [-a SOCKET] [-n TAP UID] [-j CGROUP_PROCS]... -- ARGV..."
+
+static unsigned number(const char *word)
+{
+    return (unsigned)strtoul(word, NULL, 10);
+}
+
+/* How many words follow an option; -1: there is no such. */
+static int words_of(char option)
+{
+    const char *found = strchr("i0r0t1u3d1l2a1n2j1", option);
+    return option == 0 || found == NULL || (option >= '0' && option <= '9') ? -1 : found[1] - '0';
+}
+
+static const char *apply(char option, char **words, struct vm_options *options)
+{
+    switch (option) {
+    case 'i':
+        options->input = true;
+        break;
+    case 'r':
+        options->raw = true;
+        break;
+    case 'u':
+        options->owner = (struct vmm_owner){number(words[0]), number(words[1]), number(words[2])};
+        break;
+    case 'd':
+        options->place.folder = words[0];
+        break;
+    case 'l':
+        options->place.socket = words[0];
+        options->place.caller = number(words[1]);
+        break;
+    case 'a':
+        options->api = words[0];
+        break;
+    case 't':
+        options->terminal = words[0];
+        break;
+    case 'n':
+        if (vm_tap_make(words[0], number(words[1])) != 0)
+            return "its network device cannot be made";
+        break;
+    case 'j':
+        if (sys_write_file(words[0], "0", 1) != 0)
+            return words[0];
+        break;
+    }
+    return NULL;
+}
+
+const char *vm_options_read(char **argv, struct vm_options *options)
+{
+    const char *problem;
+    char **next = argv + 1;
+    memset(options, 0, sizeof *options);
+    errno = EINVAL;
+    while (*next != NULL && strcmp(*next, "--") != 0) {
+        char option = (*next)[0] == '-' && (*next)[1] != 0 && (*next)[2] == 0 ? (*next)[1] : 0;
+        int count = words_of(option);
+        next++;
+        for (int i = 0; i < count; i++)
+            if (next[i] == NULL)
+                count = -1;
+        if (count < 0)
+            return USAGE;
+        if ((problem = apply(option, next, options)) != NULL)
+            return problem;
+        next += count;
+    }
+    if (*next == NULL || next[1] == NULL)
+        return USAGE;
+    options->argv = next + 1;
+    return NULL;
+}

@@ -1,0 +1,22 @@
+/* What `dms-vm` is told on its command line; docs/protocol.md, section 10. */
+#ifndef DMS_VM_OPTIONS_H
+#define DMS_VM_OPTIONS_H
+
+#include <stdbool.h>
+
+#include "vmm.h"
+
+struct vm_options {
+    bool input;        /* -i: the job's stdin is fed to it */
+    const char *terminal; /* -t: COLUMNSxROWS, the job has one */
+    bool raw;          /* -r: there is no agent, the console is the job's output */
+    const char *api;   /* -a: the socket of the monitor's API in its folder; NULL: there is none */
+    struct vmm_owner owner;
+    struct vmm_place place;
+    char **argv; /* of the monitor */
+};
+
+/* Joins the control groups of `-j` on the way. NULL, or what is wrong, with errno. */
+const char *vm_options_read(char **argv, struct vm_options *options);
+
+#endif

@@ -1,0 +1,145 @@
+"""The `firecracker` engine: each job in a microVM of its own by Firecracker. Most of it is `MicrovmEngine`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from ..engine import Channel, Command, Execution, Exit, Handle, Prepared, Report
+from ..errors import NotSupported
+from ..images.params import ImageParams
+from ..microvm import kernel as kernels
+from ..microvm.drives import Drives
+from ..microvm.engine import MicrovmEngine
+from ..microvm.kernel import Kernel
+from ..microvm.launch import Launch, Monitor
+from ..microvm.plan import FOLDER, Plan
+from ..threads import finished
+from ..types import ExecutionRequest, Output
+from .api import Api
+from .host import Host, prepare_host
+from .launch import monitor_of
+from .place import api_of
+from .raw import as_told, assemble_raw, check_raw, granted_files, prepare_raw
+from .spec import FirecrackerParams, FirecrackerSettings, checked_params, checked_settings
+
+__all__ = ["FirecrackerEngine"]
+
+
+class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
+    """See the module."""
+
+    name: ClassVar[str] = "firecracker"
+    rank: ClassVar[int] = 30
+    params: ClassVar[type[msgspec.Struct]] = FirecrackerParams
+    settings: ClassVar[type[msgspec.Struct]] = FirecrackerSettings
+    modules: ClassVar[tuple[str, ...]] = (
+        "virtio_mmio",
+        "virtio_blk",
+        "vmw_vsock_virtio_transport",
+        "overlay",
+        "?crc32c_generic",
+        "erofs",
+    )
+
+    async def validate(self, request: ExecutionRequest) -> None:
+        """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""
+        params = self._read_params(request.engine_spec.params)
+        await asyncio.to_thread(granted_files, params, self._context.policy, self._refused)
+        if not params.is_raw:
+            await super().validate(request)
+            return
+        check_raw(request, self._settings, self._context.policy)
+        await self._ready()
+
+    async def prepare(self, x: Execution, report: Report) -> Prepared:
+        """As of every microVM; of a machine of the user's own the files are granted."""
+        params = self._params_of(x)
+        if not params.is_raw:
+            return await super().prepare(x, report)
+        policy, cache = self._context.policy, self._cache("kernels")
+        return await prepare_raw(x, params, self._settings, policy, self._refused, cache)
+
+    async def create(self, x: Execution, p: Prepared) -> Handle:
+        """The shim, waiting for its go."""
+        raw = p.state.get("raw")
+        if raw is None:
+            return await super().create(x, p)
+        host, params = await self._ready(), self._params_of(x)
+        shim = await self._keeping.known(x)
+        if shim is None:
+            launch = await finished(
+                Launch.close,
+                assemble_raw,
+                x,
+                raw,
+                params,
+                host=host,
+                context=self._context,
+                settings=self._settings,
+            )
+            shim = await self._made(x, launch)
+        address = msgspec.to_builtins(await self._address(shim))
+        return Handle(state={**address, "raw": True}, engine_ids={"shim": str(shim.pid), "accelerator": "kvm"})
+
+    async def watch(self, x: Execution, h: Handle) -> Exit:
+        """The exit record; of a machine of the user's own, that it ended."""
+        exit = await super().watch(x, h)
+        return as_told(exit) if h.state.get("raw") else exit
+
+    async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
+        """As of every microVM; a machine of the user's own has no outputs."""
+        return [] if h.state.get("raw") else await super().collect(x, h, exit)
+
+    async def exec(self, x: Execution, h: Handle, command: Command) -> Channel:
+        """Raises `StartFailed`, `ExecutionNotRunning`, `NotSupported`."""
+        if h.state.get("raw"):
+            raise NotSupported(
+                "nobody of ours is in a machine of your own, to run a command there",
+                engine=self.name,
+                what="exec",
+                mend="Name an image",
+                execution_id=x.id,
+            )
+        return await super().exec(x, h, command)
+
+    async def pause(self, x: Execution, h: Handle) -> None:
+        """Stops the guest's processors, then freezes the VM's cgroup. Raises `ApiRefused`, `EngineUnreachable`."""
+        await (await self._api(x)).pause()
+        await super().pause(x, h)
+
+    async def resume(self, x: Execution, h: Handle) -> None:
+        """Thaws it, then lets the processors go on. Raises `ApiRefused`, `EngineUnreachable`."""
+        await super().resume(x, h)
+        await (await self._api(x)).resume()
+
+    async def _api(self, x: Execution) -> Api:
+        return Api(await asyncio.to_thread(api_of, x.folder / FOLDER))
+
+    def _read_settings(self, settings: Any) -> FirecrackerSettings:
+        return checked_settings(settings)
+
+    async def _prepare_host(self) -> Host:
+        return await prepare_host(self._settings)
+
+    def _version(self, host: Host) -> str:
+        return f"{host.version} ({Path(host.jailer).name if host.jailer else 'not jailed'})"
+
+    def _read_params(self, params: dict[str, Any]) -> FirecrackerParams:
+        return checked_params(params)
+
+    def _params_of(self, x: Execution) -> FirecrackerParams:
+        return self._read_params(x.request.engine_spec.params)
+
+    async def _kernel(self, params: ImageParams) -> Kernel:
+        if not isinstance(params, FirecrackerParams) or params.kernel_image is None:
+            return await super()._kernel(params)
+        path, _, _ = await asyncio.to_thread(granted_files, params, self._context.policy, self._refused)
+        return await kernels.find(Path(path), self._cache("kernels"))
+
+    def _monitor(self, x: Execution, host: Host, launch: Launch, plan: Plan, drives: Drives) -> Monitor:
+        cache = self._context.state_dir
+        return monitor_of(x, host, launch, plan, drives, self._params_of(x), self._settings, cache)

@@ -1,0 +1,93 @@
+"""Where a Firecracker runs: a folder of its own with all its machine's files, its root where it is jailed.
+
+Every name that it is told is one of this folder's. Disks are further names of the execution's own (`microvm/drives`);
+what lies in our cache, kernel and initrd, as well.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from ..microvm.launch import readable
+
+__all__ = ["API", "CONFIG", "LOG", "METADATA", "VSOCK", "Place", "api_of"]
+
+API, CONFIG, LOG, METADATA, VSOCK = "api.sock", "machine.json", "log", "metadata.json", "vsock"
+_JAIL, _RUN, _ROOT = "jail", "run", "root"
+
+
+class Place:
+    """`folder`: for the user `owner`, the VM's own. `base`: below which the jailer finds it, told by `program`; without
+    a program there is no jailer.
+    """
+
+    def __init__(self, disks: Path, token: str, owner: int, program: str | None) -> None:
+        self._owner = owner
+        self.base = disks / _JAIL
+        # As the jailer names it: https://github.com/firecracker-microvm/firecracker/blob/main/docs/jailer.md
+        self.folder = disks / _RUN if program is None else disks / _JAIL / Path(program).resolve().name / token / _ROOT
+        shutil.rmtree(disks / _JAIL, ignore_errors=True)
+        shutil.rmtree(disks / _RUN, ignore_errors=True)
+        self.folder.mkdir(mode=0o700, parents=True)
+        os.chown(self.folder, owner, owner)
+
+    def write(self, name: str, data: bytes) -> Path:
+        """A file of its own; gives its name in the folder."""
+        fd = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            os.fchown(fd, self._owner, self._owner)
+            file.write(data)
+        return Path(name)
+
+    def lend(self, path: Path, name: str) -> Path:
+        """What lies in our cache, and is read by many."""
+        os.close(readable(os.fspath(path)))
+        os.link(path, self.folder / name)
+        return Path(name)
+
+    def give(self, path: Path, name: str) -> Path:
+        """What this machine alone writes to."""
+        os.chown(path, self._owner, self._owner)
+        os.link(path, self.folder / name)
+        return Path(name)
+
+    def copy(self, fd: int, name: str) -> Path:
+        """A file of the user's, with its holes; `fd` may be an O_PATH one."""
+        target = self.write(name, b"")
+        fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._fill(fd, name)
+        finally:
+            os.close(fd)
+        return target
+
+    def _fill(self, fd: int, name: str) -> None:
+        with open(self.folder / name, "r+b") as file:
+            size = os.fstat(fd).st_size
+            file.truncate(size)
+            for start, end in _parts(fd, size):
+                os.lseek(fd, start, os.SEEK_SET)
+                os.lseek(file.fileno(), start, os.SEEK_SET)
+                while start < end and (sent := os.sendfile(file.fileno(), fd, None, min(end - start, 1 << 30))):
+                    start += sent
+
+
+def api_of(disks: Path) -> Path:
+    """Its API's socket, wherever the Firecracker of these disks runs. Blocks."""
+    found = [*disks.glob(f"{_JAIL}/*/*/{_ROOT}/{API}"), disks / _RUN / API]
+    return found[0]
+
+
+def _parts(fd: int, size: int) -> list[tuple[int, int]]:
+    """Where there is data, as lseek(2) tells."""
+    found: list[tuple[int, int]] = []
+    at = 0
+    with suppress(OSError):  # ENXIO: none from here on
+        while at < size:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+            at = os.lseek(fd, start, os.SEEK_HOLE)
+            found.append((start, at))
+    return found

@@ -1,0 +1,127 @@
+"""A job in a microVM by the real Firecracker, jailed and not: its end, its streams, its stops, its disks.
+
+In the host in a box: `scripts/host pytest tests/firecracker`, with a static firecracker and its jailer on PATH.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dms_executor import ByteSize, ExecutionRequest, Executor, Resources, StorageVolume
+from dms_executor.firecracker import FirecrackerSpec
+from dms_executor.policy import Policy
+from dms_executor.types import ExecutionResult, Settings
+from tests import firecrackers
+
+pytestmark = firecrackers.needed
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests: kernel, initrd and root image are made once."""
+    return tmp_path_factory.mktemp("firecracker") / "state"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What requests may name."""
+    return tmp_path_factory.mktemp("named")
+
+
+@pytest.fixture(params=[True, False], ids=["jailed", "bare"])
+async def executor(request: pytest.FixtureRequest, state: Path, rootfs: Path, folder: Path) -> AsyncIterator[Executor]:
+    policy = Policy(read_roots=(rootfs, folder), write_roots=(folder,), missing_defaults="record")
+    engine = firecrackers.settings() | {"jailed": request.param}
+    async with Executor.open(state, policy=policy, settings=Settings(engines={"firecracker": engine})) as opened:
+        yield opened
+
+
+def job(rootfs: Path, *cmd: str, **fields: Any) -> ExecutionRequest:
+    spec = FirecrackerSpec(image=f"rootfs:{rootfs}", cmd=list(cmd)).build()
+    return ExecutionRequest(job_id="job", execution_id=f"e{os.urandom(6).hex()}", engine_spec=spec, **fields)
+
+
+async def run(executor: Executor, rootfs: Path, script: str, **fields: Any) -> ExecutionResult:
+    return await executor.run(job(rootfs, "sh", "-c", script, **fields))
+
+
+async def test_both_streams_and_the_code_come_back(executor: Executor, rootfs: Path, state: Path) -> None:
+    request = job(rootfs, "sh", "-c", "echo out; echo err >&2; cat /proc/sys/kernel/random/boot_id; exit 7")
+    result = await executor.run(request)
+    assert (result.status, result.reason, result.exit_code, result.stderr) == ("failed", "exited", 7, b"err\n"), result
+    assert result.stdout.startswith(b"out\n")
+    assert Path("/proc/sys/kernel/random/boot_id").read_bytes() not in result.stdout
+    assert result.usage.cpu_seconds is not None
+    await executor.remove(request.execution_id)
+    assert not [*state.glob("executions/*/vm")]
+
+
+async def test_memory_is_the_job_s_and_its_end_says_so(executor: Executor, rootfs: Path) -> None:
+    limits = Resources(memory=ByteSize("32MiB"))
+    script = "echo before; exec dd if=/dev/zero of=/dev/null bs=512M count=1"
+    result = await run(executor, rootfs, script, resources=limits)
+    assert (result.reason, result.exit_code, result.stdout) == ("oom_killed", 137, b"before\n"), result
+
+
+async def test_outputs_come_back_above_what_was_there(executor: Executor, rootfs: Path, folder: Path) -> None:
+    own = folder / os.urandom(6).hex()
+    (own / "given").mkdir(parents=True)
+    (own / "given" / "file").write_text("given")
+    (own / "old").mkdir()
+    (own / "old" / "kept").write_text("kept")
+    result = await run(
+        executor,
+        rootfs,
+        "cat /in/file /one /out/kept; echo new >/out/sub; echo x >/results/y; touch /in/z || exit 4",
+        inputs=[
+            StorageVolume(source=str(own / "given"), target="/in"),
+            StorageVolume(source=str(own / "given" / "file"), target="/one"),
+            StorageVolume(source=str(own / "old"), target="/out", read_only=False),
+        ],
+        outputs=[StorageVolume(target="/results")],
+        results_dir=str(own / "results"),
+        resources=Resources(disk=ByteSize("64MiB")),
+    )
+    assert (result.exit_code, result.stdout) == (4, b"givengivenkept"), result
+    assert {path.name: path.read_text() for path in (own / "old").iterdir()} == {"kept": "kept", "sub": "new\n"}
+    assert (own / "results" / "outputs" / "results" / "y").read_text() == "x\n"
+
+
+async def test_a_running_job_has_its_powers(executor: Executor, rootfs: Path) -> None:
+    request = job(rootfs, "sh", "-c", "trap 'exit 5' TERM; touch /seen; while :; do sleep 1 & wait $!; done")
+    await executor.start(request)
+    name = request.execution_id
+    done = await executor.exec(name, ["sh", "-c", "cat; until ls /seen; do :; done; exit 3"], stdin=b"in\n")
+    assert (done.exit_code, done.stdout) == (3, b"in\n/seen\n"), done
+    assert (await executor.stats(name)).memory_bytes
+    await executor.pause(name)
+    assert (await executor.inspect(name)).status == "paused"
+    await executor.resume(name)
+    await executor.cancel(name, grace=600)
+    result = await executor.wait(name)
+    assert (result.status, result.exit_code) == ("cancelled", 5), result
+
+
+async def test_the_end_of_the_monitor_is_no_result(executor: Executor, rootfs: Path) -> None:
+    request = job(rootfs, "sleep", "100000")
+    await executor.start(request)
+    info = await executor.inspect(request.execution_id)
+    os.kill(_monitor(int(info.engine_ids["shim"])), signal.SIGKILL)
+    result = await asyncio.wait_for(executor.wait(request.execution_id), 600)
+    assert (result.status, result.reason, result.exit_code) == ("failed", "engine_lost", None), result
+
+
+def _monitor(shim: int) -> int:
+    """Firecracker: the shim runs dms-vm, which runs it."""
+    return _child(_child(shim))
+
+
+def _child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])

@@ -1,0 +1,198 @@
+"""The whole engine with programs that stand in for Firecracker and its jailer: every launch is checked by the API's
+description, every call answered as it says, and faults of it are injected. What a guest does is not seen here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dms_executor import ByteSize, ExecutionRequest, Executor, LogStreamRequest, Resources, StorageVolume
+from dms_executor.errors import EngineUnreachable, InvalidRequest, NotSupported
+from dms_executor.firecracker import FirecrackerSpec, host
+from dms_executor.firecracker import raw as raw_machine
+from dms_executor.firecracker.api import ApiRefused
+from dms_executor.microvm import launch
+from dms_executor.policy import Policy
+from dms_executor.types import Settings, SpecConfig
+from tests import kernels
+
+from .fake import programs
+
+pytestmark = [
+    kernels.needed,
+    pytest.mark.skipif(os.geteuid() != 0, reason="the engine firecracker takes root so far"),
+]
+_API = os.environ.get("DMS_EXECUTOR_FIRECRACKER_API")
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests: kernel, initrd and root image are made once."""
+    return tmp_path_factory.mktemp("firecracker") / "state"
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return programs(tmp_path_factory.mktemp("tools") / "bin", _API)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What requests may name."""
+    return tmp_path_factory.mktemp("named")
+
+
+@pytest.fixture(params=[True, False], ids=["jailed", "bare"])
+async def executor(
+    request: pytest.FixtureRequest,
+    state: Path,
+    rootfs: Path,
+    folder: Path,
+    tools: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Executor]:
+    # A machine without a KVM runs these, too: what is asked of its node is another's.
+    monkeypatch.setattr(host, "missing_kvm", lambda: "")
+    monkeypatch.setattr(host, "kvm_owner", lambda: (os.getgid() + 1, 0o660))
+    if not request.param:
+        # The stand-in is a program of Python's, which may lie where no user but ours reads it.
+        monkeypatch.setattr(launch, "owner_of", lambda token: 0)
+        monkeypatch.setattr(raw_machine, "owner_of", lambda token: 0)
+    policy = Policy(read_roots=(rootfs, folder), write_roots=(folder,), missing_defaults="record")
+    engine = {"program": tools["firecracker"], "jailer": tools["jailer"], "jailed": request.param}
+    engine["kernel_image"] = kernels.installed()[0]
+    async with Executor.open(state, policy=policy, settings=Settings(engines={"firecracker": engine})) as opened:
+        yield opened
+
+
+def job(rootfs: Path, *cmd: str, params: dict[str, Any] | None = None, **fields: Any) -> ExecutionRequest:
+    spec = FirecrackerSpec(image=f"rootfs:{rootfs}", cmd=list(cmd), **(params or {})).build()
+    return ExecutionRequest(job_id="job", execution_id=f"e{os.urandom(6).hex()}", engine_spec=spec, **fields)
+
+
+def raw(folder: Path, **params: Any) -> ExecutionRequest:
+    root = folder / "root.ext4"
+    root.write_bytes(b"of the user's own")
+    kernel = folder / "vmlinuz"
+    if not kernel.exists():
+        kernel.write_bytes(Path(kernels.installed()[0]).read_bytes())
+    spec = FirecrackerSpec(kernel_image=str(kernel), root_file_system=str(root), **params).build()
+    return ExecutionRequest(job_id="job", execution_id=f"e{os.urandom(6).hex()}", engine_spec=spec)
+
+
+async def until(executor: Executor, request: ExecutionRequest, said: bytes) -> None:
+    async with await executor.get_log_stream(
+        LogStreamRequest(execution_id=request.execution_id, follow=True)
+    ) as stream:
+        async for chunk in stream:
+            if said in chunk:
+                return
+    raise AssertionError(f"it never said {said!r}")
+
+
+async def test_a_launch_that_the_description_allows(
+    executor: Executor, rootfs: Path, folder: Path, state: Path
+) -> None:
+    given = folder / os.urandom(6).hex()
+    given.mkdir()
+    (given / "file").write_text("given")
+    request = job(
+        rootfs,
+        *("/bin/sh", "-c", "echo out; echo err >&2; exit 7"),
+        params={"kernel_args": "debug"},
+        inputs=[StorageVolume(source=str(given), target="/in"), StorageVolume(type="tmpfs", target="/t")],
+        resources=Resources(cpu=1.5, memory=ByteSize("64MiB"), disk=ByteSize("16MiB")),
+    )
+    result = await executor.run(request)
+    assert (result.exit_code, result.stdout, result.stderr) == (7, b"out\n", b"err\n"), result
+    await executor.remove(request.execution_id)
+    assert not [*state.glob("executions/*/vm")]
+
+
+async def test_pause_and_resume_are_calls_of_the_api(executor: Executor, rootfs: Path, state: Path) -> None:
+    request = job(rootfs, "/bin/sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done")
+    await executor.start(request)
+    await until(executor, request, b"ready")
+    await executor.pause(request.execution_id)
+    assert (await executor.inspect(request.execution_id)).status == "paused"
+    await executor.resume(request.execution_id)
+    await executor.pause(request.execution_id)
+    # A stop lets it go on first, caller or not.
+    await executor.cancel(request.execution_id, grace=60)
+    result = await executor.wait(request.execution_id)
+    assert (result.status, result.exit_code) == ("cancelled", 5), result
+
+
+async def test_an_api_that_is_gone_or_refuses_is_told(executor: Executor, rootfs: Path, state: Path) -> None:
+    request = job(rootfs, "/bin/sh", "-c", "echo ready; exec sleep 1000")
+    await executor.start(request)
+    await until(executor, request, b"ready")
+    (socket,) = state.glob("executions/*/vm/**/api.sock")
+    fault = socket.with_name("fault")
+    fault.write_text('{"fault_message": "not today"}')
+    with pytest.raises(ApiRefused, match="not today"):
+        await executor.pause(request.execution_id)
+    fault.unlink()
+    socket.rename(socket.with_name("away"))
+    with pytest.raises(EngineUnreachable):
+        await executor.pause(request.execution_id)
+    socket.with_name("away").rename(socket)
+    assert (await executor.inspect(request.execution_id)).status == "running"
+    await executor.cancel(request.execution_id, grace=0)
+
+
+async def test_a_machine_of_the_user_s_own_is_its_console(executor: Executor, folder: Path) -> None:
+    request = raw(folder, kernel_args="init=/sbin/init", mmds_message={"latest": {"a": 1}}, read_only_root=True)
+    await executor.start(request)
+    await until(executor, request, b'metadata: {"latest": {"a": 1}}')
+    # Ctrl-Alt-Del, after which this one ends.
+    await executor.cancel(request.execution_id, grace=60)
+    result = await executor.wait(request.execution_id)
+    assert (result.status, result.exit_code) == ("cancelled", None), result
+    assert b"console: reboot=k panic=-1 pci=off quiet cryptomgr.notests console=ttyS0 init=/sbin/init" in result.stdout
+    assert (folder / "root.ext4").read_bytes() == b"of the user's own"
+
+
+async def test_what_a_machine_of_the_user_s_own_lacks(executor: Executor, folder: Path) -> None:
+    plain = raw(folder)
+    for fields in (
+        {"inputs": [StorageVolume(source=str(folder), target="/in")]},
+        {"stdin": b"x"},
+        {"environment": {"A": "b"}},
+        {"resources": Resources(disk=ByteSize("1GiB"))},
+        {"network": "user"},
+    ):
+        with pytest.raises(NotSupported):
+            await executor.run(msgspec.structs.replace(plain, **fields))
+    with pytest.raises(InvalidRequest, match="whole processors"):
+        await executor.run(msgspec.structs.replace(plain, resources=Resources(cpu=0.5)))
+    with pytest.raises(InvalidRequest, match="At least 32MiB"):
+        await executor.run(msgspec.structs.replace(plain, resources=Resources(memory=ByteSize("8MiB"))))
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({}, "neither an image"),
+        ({"kernel_image": "/boot/vmlinuz"}, "neither an image"),
+        ({"kernel_image": "/k", "root_file_system": "/r", "cmd": ["true"]}, "cmd is for an image"),
+        ({"image": "alpine", "root_file_system": "/r"}, "for a machine of your own"),
+        ({"image": "alpine", "mmds_message": {}}, "for a machine of your own"),
+        ({"kernel_image": "k", "root_file_system": "/r"}, "not absolute"),
+        ({"image": "alpine", "colour": "red"}, "unknown field"),
+    ],
+)
+async def test_params_that_are_no_machine(params: dict[str, Any], said: str, executor: Executor) -> None:
+    request = ExecutionRequest(
+        job_id="job", execution_id="wrong", engine_spec=SpecConfig(type="firecracker", params=params)
+    )
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        await executor.run(request)
+    assert caught.value.mend
+    assert "wrong" not in [info.request.execution_id for info in await executor.list()]
