@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from . import machines
 from .boot import command_of, parsed
+from .requirements import pins, wanted
 
 HERE = Path(__file__).parent
 
@@ -70,3 +73,17 @@ def test_a_skip_fails_unless_its_reason_is_announced(tmp_path: Path) -> None:
     assert told("no cr.n").returncode == 0
     (tmp_path / "junit.xml").unlink()
     assert told("no cr.n").returncode == 1, "no report is no success"
+
+
+def test_what_may_go_into_the_host_is_what_its_packages_need() -> None:
+    """Else it would be built anew for a pin that it has nothing of, or not for one that it has."""
+    needed: set[str] = set()
+    to_do = wanted(HERE.parents[1] / "pyproject.toml")
+    while to_do:
+        requirement = Requirement(to_do.pop())
+        name = requirement.name.lower().replace("_", "-")
+        if name not in needed and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            needed.add(name)
+            to_do += distribution(requirement.name).requires or []
+    pinned = {pin.partition("==")[0].lower().replace("_", "-") for pin in pins(HERE.parents[1] / "constraints.txt")}
+    assert pinned == needed
