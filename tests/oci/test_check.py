@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from dms_executor.cgroups import Cgroups
@@ -15,6 +16,7 @@ from dms_executor.oci import OciSpec
 from dms_executor.oci.check import check_runtime, host_limits
 from dms_executor.oci.flavours import CRUN, RUNSC
 from dms_executor.oci.host import Host
+from dms_executor.oci.probing import lacking
 from dms_executor.oci.runtime import Runtime
 from dms_executor.oci.spec import checked_settings
 from dms_executor.policy import Policy
@@ -179,6 +181,17 @@ def test_limits_that_cannot_be_enforced() -> None:
     assert host_limits(asking({}), HOST, Policy.trusted()) == (Limits(), ["memory", "pids"])
     lifted = Policy(unenforced=("memory", "pids"))
     assert host_limits(named, HOST, lifted) == (Limits(), ["memory", "pids"])
+
+
+def test_a_probe_tells_how_each_limit_is_had() -> None:
+    told = lacking(HOST, checked_settings({}))
+    assert [text.partition(":")[0] for text in told] == [
+        f"no limit of {name}" for name in ("cpu", "memory", "pids", "disk")
+    ]
+    assert "cgroup_enable=memory" in told[1]
+    assert "Install e2fsprogs" in told[3]
+    limited = msgspec.structs.replace(HOST, limits=frozenset({"cpu", "memory", "pids", "disk"}))
+    assert lacking(limited, checked_settings({})) == []
 
 
 def test_settings() -> None:

@@ -202,7 +202,10 @@ async def test_a_host_that_cannot(tmp_path: Path, busybox: Path, runtime: str, m
     async with opened(tmp_path / "state", busybox, Policy.trusted(), runtime=runtime, userns="auto") as bench:
         ran = await bench.run("cat", "/proc/self/uid_map")
         assert ran.stdout.split() == Path("/proc/self/uid_map").read_text().split()
+        probe = await bench.engine.probe()
     assert ran.handle.loosened == ["userns: user namespaces are switched off"]
+    assert (probe.usable, "userns" in probe.capabilities) == (True, False)
+    assert "no job has a user namespace: user namespaces are switched off" in probe.mend
 
 
 @pytest.fixture

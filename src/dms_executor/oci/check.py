@@ -24,6 +24,7 @@ __all__ = [
     "check_request",
     "check_runtime",
     "host_limits",
+    "why_unlimited",
 ]
 
 ENGINE = "oci"
@@ -96,14 +97,20 @@ def host_limits(request: ExecutionRequest, host: Host, policy: Policy) -> tuple[
     """The limits that are set, and the names of those that go unenforced. Raises `NotSupported`."""
 
     def reason(limit: str) -> tuple[str, str]:
-        if limit == "disk":
-            if host.rootless is None:
-                return "no loop device or no mke2fs", "Install e2fsprogs"
-            return "a loop device takes root", "Run it as root"
-        why = f"cgroups here: {host.cgroups.mode}, without a usable controller {limit}"
-        return why, host.unlimited.rstrip(".") or "Enable the controller"
+        return why_unlimited(limit, host)
 
     return limits_of(request, policy, engine=ENGINE, memory=host.memory, enforced=host.limits, reason=reason)
+
+
+def why_unlimited(limit: str, host: Host) -> tuple[str, str]:
+    """Why a limit that is not among the host's cannot be enforced, and how that is mended."""
+    if limit == "disk":
+        if host.rootless is None:
+            return "no loop device or no mke2fs", "Install e2fsprogs; without /dev/loop-control: modprobe loop"
+        return "a loop device takes root", "Run it as root"
+    why = f"cgroups here: {host.cgroups.mode}, without a usable controller {limit}"
+    enable = f"Enable the controller: by cgroup_enable={limit} for the kernel, or for the cgroup that we are in"
+    return why, host.unlimited.rstrip(".") or enable
 
 
 def _check_terminal(request: ExecutionRequest) -> None:

@@ -9,6 +9,7 @@ from ..errors import EngineUnavailable
 from ..programs import ENVIRONMENT
 from ..supervisor import tether
 from ..types import Probe
+from .check import why_unlimited
 from .devices import OciDevices
 from .host import Host, capabilities, capacity, look
 from .network_check import network_powers
@@ -17,9 +18,10 @@ from .runtime import program, version_of
 from .spec import OciSettings
 from .userns import check_host
 
-__all__ = ["probed"]
+__all__ = ["lacking", "probed"]
 
 _DEADLINE = 20.0
+_LIMITS = ("cpu", "memory", "pids", "disk")
 
 
 async def probed(engine: str, settings: OciSettings, state_dir: Path, devices: OciDevices) -> Probe:
@@ -34,7 +36,7 @@ async def probed(engine: str, settings: OciSettings, state_dir: Path, devices: O
         return Probe(engine=engine, usable=False, problem=error.message, mend=error.mend)
     room = await asyncio.to_thread(capacity, host, state_dir)
     given = await devices.powers(host.runtime.flavour, host.rootless)
-    networks, lacking = await network_powers(settings, host)
+    networks, no_network = await network_powers(settings, host)
     who = "; rootless" if host.rootless is not None else ""
     return Probe(
         engine=engine,
@@ -42,8 +44,19 @@ async def probed(engine: str, settings: OciSettings, state_dir: Path, devices: O
         version=f"{version} ({host.runtime.why}; cgroups {host.cgroups.mode}{who})",
         capabilities=capabilities(host) | given | networks,
         capacity=room,
-        mend="; ".join(filter(None, (host.unlimited, lacking))),
+        mend="; ".join(filter(None, (*lacking(host, settings), no_network))),
     )
+
+
+def lacking(host: Host, settings: OciSettings) -> list[str]:
+    """How jobs get each limit, and the user namespace, that they are without."""
+    if host.rootless is not None:
+        return [host.unlimited]
+    missing = [limit for limit in _LIMITS if limit not in host.limits]
+    about = [": ".join((f"no limit of {limit}", *why_unlimited(limit, host))) for limit in missing]
+    if host.no_userns and settings.userns == "auto" and not host.runtime.flavour.no_userns:
+        about.insert(0, f"no job has a user namespace: {host.no_userns}")
+    return about
 
 
 async def _try_namespace(host: Host) -> None:
