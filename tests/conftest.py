@@ -16,6 +16,7 @@ from dms_executor.conformance import plugin
 from tests.daemons import end_sessions
 
 _FOLDERS = ("bin", "dev", "etc", "proc", "sys", "tmp", "root")
+_RUNTIME = os.environ.get("DMS_EXECUTOR_OCI_RUNTIME", "")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,6 +27,15 @@ def pytest_configure(config: pytest.Config) -> None:
     # An installed package brings the plug-in by its entry point, a bare checkout does not.
     if not config.pluginmanager.is_registered(plugin):
         config.pluginmanager.register(plugin, "dms_executor_conformance")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-k runc` finds what either runtime is good for, too, where it is told to be runc."""
+    if _RUNTIME:
+        for item in items:
+            if "oci_runtime" in getattr(item, "fixturenames", ()):
+                item.extra_keyword_matches.add(_RUNTIME)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -66,8 +76,9 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def oci_runtime() -> str:
-    """crun or runc, if this machine can run containers as root."""
-    found = next((name for name in ("crun", "runc") if shutil.which(name)), None)
+    """crun or runc, if this machine can run containers as root; DMS_EXECUTOR_OCI_RUNTIME says which it must be."""
+    names = [_RUNTIME] if _RUNTIME else ["crun", "runc"]
+    found = next((name for name in names if shutil.which(name)), None)
     if os.geteuid() != 0 or found is None:
-        pytest.skip("needs root, and crun or runc")
+        pytest.skip(f"needs root, and {' or '.join(names)}")
     return found
