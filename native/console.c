@@ -33,6 +33,7 @@ static int epoll_fd = -1;
 static int fed = -1, typed = -1, control = -1; /* what the request gives; what clients write; what they ask for */
 static int sink = -1;                          /* the job's pipe, or its terminal's master */
 static bool is_terminal, hung_up;
+static uint64_t passed; /* of its output */
 static bool ending;
 static size_t left; /* bytes of clients' that still count once the input ends */
 
@@ -174,6 +175,7 @@ static bool pass_output(void)
         if (put < 0 && errno != EINTR)
             from_job.given = from_job.taken; /* nobody wants it: the job must not wait for that */
         from_job.given += put > 0 ? (size_t)put : 0;
+        passed += put > 0 ? (uint64_t)put : 0;
     }
     return is_terminal;
 }
@@ -244,4 +246,11 @@ void console_finish(void)
         if (poll(&waited, 1, is_full ? -1 : LAST_PATIENCE) == 0)
             return;
     }
+}
+
+unsigned console_counted(unsigned char *payload)
+{
+    put_u64(payload, passed);
+    put_u64(payload + 8, 0);
+    return 16;
 }

@@ -15,4 +15,7 @@ bool console_ready(void); /* there is something to pass on; true: call it again,
 /* The job is over. Kills what it left, and passes on what was written to its terminal, to the last byte. */
 void console_finish(void);
 
+/* Payload of INIT_WROTE: what of a terminal's output was passed on. Its length. */
+unsigned console_counted(unsigned char *payload);
+
 #endif

@@ -1,9 +1,9 @@
 #include "descendants.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -190,4 +190,18 @@ void descendants_kill(void)
             ;
         a_moment();
     }
+}
+
+bool descendants_ended(void)
+{
+    const struct timespec patience = {.tv_sec = 1};
+    sigset_t child;
+    pid_t pid;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD); /* blocked, as all are */
+    kill(-1, SIGKILL);
+    while ((pid = waitpid(-1, NULL, WNOHANG)) >= 0)
+        if (pid == 0 && sigtimedwait(&child, NULL, &patience) < 0 && errno == EAGAIN)
+            return false;
+    return true;
 }

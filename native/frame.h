@@ -46,6 +46,7 @@ enum frame_type {
     FRAME_INIT_USAGE = 106,
     FRAME_INIT_SCRIPTED = 107, /* in a file only */
     FRAME_INIT_LEAVE = 108,
+    FRAME_INIT_WROTE = 109, /* in a file only */
     FRAME_INIT_SIGNAL = 112,
     FRAME_GUEST_HELLO = 128,
     FRAME_GUEST_STDOUT = 129,

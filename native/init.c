@@ -1,5 +1,5 @@
-/* `dms-init [-r REPORT | -l REPORT | -c SOCKET] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT] [-a FOLDER] [-h ROOM] -- ARGV...`: pid 1
- * of a job, or the first process of a session in it. docs/protocol.md, section 3. */
+/* `dms-init [-r REPORT [-o] | -l REPORT | -c SOCKET] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT]
+ * [-a FOLDER] [-h ROOM] -- ARGV...`: pid 1 of a job, or the first process of a session in it. docs/protocol.md, section 3. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -21,6 +21,7 @@
 #include "handed.h"
 #include "lines.h"
 #include "options.h"
+#include "output.h"
 #include "reportfile.h"
 #include "scripts.h"
 #include "search.h"
@@ -52,10 +53,10 @@ static void say(uint8_t type, const uint8_t *payload, size_t length)
         lines_report(report, bytes, FRAME_HEADER + length);
         return;
     }
-    /* A socket's hang-up shows in poll. */
-    ssize_t ignored = in_file ? write(report, bytes, FRAME_HEADER + length)
-                              : send(report, bytes, FRAME_HEADER + length, MSG_NOSIGNAL);
-    (void)ignored;
+    if (in_file)
+        reportfile_append(report, bytes, FRAME_HEADER + length);
+    else
+        send(report, bytes, FRAME_HEADER + length, MSG_NOSIGNAL); /* a hang-up shows in poll */
 }
 
 static void drop_terminal(void)
@@ -68,14 +69,16 @@ static void drop_terminal(void)
 /* What was written to a terminal that we hold is passed on before we say what became of the job. */
 static void finish_output(void)
 {
+    uint8_t wrote[16];
     drop_terminal();
-    console_finish();
-    lines_drain();
+    unsigned length = output_finish(wrote);
+    if (length > 0)
+        say(FRAME_INIT_WROTE, wrote, length);
 }
 
 static _Noreturn void leave(int status)
 {
-    lines_flush();
+    output_flush();
     _exit(status);
 }
 
@@ -99,8 +102,7 @@ static void run_job(int result)
     struct sigaction defaults = {.sa_handler = SIG_DFL};
     sigset_t none;
     terminal_separate(terminal, in_script);
-    if (lines_on())
-        lines_take_over();
+    output_take_over();
     for (int signum = 1; signum < NSIG; signum++)
         sigaction(signum, &defaults, NULL);
     sigemptyset(&none);
@@ -321,7 +323,7 @@ int main(int argc, char **argv)
         in_file = true;
         if (report < 0)
             fail(errno, "cannot open the report");
-        if (options.lines && lines_begin() != 0)
+        if (output_begin(options.lines, options.counts, options.size != NULL) != 0)
             fail(errno, "cannot make pipes");
     } else if (options.socket != NULL) {
         report = calling_connect(options.socket);
@@ -379,12 +381,12 @@ int main(int argc, char **argv)
     if (in_script && (problem = scripts_write(scripts, options.folder)) != NULL)
         fail(errno, problem);
     start_next();
-    struct pollfd waited[3 + LINES_POLLED] = {{.fd = signals, .events = POLLIN},
-                                              {.fd = in_file ? -1 : report, .events = POLLIN},
-                                              {.fd = console, .events = POLLIN}};
+    struct pollfd waited[3 + OUTPUT_POLLED] = {{.fd = signals, .events = POLLIN},
+                                               {.fd = in_file ? -1 : report, .events = POLLIN},
+                                               {.fd = console, .events = POLLIN}};
     for (bool more = false;;) {
-        lines_wait_for(waited + 3);
-        if (poll(waited, 3 + LINES_POLLED, more ? 0 : -1) < 0)
+        output_wait_for(waited + 3);
+        if (poll(waited, 3 + OUTPUT_POLLED, more ? 0 : -1) < 0)
             continue;
         if (waited[0].revents != 0)
             pass_on(signals);
@@ -392,6 +394,6 @@ int main(int argc, char **argv)
             hear();
         if (more || waited[2].revents != 0)
             more = console_ready();
-        lines_move(waited + 3);
+        output_move(waited + 3);
     }
 }

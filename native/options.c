@@ -9,8 +9,8 @@ static int take(const char *name, char **words, int left, struct options *out)
     static const char valued[] = "rlcjtsiah";
     if (name[0] != '-' || name[1] == 0 || name[2] != 0)
         return -1;
-    if (name[1] == 'w') {
-        out->waits = true;
+    if (name[1] == 'w' || name[1] == 'o') {
+        *(name[1] == 'w' ? &out->waits : &out->counts) = true;
         return 0;
     }
     if (name[1] == 'p' && left >= 2) {

@@ -6,7 +6,7 @@
 
 struct options {
     const char *report;           /* -r, -l */
-    bool lines;                   /* -l */
+    bool lines, counts;           /* -l, -o */
     char *socket;                 /* -c */
     bool waits;                   /* -w, and with -c */
     int group, filter;            /* -j, -s: descriptors, -1 where there is none */

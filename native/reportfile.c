@@ -18,6 +18,19 @@ int reportfile_open(const char *path)
     return open(path, O_RDWR | O_APPEND | O_CLOEXEC | O_NOFOLLOW);
 }
 
+void reportfile_append(int report, const uint8_t *frame, size_t length)
+{
+    static uint8_t held[2 * (FRAME_HEADER + 64) + FRAME_HEADER + 4 + FRAME_TEXT_MAX];
+    static size_t have;
+    memcpy(held + have, frame, length);
+    have += length;
+    if (frame[4] == FRAME_INIT_USAGE || frame[4] == FRAME_INIT_WROTE)
+        return;
+    ssize_t ignored = write(report, held, have);
+    (void)ignored;
+    have = 0;
+}
+
 bool reportfile_halted(int report)
 {
     uint8_t first[FRAME_HEADER];

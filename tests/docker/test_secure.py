@@ -46,7 +46,7 @@ async def test_the_create_call_of_a_plain_job(bench: Bench, tmp_path: Path) -> N
     assert not host["GroupAdd"]
     assert host["RestartPolicy"]["Name"] == "no"
     assert "/proc/kcore" in host["MaskedPaths"]
-    assert (told["Path"], told["Args"]) == (INIT, ["-r", REPORT, "--", "sleep", "1000"])
+    assert (told["Path"], told["Args"]) == (INIT, ["-r", REPORT, "-o", "--", "sleep", "1000"])
     writable = {mount["Destination"] for mount in told["Mounts"] if mount["RW"]}
     assert writable == {REPORT}, "beside the report nothing of the host's can be written"
     assert {mount["Destination"] for mount in told["Mounts"]} == {CALLS, INIT, REPORT, "/in"}

@@ -59,7 +59,7 @@ def create_body(
         environment["NVIDIA_VISIBLE_DEVICES"] = "void"  # else any image, or request, could name them there
     body: dict[str, Any] = {
         "Image": plan.image_id,
-        "Entrypoint": [*_wrapper(x, plan), *argv[:1]],
+        "Entrypoint": [*_wrapper(x, plan, counts=dialect.output == "attached"), *argv[:1]],
         "Cmd": argv[1:],
         "Env": [f"{name}={value}" for name, value in environment.items()],
         "Labels": labels_of(executor_id, x.token, x.id, request.job_id),
@@ -83,10 +83,10 @@ def create_body(
     return body
 
 
-def _wrapper(x: Execution, plan: Plan) -> list[str]:
+def _wrapper(x: Execution, plan: Plan, *, counts: bool) -> list[str]:
     if not x.request.init:
         return []
-    words = [INIT, "-r", REPORT]
+    words = [INIT, "-r", REPORT, *(["-o"] if counts else [])]
     if x.request.provision_scripts:
         words += ["-p", SCRIPTS_SOURCE, SCRIPTS]
     if _has_input(x, plan):

@@ -58,6 +58,12 @@ class Answer:
         self._response = response
         self._title = title
         self._where = where
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Nothing more of it is wanted: whoever reads it is at its end."""
+        self._is_stopped = True
+        self._response.close()
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """What has arrived, again and again, to the end. Raises `EngineUnreachable` where that comes too soon."""
@@ -67,7 +73,8 @@ class Answer:
             while piece := await self._response.content.readany():
                 yield piece
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _unreachable(self._title, self._where, error) from error
+            if not self._is_stopped:
+                raise _unreachable(self._title, self._where, error) from error
 
     async def lines(self) -> AsyncIterator[dict[str, Any]]:
         """JSON objects, one a line."""

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, Self
 
 import msgspec
 
-from ..engine import Chunk, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
+from ..engine import Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
 from ..errors import EngineUnavailable, EngineUnreachable, StartFailed
 from ..images import stop_signal_of
 from ..images.flight import Flights
@@ -42,10 +42,10 @@ from .execs import Execs
 from .follow import Follower
 from .gauge import Gauge
 from .kept import Kept
-from .logfile import read_log
 from .named import check_named_volumes
 from .names import EXECUTOR, TOKEN, container_name
-from .output import Attached, attach, logged, missing_end
+from .output import Attached, attach
+from .outputs import Outputs
 from .plan import Plan
 from .ports import Ports, check_network
 from .powers import Powers
@@ -60,7 +60,6 @@ Phase = Literal["created", "running", "paused", "suspended", "ended"]
 
 _CREATION = 120.0
 _REMOVAL = 60.0
-_AWAY = 0.5
 _LOOK, _LOOKS = 0.05, 100
 _PHASES: dict[str, Phase] = {
     **{"created": "created", "running": "running", "paused": "paused", "restarting": "running"},
@@ -68,7 +67,7 @@ _PHASES: dict[str, Phase] = {
 }
 
 
-class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
+class DockerEngine(Powers, Outputs, Execs, Copies, StoredImages, Engine):
     """See the module. Opened by `DockerEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "docker"
@@ -90,6 +89,7 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
         self._devices = DockerDevices(context, settings, self.dialect)
         self._ports = Ports()
         self._attached: dict[str, Attached] = {}
+        self._reading: dict[str, Attached] = {}
         self._fresh: set[str] = set()
         self._signalling: dict[str, asyncio.Lock] = {}
         self._gauge = Gauge()
@@ -230,6 +230,7 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
         try:
             with self._follower(x, h) as follower:
                 end = await follower.ended()
+                self._expect(x, follower)
         except EngineUnreachable:
             self._fresh.discard(x.token)  # what happens until it answers again may be missed
             raise
@@ -254,69 +255,6 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
             await attached.close()
         await self._taken_away(x)
         await asyncio.to_thread(self._given_back, x)
-
-    async def output(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
-        """The stream that was attached to; for who comes later the daemon's log. Or the driver's own file."""
-        if self.dialect.output == "file":
-            async for chunk in self._read(x, h, after):
-                yield chunk
-            return
-        attached = self._attached.pop(x.token, None)
-        if attached is None or after is not None:
-            cursor = after
-            for follow in (True, False):  # at a container's end a follower may be let go before it has all
-                async for chunk in logged(self._client, _id(h), cursor, follow=follow):
-                    cursor = chunk.cursor
-                    yield chunk
-            if (missing := await self._unread(x, h, cursor)) is not None:
-                yield missing
-            return
-        try:
-            async for chunk in attached.chunks():
-                yield chunk
-        finally:
-            await attached.close()
-        await self._sure_of_the_end(x, h, attached)
-
-    async def _unread(self, x: Execution, h: Handle, cursor: bytes | None) -> Chunk | None:
-        """A gap, where no daemon has read a job's output to its end.
-
-        A daemon that was killed over the start call knows nothing of the job that runs, nor of one that ended while it
-        was away.
-        """
-        report = await asyncio.to_thread(read_report, files.folder_of(x) / "report")
-        found = await self._looked_at(h)
-        if report.started_at is not None and found is not None and not found.has_started:
-            return missing_end(cursor, report.started_at)
-        if report.finished_at is None:
-            return None
-        moment = report.finished_at.timestamp()
-        if not self._events.was_away(moment) or await self._events.saw_end(_id(h), moment):
-            return None
-        return missing_end(cursor, report.finished_at)
-
-    async def _read(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
-        found = await self._looked_at(h)
-        if found is None:
-            return
-        over = asyncio.Event()
-        with self._follower(x, h) as follower:
-            end = asyncio.create_task(_gone(follower), name=f"end of {x.id}")
-            end.add_done_callback(lambda _: over.set())
-            try:
-                async for chunk in read_log(Path(found.log_path), after, self._watcher, over):
-                    yield chunk
-                await end
-            finally:
-                end.cancel()
-                await asyncio.wait([end])
-
-    async def _sure_of_the_end(self, x: Execution, h: Handle, attached: Attached) -> None:
-        """An attached stream ends alike with its job and with its daemon."""
-        await self._client.ping()
-        with self._follower(x, h) as follower:
-            if attached.breaks != self._events.breaks or not await follower.has_ended():
-                raise EngineUnreachable("the stream of its output broke", execution_id=x.id)
 
     def _follower(self, x: Execution, h: Handle) -> Follower:
         return Follower(self._client, self._events, self._watcher, x, _id(h), is_fresh=x.token in self._fresh)
@@ -389,12 +327,3 @@ class DockerEngine(Powers, Execs, Copies, StoredImages, Engine):
 
 def _id(h: Handle) -> str:
     return str(h.state["container"])
-
-
-async def _gone(follower: Follower) -> None:
-    """However long the daemon is away: what its file holds meanwhile is read without it."""
-    while True:
-        try:
-            return await follower.gone()
-        except EngineUnreachable:
-            await asyncio.sleep(_AWAY)

@@ -12,15 +12,14 @@ import time
 from typing import Any
 
 from ..errors import EngineUnreachable, ExecutorError
-from .client import ApiError, Client
+from .client import Client
 from .names import EXECUTOR, TOKEN
 
 __all__ = ["Ear", "Events"]
 
 _OPENING = 10.0
 _OVERLAP = 1  # seconds of the past that are asked for: the daemon answers before it listens
-_UNREAD = 1.0  # seconds of output that a daemon may not have read yet when it was killed
-_PROMPT = 0.5  # seconds in which a daemon that is up notes an end, and none that was killed comes up
+_UNREAD = 2.0  # seconds of output that a daemon may not have read yet when we saw that it was killed
 _ABSENCES = 64  # that are remembered
 _log = logging.getLogger("dms_executor.docker")
 
@@ -81,28 +80,17 @@ class Events:
         elif self._opened is not None:
             self._opened.result()
 
-    def was_away(self, moment: float) -> bool:
-        """Whether perhaps nobody read what a job wrote at that time, seconds since 1970, as far as is known here."""
+    def was_away(self, moment: float | None) -> bool:
+        """Whether perhaps nobody read what a job wrote at that time, seconds since 1970, as far as is known here.
+
+        None: at a time that nobody knows.
+        """
+        if moment is None:
+            return self.breaks > 0
         since = self._away_since
         return any(since - _UNREAD <= moment <= until for since, until in self._away) or (
             since is not None and moment >= since - _UNREAD
         )
-
-    async def saw_end(self, container: str, moment: float) -> bool:
-        """Whether the daemon that answers now saw that container end when it did: it was there to read its output.
-
-        One that comes up says nothing of what ended before, or says it late. Raises `EngineUnreachable`.
-        """
-        filters = json.dumps({"container": [container], "event": ["die"]})
-        query = {"filters": filters, "since": str(int(moment) - 1), "until": str(int(time.time()) + 1)}
-        try:
-            async with self._client.stream("GET", "/events", query=query) as answer:
-                async for event in answer.lines():
-                    if event.get("timeNano", 0) / 1e9 - moment < _PROMPT:
-                        return True
-        except ApiError as error:
-            raise EngineUnreachable(error.message) from error
-        return False
 
     async def close(self) -> None:
         """Idempotent."""

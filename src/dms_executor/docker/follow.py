@@ -39,6 +39,8 @@ class Follower:
         self._container = container
         self._is_fresh = is_fresh
         self._path = folder_of(x) / "report"
+        self.wrote: tuple[int, int] | None = None
+        """What the job has written in all, once it has ended, where that was counted."""
         self._ear: Ear
         self._written: Subscription | None = None
 
@@ -125,6 +127,7 @@ class Follower:
         if report.is_over or found is None:
             now = datetime.now(UTC)
             if report.is_over:
+                self.wrote = report.wrote
                 return report.to_exit(killed=killed, now=now)
             return Exit(lost="its container is gone", started_at=report.started_at, finished_at=now, killed=killed)
         scripts = bool(request.provision_scripts)

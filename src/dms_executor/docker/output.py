@@ -9,7 +9,7 @@ at which the last was given, and says that something is missing. https://docs.do
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 
@@ -28,21 +28,26 @@ _UNKNOWN = 1
 _FAR = 64 << 10  # bytes: before that much no rotation takes anything, the least that a file holds
 _SETTLED = 0.5
 """Seconds after we had a line in which the daemon has stamped it, and in which none that was killed comes up again."""
+_AT_THE_BEGINNING = (b"0", b"0", b"0", b"-", b"0", b"0", b"0", b"0")
+_MOST = 1 << 48  # of a count: a job that is root could write any into its report
 _LATE = 2.0  # seconds by which the daemon's stamp may be later than the moment at which we had the same bytes
 
 
 class Position:
     """How much of either stream has been given, when a line's end was, and the stamp that the daemon's log began with.
 
-    As text it is the cursor. The daemon keeps a line, and stamps it, once it has ended.
+    As text it is the cursor. The daemon keeps a line, and stamps it, once it has ended. Also how much was said to be
+    missing.
     """
 
     def __init__(self, cursor: bytes | None = None) -> None:
         words = (cursor or b"").split()
-        out, err, moment, first, out_tail, err_tail = [*words, *(b"0", b"0", b"0", b"-", b"0", b"0")[len(words) :]]
+        out, err, moment, first, *rest = [*words, *_AT_THE_BEGINNING[len(words) :]]
+        out_tail, err_tail, out_lost, err_lost = rest
         self._count: dict[Stream, int] = {"stdout": int(out), "stderr": int(err)}
         self.tail: dict[Stream, int] = {"stdout": int(out_tail), "stderr": int(err_tail)}
         """Bytes of a line whose end was not given."""
+        self._lost: dict[Stream, int] = {"stdout": int(out_lost), "stderr": int(err_lost)}
         self.moment = int(moment)
         self.first = b"" if first == b"-" else first
 
@@ -54,8 +59,24 @@ class Position:
             self.tail[stream] = len(data) - data.rindex(b"\n") - 1
         else:
             self.tail[stream] += len(data)
-        counts, tails = b"%d %d" % tuple(self._count.values()), b"%d %d" % tuple(self.tail.values())
-        return b"%b %d %b %b" % (counts, self.moment, self.first or b"-", tails)
+        return self.cursor
+
+    @property
+    def cursor(self) -> bytes:
+        """Behind all that was given."""
+        counts, tails, lost = (b"%d %d" % tuple(each.values()) for each in (self._count, self.tail, self._lost))
+        return b"%b %d %b %b %b" % (counts, self.moment, self.first or b"-", tails, lost)
+
+    def lose(self, lost: Mapping[Stream, int]) -> None:
+        """That much is said to be missing."""
+        for stream, count in lost.items():
+            self._lost[stream] += count
+
+    def missing(self, wrote: tuple[int, int]) -> dict[Stream, int]:
+        """Of what a job has written in all, what was neither given nor said to be missing."""
+        all_of: dict[Stream, int] = dict(zip(self._count, wrote, strict=True))
+        short = {stream: all_of[stream] - self._count[stream] - self._lost[stream] for stream in sorted(all_of)}
+        return {stream: min(count, _MOST) for stream, count in short.items() if count > 0}
 
     def of(self, stream: Stream) -> int:
         """Bytes of it."""
@@ -84,12 +105,27 @@ class Attached:
         self._answer = answer
         self._client = client
         self._container = container
+        self._wrote: tuple[int, int] | None = None
+        self.position = Position()
         self.breaks = breaks
 
+    def expect(self, wrote: tuple[int, int]) -> None:
+        """The job is over and has written that much: once it has come, nothing more is waited for."""
+        self._wrote = wrote
+        if self.is_whole:
+            self._answer.stop()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all has come that was expected."""
+        return self._wrote is not None and not self.position.missing(self._wrote)
+
     async def chunks(self) -> AsyncIterator[Chunk]:
-        """Everything, to the end of the stream."""
-        position, frames = Position(), _Frames()
+        """Everything, to the end of the stream, or of what is expected."""
+        position, frames = self.position, _Frames()
         began: datetime | None = None
+        if self.is_whole:
+            return
         async for piece in self._answer.pieces():
             now = datetime.now(UTC)
             began = began or now
@@ -98,6 +134,8 @@ class Attached:
             for stream, data in _joined(frames.take(piece)):
                 cursor = position.after(stream, data, now.timestamp())
                 yield Chunk(stream=stream, time=now, data=data, cursor=cursor)
+            if self.is_whole:
+                return
 
     async def close(self) -> None:
         """Idempotent."""
@@ -135,6 +173,7 @@ async def logged(client: Client, container: str, after: bytes | None, *, follow:
                         given_until = position.moment / 1e6
                         left = dict.fromkeys(left, 0)
                         lost = dict.fromkeys(sorted(left), _UNKNOWN)
+                        position.lose(lost)
                     if is_first:
                         position.first, is_first = stamp, False
                     if when.timestamp() <= given_until:
@@ -155,10 +194,11 @@ async def logged(client: Client, container: str, after: bytes | None, *, follow:
         raise EngineUnreachable(error.message) from error
 
 
-def missing_end(cursor: bytes | None, moment: datetime) -> Chunk:
-    """No data, and that some is missing."""
-    lost = dict.fromkeys(sorted(_STREAMS.values()), _UNKNOWN)
-    return Chunk(stream="stdout", time=moment, data=b"", cursor=cursor or b"0 0", lost=lost)
+def missing_end(cursor: bytes | None, moment: datetime, lost: Mapping[Stream, int] | None = None) -> Chunk:
+    """No data, and that so much is missing; None: nobody knows how much."""
+    position = Position(cursor)
+    position.lose(lost := dict(lost or dict.fromkeys(sorted(_STREAMS.values()), _UNKNOWN)))
+    return Chunk(stream="stdout", time=moment, data=b"", cursor=position.cursor, lost=lost)
 
 
 def _began_with(stamp: bytes, began: datetime) -> bytes:

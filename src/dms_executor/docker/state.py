@@ -57,6 +57,11 @@ class Inspected(msgspec.Struct, rename="pascal"):
         """Whether the daemon ever started it."""
         return self.state.started_at != _NEVER
 
+    @property
+    def finished_at(self) -> datetime | None:
+        """When it ended, by the daemon's word."""
+        return _moment(self.state.finished_at)
+
 
 async def look_at(client: Client, container: str) -> Inspected | None:
     """None: there is no such container. Raises `ApiError`, `EngineUnreachable`."""

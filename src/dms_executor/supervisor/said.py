@@ -14,13 +14,16 @@ from .record import command_errno
 
 __all__ = ["Report"]
 
-_STARTED, _FAILED, _EXITED, _SCRIPT, _USAGE, _SCRIPTED = 96, 97, 98, 100, 106, 107
+_STARTED, _FAILED, _EXITED, _SCRIPT, _USAGE, _SCRIPTED, _WROTE = 96, 97, 98, 100, 106, 107, 109
 _UNKNOWN = 2**64 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What the init has said so far. `status`: the raw wait status of the job; `error`: why it never ran."""
+    """What the init has said so far. `status`: the raw wait status of the job; `error`: why it never ran.
+
+    `wrote`: the bytes of stdout and of stderr that the job has written in all, where the init has counted them.
+    """
 
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -30,6 +33,7 @@ class Report(msgspec.Struct, kw_only=True):
     error: str = ""
     errno: int | None = None
     usage: Usage = Usage()
+    wrote: tuple[int, int] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -79,6 +83,8 @@ def _take(report: Report, kind: int, payload: bytes) -> None:
             report.error = f"provision script {name} {_ending(status)}"
         elif kind == _SCRIPTED:
             report.scripts_done = True
+        elif kind == _WROTE:
+            report.wrote = struct.unpack("<2Q", payload)
         elif kind == _USAGE:
             _take_usage(report, struct.unpack("<6Q", payload))
         elif kind == _EXITED:
