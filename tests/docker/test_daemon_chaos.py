@@ -30,7 +30,7 @@ from tests.dockerd import SESSION, Dockerd
 pytestmark = [pytest.mark.timeout(900)]
 KILLS = int(os.environ.get("DMS_EXECUTOR_DAEMON_KILLS", "2"))
 _JOBS = 20 if "DMS_EXECUTOR_DAEMON_KILLS" in os.environ else 5
-_LINES = 100 * KILLS
+_LINES = 150 * KILLS
 _SCRIPT = (
     "echo {name} >> /runs/{name}; i=0; while [ $i -lt {lines} ]; do echo line $i; i=$((i+1)); sleep 0.02; done; exit 7"
 )
@@ -67,26 +67,23 @@ async def _checked(executor: Executor, name: str, runs: Path) -> str:
         return "never let go"
     assert times <= 1, f"{name} ran {times} times"
     async with await executor.get_log_stream(LogStreamRequest(execution_id=name)) as stream:
-        log = await stream.read()
-        if stream.gaps:
-            assert _WHOLE.startswith(log), f"{name}: {log[-200:]!r}"
-            return "its end is said to be missing"
+        log, gaps = await stream.read(), stream.gaps
+    same = next((at for at, pair in enumerate(zip(log, _WHOLE, strict=False)) if pair[0] != pair[1]), len(log))
+    seen = f"{name}: {len(log)} of {len(_WHOLE)} bytes, the same up to {same}, {gaps}: {log[same - 40 : same + 40]!r}"
     if result.reason == "engine_lost":
-        assert _WHOLE.startswith(log), f"{name}: {log[-200:]!r}"
+        assert same == len(log), seen
         assert result.exit_code != 0
         return "lost with its daemon"
     assert (result.reason, result.exit_code) == ("exited", 7), f"{name}: {result}"
-    assert log == _WHOLE, f"{name}: {len(log)} of {len(_WHOLE)} bytes: {log[:20]!r} {log[-20:]!r}"
     assert times == 1
-    return "true end"
+    assert len(log) + gaps.get("stdout", 0) == len(_WHOLE), seen
+    if same == len(log):
+        return "its end is said to be missing" if gaps else "true end"
+    assert set(log.splitlines()) <= set(_WHOLE.splitlines()), seen
+    return "a part is said to be missing"
 
 
-# On a busy machine one run of nine still found a log that lacks its end and does not say so: docs/docker.md.
-_CAMPAIGN = pytest.mark.skipif(
-    "DMS_EXECUTOR_DAEMON_KILLS" not in os.environ,
-    reason="a campaign of .ci/full: the last output of a job whose daemon with live-restore is killed, docs/docker.md",
-)
-_DAEMONS = [pytest.param(("--live-restore",), id="live-restore", marks=_CAMPAIGN), pytest.param((), id="plain")]
+_DAEMONS = [pytest.param(("--live-restore",), id="live-restore"), pytest.param((), id="plain")]
 
 
 @pytest.mark.parametrize("daemon", _DAEMONS, indirect=True)
@@ -99,7 +96,8 @@ async def test_a_daemon_killed_at_any_moment_loses_nothing_silently(daemon: Dock
         names = [f"e{number}" for number in range(_JOBS)]
         jobs = [asyncio.create_task(_seen_through(executor, name, runs)) for name in names]
         for _ in range(KILLS):
-            while not any(runs.iterdir()):
+            # Most of them, so that what is killed has something to lose; those that died with a daemon have run, too.
+            while len(list(runs.iterdir())) < min(_JOBS * 3 // 4, sum(not job.done() for job in jobs)):
                 await asyncio.sleep(0.02)
             await asyncio.sleep(chance.uniform(0.0, 2.0))  # the moment is the point of this test
             await asyncio.to_thread(daemon.stop, signal.SIGKILL)
@@ -112,4 +110,4 @@ async def test_a_daemon_killed_at_any_moment_loses_nothing_silently(daemon: Dock
     print(f"{'live-restore' if live else 'plain'}: {KILLS} kills, {_JOBS} executions: {dict(counts)}")
     assert daemon.containers() == [], "containers are left behind"
     assert not live or counts["lost with its daemon"] == 0, counts
-    assert counts["true end"] + counts["its end is said to be missing"] or not live, counts
+    assert not live or sum(counts.values()) > counts["never let go"], counts

@@ -9,6 +9,7 @@ docker:/run/docker.sock.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def request(execution_id: str, kind: str, image: str, runs: Path, where: str) ->
         execution_id=execution_id,
         engine_spec=spec(image, where, ["sh", "-c", script]),
         outputs=outputs,
+        init="DMS_EXECUTOR_WITHOUT_INIT" not in os.environ,
     )
 
 

@@ -9,6 +9,7 @@ faults of its world: it restarts, it hangs, and it answers with codes that mean 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -53,6 +54,7 @@ from .pulling import Images
 from .report import read_report, was_signalled, withdraw_go
 from .spec import DockerParams, DockerSettings, checked_params, checked_settings
 from .stored import StoredImages
+from .withdrawal import withdrawn
 
 __all__ = ["DockerEngine"]
 
@@ -61,6 +63,7 @@ Phase = Literal["created", "running", "paused", "suspended", "ended"]
 _CREATION = 120.0
 _REMOVAL = 60.0
 _LOOK, _LOOKS = 0.05, 100
+_BACK = 0.3  # seconds between looks for a daemon that went away
 _PHASES: dict[str, Phase] = {
     **{"created": "created", "running": "running", "paused": "paused", "restarting": "running"},
     **{"configured": "created", "initialized": "created", "stopping": "running"},  # Podman's words
@@ -180,12 +183,14 @@ class DockerEngine(Powers, Outputs, Execs, Copies, StoredImages, Engine):
         self._fresh.add(x.token)
         with self._follower(x, h) as follower:
             try:
-                await self._client.post(f"/containers/{_id(h)}/start", deadline=_CREATION)
+                # By a name that can be taken from it: withdrawal.py.
+                named = _id(h) if x.request.init else container_name(x.token)
+                await self._client.post(f"/containers/{named}/start", deadline=_CREATION)
             except ApiError as error:
                 mend = DRIVER_MEND if "could not select device driver" in error.message else ""
                 raise StartFailed(error.message, mend=mend, execution_id=x.id) from error
             except EngineUnreachable:
-                if not await self._goes_on(x):
+                if not await self._goes_on(x, h):
                     raise
             finally:
                 self._ports.release(x.token)
@@ -196,12 +201,10 @@ class DockerEngine(Powers, Outputs, Execs, Copies, StoredImages, Engine):
     async def withdraw(self, x: Execution, h: Handle) -> bool:
         """A start call outlives who made it, and the daemon may serve it while we look.
 
-        The init and we write into its report, and who came first decides. Without our init nothing but a look at the
-        container is left, after which a job may still be let go.
+        The init and we write into its report, and who came first decides. Without our init its name is taken away.
         """
         if not x.request.init:
-            found = await self._looked_at(h)
-            return found is None or not found.has_started
+            return await withdrawn(self._client, _id(h), x.token)
         if await asyncio.to_thread(withdraw_go, files.folder_of(x) / "report"):
             return True
         for _ in range(_LOOKS):
@@ -209,7 +212,7 @@ class DockerEngine(Powers, Outputs, Execs, Copies, StoredImages, Engine):
             if found is None or found.has_started:
                 return False
             await asyncio.sleep(_LOOK)  # the init is there before the daemon has noted it
-        await self._taken_away(x)  # the daemon gave its start up: who watches it finds nothing
+        await self._taken_away(x, h)  # the daemon gave its start up: who watches it finds nothing
         return False
 
     async def survey(self) -> Mapping[str, Observed]:
@@ -253,7 +256,7 @@ class DockerEngine(Powers, Outputs, Execs, Copies, StoredImages, Engine):
         self._signalling.pop(x.token, None)
         if attached is not None:
             await attached.close()
-        await self._taken_away(x)
+        await self._taken_away(x, h)
         await asyncio.to_thread(self._given_back, x)
 
     def _follower(self, x: Execution, h: Handle) -> Follower:
@@ -265,10 +268,12 @@ class DockerEngine(Powers, Outputs, Execs, Copies, StoredImages, Engine):
         files.make_files(x)
         return init_path(self._context.state_dir)
 
-    async def _goes_on(self, x: Execution) -> bool:
+    async def _goes_on(self, x: Execution, h: Handle) -> bool:
         """Whether a job was let go though the daemon went away over the start call; else it never runs."""
         path = files.folder_of(x) / "report"
-        if not x.request.init or await asyncio.to_thread(withdraw_go, path):
+        if not x.request.init:
+            return not await self._withdrawn_when_back(x, h)
+        if await asyncio.to_thread(withdraw_go, path):
             return False
         for _ in range(_LOOKS):
             if (await asyncio.to_thread(read_report, path)).started_at is not None:
@@ -276,9 +281,17 @@ class DockerEngine(Powers, Outputs, Execs, Copies, StoredImages, Engine):
             await asyncio.sleep(_LOOK)
         return False
 
-    async def _taken_away(self, x: Execution) -> None:
+    async def _withdrawn_when_back(self, x: Execution, h: Handle) -> bool:
+        """True as well where it does not come back: nobody can tell then."""
+        for _ in range(_LOOKS):
+            with contextlib.suppress(EngineUnreachable):
+                return await withdrawn(self._client, _id(h), x.token)
+            await asyncio.sleep(_BACK)
+        return True
+
+    async def _taken_away(self, x: Execution, h: Handle | None) -> None:
         try:
-            path = f"/containers/{container_name(x.token)}"
+            path = f"/containers/{_id(h) if h is not None else container_name(x.token)}"
             await self._ask("DELETE", path, deadline=_REMOVAL, force="1", v="1")
         except ApiError as error:
             if error.status != 404:
