@@ -41,7 +41,7 @@ def trial(program: str, seconds: float) -> str:
         config.write_bytes(document(Machine(kernel=kernel, vcpus=1, memory=64 << 20, boot_args="quiet")))
         try:
             done = subprocess.run(
-                [program, "--no-api", "--config-file", str(config)],
+                [program, "--no-api", "--level", "Error", "--config-file", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -30,6 +30,7 @@ from ..targets import landed
 from ..volumes import Volumes
 from . import guest
 from .drives import Drives, drives_of
+from .groups import join_files
 from .host import VmHost
 from .plan import FOLDER, JobProcess, Plan
 from .settings import VmSettings
@@ -53,7 +54,6 @@ _PATIENCE = 10.0  # seconds that a guest has for its job's end once it was told 
 _PATIENCE_WITH_OUTPUTS = 120.0  # and for writing them
 _FIRST_ID = 0x70000000  # where the users of VMs begin: nobody's
 _TERMINAL = (80, 24)  # columns and rows, of a terminal whose size nobody says
-_GROUPS = frozenset({"cpu", "cpuacct", "memory", "pids", "freezer", "blkio"})
 
 
 class Launch(Lent):
@@ -167,7 +167,7 @@ def shim_spec(
     if terminal is not None:
         argv += ["-t", "{}x{}".format(*terminal)]
     argv += vm.options
-    for file in _join_files(host, group):
+    for file in join_files(host, group):
         argv += ["-j", file]
     folder = launch.keep(os.open(x.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
     passed = [
@@ -188,7 +188,7 @@ def shim_spec(
         grace=context.grace,
         log_cap=context.log_cap,
         segment=max(1, min(context.log_cap // 4, _SEGMENT)),
-        rmdirs=[file.rpartition("/")[0] for file in _join_files(host, group)],
+        rmdirs=[file.rpartition("/")[0] for file in join_files(host, group)],
         sync=context.durable,
         drain=_DRAIN,
         thaw=[(freezer[0], freezer[2])] if freezer else [],
@@ -200,18 +200,6 @@ def shim_spec(
 def owner_of(token: str) -> int:
     """The user and group of one VM's monitor: what breaks out of a guest meets no other VM of the same user."""
     return _FIRST_ID + int.from_bytes(token.encode()[-4:], "big") % (1 << 27)
-
-
-def _join_files(host: VmHost, group: str) -> list[str]:
-    """The `cgroup.procs` of the VM's own cgroups, which are made here."""
-    files = []
-    for hierarchy in host.cgroups.hierarchies:
-        wanted = host.cgroups.mode == "v2" if hierarchy.version == 2 else bool(hierarchy.controllers & _GROUPS)
-        if wanted and hierarchy.writable:
-            folder = Path(f"{hierarchy.mount}/{group}")
-            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            files.append(f"{folder}/cgroup.procs")
-    return files
 
 
 def process_of(x: Execution, plan: Plan, params: ImageParams, rootfs: Callable[[str], Path]) -> JobProcess:
