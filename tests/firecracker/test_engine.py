@@ -16,9 +16,10 @@ import pytest
 
 from dms_executor import ByteSize, ExecutionRequest, Executor, Resources, StorageVolume
 from dms_executor.firecracker import FirecrackerSpec
+from dms_executor.microvm import cpio
 from dms_executor.policy import Policy
 from dms_executor.types import ExecutionResult, Settings
-from tests import firecrackers
+from tests import firecrackers, kernels
 
 pytestmark = firecrackers.needed
 
@@ -116,6 +117,32 @@ async def test_the_end_of_the_monitor_is_no_result(executor: Executor, rootfs: P
     os.kill(_monitor(int(info.engine_ids["shim"])), signal.SIGKILL)
     result = await asyncio.wait_for(executor.wait(request.execution_id), 600)
     assert (result.status, result.reason, result.exit_code) == ("failed", "engine_lost", None), result
+
+
+async def test_a_machine_of_the_user_s_own_is_its_console(executor: Executor, rootfs: Path, folder: Path) -> None:
+    """An initrd of one program and a disk that it does not mount."""
+    own = folder / os.urandom(6).hex()
+    own.mkdir()
+    script = b"#!/bin/busybox sh\n/bin/busybox echo own $$\n/bin/busybox reboot -f\n"
+    entries = [
+        *(cpio.folder(name) for name in ("bin", "dev")),
+        cpio.device("dev/console", 5, 1),
+        cpio.file("bin/busybox", (rootfs / "bin/busybox").read_bytes(), 0o755),
+        cpio.file("init", script, 0o755),
+    ]
+    (own / "initrd").write_bytes(b"".join(cpio.archive(entries)))
+    (own / "disk").write_bytes(bytes(1 << 20))
+    (own / "kernel").write_bytes(Path(kernels.installed()[0]).read_bytes())
+    spec = FirecrackerSpec(
+        kernel_image=str(own / "kernel"),
+        initrd_path=str(own / "initrd"),
+        root_file_system=str(own / "disk"),
+        mmds_message={"a": "b"},
+    ).build()
+    request = ExecutionRequest(job_id="job", execution_id=own.name, engine_spec=spec)
+    result = await executor.run(request)
+    assert (result.status, result.reason, result.exit_code) == ("success", "exited", None), result
+    assert b"own 1" in result.stdout
 
 
 def _monitor(shim: int) -> int:
