@@ -17,9 +17,10 @@ from dms_executor.errors import EngineUnreachable, InvalidRequest, NotSupported
 from dms_executor.firecracker import FirecrackerSpec, host
 from dms_executor.firecracker import raw as raw_machine
 from dms_executor.firecracker.api import ApiRefused
+from dms_executor.firecracker.spec import checked_params
 from dms_executor.microvm import launch
 from dms_executor.policy import Policy
-from dms_executor.types import Settings, SpecConfig
+from dms_executor.types import Settings
 from tests import kernels
 
 from .fake import programs
@@ -151,6 +152,10 @@ async def test_a_machine_of_the_user_s_own_is_its_console(executor: Executor, fo
     request = raw(folder, kernel_args="init=/sbin/init", mmds_message={"latest": {"a": 1}}, read_only_root=True)
     await executor.start(request)
     await until(executor, request, b'metadata: {"latest": {"a": 1}}')
+    with pytest.raises(NotSupported, match="exec"):
+        await executor.exec(request.execution_id, ["true"])
+    with pytest.raises(NotSupported, match="copy"):
+        await executor.copy_out(request.execution_id, "/file", folder / "copied")
     # Ctrl-Alt-Del, after which this one ends.
     await executor.cancel(request.execution_id, grace=60)
     result = await executor.wait(request.execution_id)
@@ -159,8 +164,10 @@ async def test_a_machine_of_the_user_s_own_is_its_console(executor: Executor, fo
     assert (folder / "root.ext4").read_bytes() == b"of the user's own"
 
 
+@pytest.mark.parametrize("executor", [True], ids=["jailed"], indirect=True)
 async def test_what_a_machine_of_the_user_s_own_lacks(executor: Executor, folder: Path) -> None:
     plain = raw(folder)
+    names = {info.request.execution_id for info in await executor.list()}
     for fields in (
         {"inputs": [StorageVolume(source=str(folder), target="/in")]},
         {"stdin": b"x"},
@@ -174,6 +181,7 @@ async def test_what_a_machine_of_the_user_s_own_lacks(executor: Executor, folder
         await executor.run(msgspec.structs.replace(plain, resources=Resources(cpu=0.5)))
     with pytest.raises(InvalidRequest, match="At least 32MiB"):
         await executor.run(msgspec.structs.replace(plain, resources=Resources(memory=ByteSize("8MiB"))))
+    assert {info.request.execution_id for info in await executor.list()} == names
 
 
 @pytest.mark.parametrize(
@@ -188,11 +196,7 @@ async def test_what_a_machine_of_the_user_s_own_lacks(executor: Executor, folder
         ({"image": "alpine", "colour": "red"}, "unknown field"),
     ],
 )
-async def test_params_that_are_no_machine(params: dict[str, Any], said: str, executor: Executor) -> None:
-    request = ExecutionRequest(
-        job_id="job", execution_id="wrong", engine_spec=SpecConfig(type="firecracker", params=params)
-    )
+def test_params_that_are_no_machine(params: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidRequest, match=said) as caught:
-        await executor.run(request)
+        checked_params(params)
     assert caught.value.mend
-    assert "wrong" not in [info.request.execution_id for info in await executor.list()]

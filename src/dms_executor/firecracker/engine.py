@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +16,7 @@ from ..images.params import ImageParams
 from ..microvm import kernel as kernels
 from ..microvm.drives import Drives
 from ..microvm.engine import MicrovmEngine
+from ..microvm.files import GuestFiles
 from ..microvm.kernel import Kernel
 from ..microvm.launch import Launch, Monitor
 from ..microvm.plan import FOLDER, Plan
@@ -96,15 +99,14 @@ class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
 
     async def exec(self, x: Execution, h: Handle, command: Command) -> Channel:
         """Raises `StartFailed`, `ExecutionNotRunning`, `NotSupported`."""
-        if h.state.get("raw"):
-            raise NotSupported(
-                "nobody of ours is in a machine of your own, to run a command there",
-                engine=self.name,
-                what="exec",
-                mend="Name an image",
-                execution_id=x.id,
-            )
+        self._check_has_agent(x, h, "exec")
         return await super().exec(x, h, command)
+
+    @asynccontextmanager
+    async def _entered(self, x: Execution, h: Handle) -> AsyncIterator[GuestFiles]:
+        self._check_has_agent(x, h, "copy")
+        async with super()._entered(x, h) as files:
+            yield files
 
     async def pause(self, x: Execution, h: Handle) -> None:
         """Stops the guest's processors, then freezes the VM's cgroup. Raises `ApiRefused`, `EngineUnreachable`."""
@@ -115,6 +117,16 @@ class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
         """Thaws it, then lets the processors go on. Raises `ApiRefused`, `EngineUnreachable`."""
         await super().resume(x, h)
         await (await self._api(x)).resume()
+
+    def _check_has_agent(self, x: Execution, h: Handle, what: str) -> None:
+        if h.state.get("raw"):
+            raise NotSupported(
+                f"nobody of ours is in a machine of your own, for {what}",
+                engine=self.name,
+                what=what,
+                mend="Name an image",
+                execution_id=x.id,
+            )
 
     async def _api(self, x: Execution) -> Api:
         return Api(await asyncio.to_thread(api_of, x.folder / FOLDER))
