@@ -47,6 +47,7 @@ PROGRAMS: dict[str, list[str]] = {
             "guest_streams.c",
             "guest_groups.c",
             "guest_files.c",
+            "guest_network.c",
             "guest_outputs.c",
             "usage.c",
             "files.c",

@@ -39,6 +39,7 @@ struct guest_config {
     size_t group_count;
     uint32_t flags;
     uint64_t clock, memory, pids, cpu_us, capabilities;
+    const uint8_t *network; /* address, mask, gateway, 4 bytes each; or NULL */
     const uint8_t *scripts, *filter; /* `filter`: of seccomp, compiled */
     size_t scripts_length, filter_length;
     struct guest_file files[GUEST_FILES];
@@ -55,6 +56,9 @@ const char *guest_config_parse(uint8_t *payload, size_t length, struct guest_con
 const char *guest_root_layers(const struct guest_config *config);
 const char *guest_root_enter(const struct guest_config *config);
 int guest_wait_for(const char *path); /* 0 once it is there */
+
+/* guest_network.c: the loopback, too */
+const char *guest_network_up(const struct guest_config *config);
 
 /* guest_limits.c */
 const char *guest_limits_set(const struct guest_config *config);

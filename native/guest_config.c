@@ -21,6 +21,7 @@ enum tag {
     TAG_CAPABILITIES = 15,
     TAG_OUTPUTS = 16,
     TAG_FILTER = 17,
+    TAG_NETWORK = 18,
 };
 
 #define ENTRY_HEADER 8u
@@ -129,6 +130,9 @@ static bool apply(const struct entry *entry, struct guest_config *config, bool *
         config->filter = entry->bytes;
         config->filter_length = entry->length;
         return true;
+    case TAG_NETWORK:
+        config->network = entry->bytes;
+        return entry->length == 12;
     case TAG_LIMITS:
         return set_limits(entry, config);
     case TAG_FILE:

@@ -1,13 +1,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
-#include <net/if.h>
 #include <grp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -49,16 +47,6 @@ static void limit_files(void)
     struct rlimit files = {1024, 524288}, core = {0, 0};
     if (setrlimit(RLIMIT_NOFILE, &files) != 0 || setrlimit(RLIMIT_CORE, &core) != 0)
         give_up("cannot set resource limits");
-}
-
-static void loopback_up(void)
-{
-    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0) {
-        ioctl(fd, SIOCSIFFLAGS, &request); /* a kernel without a network has none */
-        close(fd);
-    }
 }
 
 /* Made as root where it is missing, as Docker does. */
@@ -266,7 +254,10 @@ const char *guest_job_start(const struct guest_config *config, struct guest_job 
     const char *problem = prepare(config, job, sources, &init);
     if (problem != NULL)
         return problem;
-    loopback_up();
+    if ((problem = guest_network_up(config)) != NULL) {
+        give_away(sources, init);
+        return problem;
+    }
     job->init = (pid_t)syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD, 0, 0, 0, 0);
     if (job->init == 0)
         child(config, sources, init);

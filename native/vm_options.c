@@ -8,7 +8,7 @@
 #include "vm_tap.h"
 
 #define USAGE                                                                                                              \
-    "usage: dms-vm [-i] [-t COLUMNSxROWS] [-r] [-u UID GID GROUP] [-d FOLDER] [-l SOCKET UID] [-a SOCKET] [-n TAP UID] [-j CGROUP_PROCS]... -- ARGV..."
+    "usage: dms-vm [-i] [-t COLUMNSxROWS] [-r] [-N NAMESPACE] [-u UID GID GROUP] [-d FOLDER] [-l SOCKET UID] [-a SOCKET] [-n TAP UID] [-j CGROUP_PROCS]... -- ARGV..."
 
 static unsigned number(const char *word)
 {
@@ -18,7 +18,7 @@ static unsigned number(const char *word)
 /* How many words follow an option; -1: there is no such. */
 static int words_of(char option)
 {
-    const char *found = strchr("i0r0t1u3d1l2a1n2j1", option);
+    const char *found = strchr("i0r0t1N1u3d1l2a1n2j1", option);
     return option == 0 || found == NULL || (option >= '0' && option <= '9') ? -1 : found[1] - '0';
 }
 
@@ -32,7 +32,12 @@ static const char *apply(char option, char **words, struct vm_options *options)
         options->raw = true;
         break;
     case 'u':
-        options->owner = (struct vmm_owner){number(words[0]), number(words[1]), number(words[2])};
+        options->owner.uid = number(words[0]);
+        options->owner.gid = number(words[1]);
+        options->owner.group = number(words[2]);
+        break;
+    case 'N':
+        options->owner.network = words[0];
         break;
     case 'd':
         options->place.folder = words[0];

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,6 +23,18 @@ static char last[LAST];
 static size_t last_length;
 static size_t written;
 static int file = -1;
+
+static void join_network(const char *path)
+{
+    int namespace = path == NULL ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+    if (path == NULL)
+        return;
+    if (namespace < 0 || setns(namespace, CLONE_NEWNET) != 0) {
+        dprintf(2, "cannot enter the network namespace: %s\n", strerror(errno));
+        _exit(126);
+    }
+    close(namespace);
+}
 
 static void become(const struct vmm_owner *owner)
 {
@@ -48,6 +61,7 @@ static _Noreturn void child(char **argv, const struct vmm_owner *owner, const ch
         sigaction(signum, &defaults, NULL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    join_network(owner->network);
     become(owner);
     /* After the change of ids, which takes the signal back (prctl(2), PR_SET_PDEATHSIG). */
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)

@@ -20,6 +20,7 @@ struct vmm_owner {
     uid_t uid; /* 0: it stays who we are */
     gid_t gid;
     gid_t group; /* a further one, 0: none */
+    const char *network; /* the file of its network namespace, NULL: ours */
 };
 
 struct vmm_place {

@@ -127,7 +127,7 @@ for family, kind in ((socket.AF_PACKET, socket.SOCK_RAW), (socket.AF_INET, socke
 
 async def test_names_are_asked_of_the_hosts_own_server(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "dms_executor.oci.bundle._host_file",
+        "dms_executor.networks.resolving._host_file",
         lambda path: b"nameserver 127.0.0.53\nsearch example.org\noptions ndots:2\n",
     )
     script = """

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from dms_executor.errors import NotSupported, StartFailed
 from dms_executor.policy import Policy
 from dms_executor.qemu import QemuSpec
 from dms_executor.types import ExecutionResult, Settings
-from tests import qemus
+from tests import lan, qemus
 
 pytestmark = qemus.needed
 
@@ -136,9 +136,44 @@ async def test_outputs_come_back_above_what_was_there(executor: Executor, rootfs
     assert (folder / "results" / "exit_code").read_text() == "4\n"
 
 
+async def test_a_cleanup_takes_the_images_of_folders_that_no_job_has(state: Path, rootfs: Path) -> None:
+    policy = Policy(read_roots=(rootfs,), missing_defaults="record")
+    settings = Settings(engines={"qemu": qemus.settings()}, image_retention=0)
+    async with Executor.open(state, policy=policy, settings=settings) as opened:
+        await opened.run(job(rootfs, "once", "true"))
+        roots = state / "microvm" / "roots"
+        assert len(list(roots.iterdir())) == 1
+        report = await opened.cleanup()
+        assert list(roots.iterdir()) == []
+        assert report.bytes_freed > 1 << 20
+
+
+@pytest.fixture
+def on_a_host_of_its_own() -> Iterator[None]:
+    """A network namespace of the test's own, with a server outside."""
+    if why := lan.missing():
+        pytest.skip(why)
+    with lan.host_and_outside():
+        yield
+
+
+_TALK = f"""ask() {{ echo "$1 $(timeout 20 nc -w 5 $1 $2 </dev/null 2>/dev/null | head -c 40)"; }}
+ask {lan.OUTSIDE} {lan.PORT}; ask {lan.FAR} {lan.PORT}; ask {lan.METADATA} {lan.PORT}
+for address in 127.0.0.1 10.0.2.2 10.0.3.2 10.0.3.3 {lan.HOST}; do ask $address {lan.LOOPBACK_PORT}; done"""
+
+
+@pytest.mark.usefixtures("on_a_host_of_its_own")
+async def test_a_job_reaches_outside_and_nothing_of_the_hosts_own(executor: Executor, rootfs: Path) -> None:
+    result = await run(executor, rootfs, "talk", _TALK, network="user")
+    assert result.exit_code == 0, result
+    said = dict(line.partition(" ")[::2] for line in (result.stdout or b"").decode().splitlines())
+    nowhere = (lan.METADATA, "127.0.0.1", "10.0.2.2", "10.0.3.2", "10.0.3.3", lan.HOST)
+    assert said == {**dict.fromkeys((lan.OUTSIDE, lan.FAR), f"hello {lan.HOST}"), **dict.fromkeys(nowhere, "")}
+
+
 async def test_a_network_is_refused_before_anything_is_made(executor: Executor, rootfs: Path) -> None:
     with pytest.raises(NotSupported, match="network"):
-        await executor.run(job(rootfs, "network", "true", network="user"))
+        await executor.run(job(rootfs, "network", "true", network="host"))
     assert "network" not in [info.request.execution_id for info in await executor.list()]
 
 

@@ -29,11 +29,10 @@ def check_request(request: ExecutionRequest, params: ImageParams, policy: Policy
     if not reference.is_local:
         policy.check_registry(reference.registry, field=f"{PARAMS}.image")
     check_platform_of(params.platform, engine)
-    if request.network != "none":
-        raise _lacking(engine, "$.network", "Use 'none', or the engine oci")
+    if request.network not in ("none", "user"):
+        raise _lacking(engine, f"network {request.network!r}", "Use 'none' or 'user', or the engine oci")
     policy.check_network(request.network)
     for field, named in (
-        ("$.ports", request.ports),
         ("$.devices", request.devices),
         ("$.resources.gpus", request.resources.gpus),
     ):

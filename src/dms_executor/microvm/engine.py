@@ -42,6 +42,8 @@ from ..images.asked import grant_image
 from ..images.params import ImageParams
 from ..images.serving import EngineImages, ServesImages
 from ..limits import loosened_by
+from ..networks.ending import LEFTOVERS, kill_network
+from ..networks.trying import Networks
 from ..policy import Grant, reopen
 from ..processes import boot_id
 from ..supervisor import binary
@@ -56,12 +58,14 @@ from ..typed import known
 from ..types import ExecutionRequest, Output, Probe, Stats
 from ..volumes import Volumes, collect, grant_volumes
 from . import check, initrd, rootimage
+from .birth import Births
 from .copies import Copies
 from .drives import ROOT, Drives, collect_drives, lend_folder, make_drives
 from .execs import open_exec
 from .host import VmHost, capacity, find_kernel
 from .kernel import Kernel
-from .launch import Launch, Monitor, assemble, process_of
+from .launch import Launch, Monitor, process_of
+from .network import MODULES, ROOM, GuestNetwork
 from .plan import FOLDER, Plan
 from .settings import VmSettings
 from .words import last_words, told
@@ -75,7 +79,7 @@ _LIMITS = frozenset({"cpu", "memory", "pids", "disk", "oom_detection"})
 _CAPABILITIES = _LIMITS | {"pause", "stats", "attach", "exact_signal", "images", "exec", "exec_kill", "tty", "copy"}
 _OUTPUTS = 8 << 30  # bytes that a job may write to its outputs where its request names no disk
 _GONE = 5.0  # seconds for a shim to end once it was told to
-_LEFTOVERS = (FOLDER, "control", "exec", "going", "pid", "exit.tmp")
+_LEFTOVERS = (*LEFTOVERS, FOLDER, "control", "exec", "going", "pid", "exit.tmp")
 _MEND_START = "Check params: cmd, entrypoint, working_directory and user, and that the image has them"
 
 
@@ -87,9 +91,11 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
     """See the module. Opened by `open`; belongs to one event loop.
 
     `modules`: those of the kernel that a guest loads, in that order: each costs an emulated boot a tenth of a second.
+    `guest_network`: what the monitor's own network gives a guest; None: there is none.
     """
 
     modules: ClassVar[tuple[str, ...]]
+    guest_network: ClassVar[GuestNetwork | None] = None
     keeps_log: ClassVar[bool] = True
     keeps_deadline: ClassVar[bool] = True
 
@@ -101,6 +107,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         self._keeping = Keeping(self.name, last_words)
         self._images = EngineImages(self._settings, self._store)
         self._gauge = Gauge()
+        self._births = Births(context, self._settings, self._store.rootfs, self.guest_network)
         self._host: H | None = None
 
     @abstractmethod
@@ -123,6 +130,15 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
     def _monitor(self, x: Execution, host: H, launch: Launch, plan: Plan, drives: Drives) -> Monitor:
         """How the monitor of this VM is run. Blocks."""
 
+    def _networks(self) -> Networks:
+        """What of networks is to be had here."""
+        lack = "" if self.guest_network is not None else "its guests have none yet"
+        return Networks(engine=self.name, program=self._network_program(), room=ROOM, lack=lack)
+
+    def _network_program(self) -> str | None:
+        """Of the settings."""
+        return None
+
     @classmethod
     @asynccontextmanager
     async def open(cls, context: EngineContext) -> AsyncIterator[Self]:
@@ -140,12 +156,15 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
             kernel = await find_kernel(self._settings, self._cache("kernels"))
         except EngineUnavailable as error:
             return Probe(engine=self.name, usable=False, problem=error.message, mend=error.mend)
+        given = _CAPABILITIES if host.cgroups.freezer("") else _CAPABILITIES - {"pause", "stats"}
+        networks, lacking = await self._networks().powers()
         return Probe(
             engine=self.name,
             usable=True,
             version=f"{self._version(host)}; kernel {kernel.release or kernel.path}",
-            capabilities=_CAPABILITIES if host.cgroups.freezer("") else _CAPABILITIES - {"pause", "stats"},
+            capabilities=given | networks,
             capacity=await asyncio.to_thread(capacity, self._context.state_dir),
+            mend=lacking,
         )
 
     async def validate(self, request: ExecutionRequest) -> None:
@@ -154,6 +173,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         params = self._read_params(request.engine_spec.params)
         reference = check.check_request(request, params, policy, self.name)
         await self._ready()
+        await self._networks().check(request)
         check.guest_limits(request, self._settings, policy, self.name)
         await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused, self.name)
 
@@ -165,9 +185,10 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         limits, unenforced = check.guest_limits(request, self._settings, policy, self.name)
         grant, volumes = await finished(None, self._grants, x)
         kernel = await self._kernel(params)
+        modules = (*self.modules, *(MODULES if request.network == "user" else ()))
         init = await asyncio.to_thread(binary.init_path, self._context.state_dir)
         agent = await asyncio.to_thread(binary.guest_path)
-        first = await initrd.build(kernel, agent, self._cache("initrds"), init=init, wanted=self.modules)
+        first = await initrd.build(kernel, agent, self._cache("initrds"), init=init, wanted=modules)
         await asyncio.to_thread((x.folder / FOLDER).mkdir, 0o700, exist_ok=True)
         image, digest = ImageConfig(), None
         if reference.transport != "rootfs":
@@ -203,20 +224,16 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         process = await asyncio.to_thread(process_of, x, plan, params, self._store.rootfs)
         shim = await self._keeping.known(x)
         if shim is None:
-            launch = await finished(
-                Launch.close,
-                assemble,
+            born = await self._births.born(
                 x,
                 plan,
                 params,
                 host=host,
-                context=self._context,
-                settings=self._settings,
                 stop_signal=p.stop_signal,
-                rootfs=self._store.rootfs,
                 monitor=functools.partial(self._monitor, x, host),
+                networks=self._networks(),
             )
-            shim = await self._made(x, launch)
+            shim = self._keeping.add(x, born)
         address = await self._address(shim)
         return Handle(
             state={
@@ -225,6 +242,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
                 "process": process.to_state(),
             },
             engine_ids={"shim": str(shim.pid), "accelerator": host.accelerator},
+            ports=self._births.ports.get(x.token, []),
         )
 
     async def _made(self, x: Execution, launch: Launch) -> shims.Shim:
@@ -292,6 +310,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         host = await self._ready()
         await asyncio.to_thread(self._clear, x, host, address)
         self._gauge.forget(x.token)
+        self._births.ports.pop(x.token, None)
 
     async def pause(self, x: Execution, h: Handle) -> None:
         """Freezes the VM's cgroup; returns once all of it stands still."""
@@ -322,6 +341,13 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
     async def _kernel(self, params: ImageParams) -> Kernel:
         """The one that a job's guest boots. Raises `EngineUnavailable`."""
         return await find_kernel(self._settings, self._cache("kernels"))
+
+    async def prune_images(self, *, age: float, size: int) -> tuple[int, int]:
+        """The images of registries, and those made of folders of the user's own."""
+        count, freed = await super().prune_images(age=age, size=size)
+        for name in ("roots", "inputs"):
+            freed += await rootimage.collect(self._cache(name), age)
+        return count, freed
 
     async def _ready(self) -> H:
         if self._host is None:
@@ -356,6 +382,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         busy = empty_group(host.cgroups, self._group(host, x))
         if busy:
             raise EngineUnreachable(f"cgroups cannot be removed: {busy}", execution_id=x.id)
+        kill_network(x.folder, boot_id())
         _clear_folder(x.folder)
         self._store.unpin(x.token)
 

@@ -52,7 +52,7 @@ class GuestJob(msgspec.Struct, frozen=True, kw_only=True):
     """`has_input`: the job's stdin is a pipe, else empty. `disk`: the device that it may write to; None: a tmpfs.
 
     `outputs`: the device on which what it wrote comes back. `files`: by their path, read-only. `scripts`: encoded
-    provision scripts. `seccomp`: the compiled filter. `terminal`: columns and rows.
+    provision scripts. `seccomp`: the compiled filter. `terminal`: columns and rows. `network`: a packed `GuestNetwork`.
     """
 
     argv: list[str]
@@ -70,6 +70,7 @@ class GuestJob(msgspec.Struct, frozen=True, kw_only=True):
     scripts: bytes = b""
     seccomp: bytes = b""
     terminal: tuple[int, int] | None = None
+    network: bytes = b""
 
 
 def encode(job: GuestJob) -> bytes:
@@ -103,6 +104,8 @@ def _entries(job: GuestJob) -> Iterator[tuple[int, bytes]]:
         yield 10, job.scripts
     if job.seccomp:
         yield 17, job.seccomp
+    if job.network:
+        yield 18, job.network
     limits = job.limits
     quota = 0 if limits.cpu is None else max(1000, round(limits.cpu * CPU_PERIOD))
     yield 11, struct.pack("<QQQ", limits.memory or 0, limits.pids or 0, quota)

@@ -18,7 +18,8 @@ from ..images import command_of
 from ..images.job import directory_of, environment_of
 from ..images.params import ImageParams
 from ..images.users import resolve_user
-from ..networks import hosts_file
+from ..networks.connecting import NAMESPACE
+from ..networks.resolving import network_files
 from ..policy import Grant, reopen
 from ..programs import ENVIRONMENT
 from ..scripts import encoded_scripts
@@ -32,6 +33,7 @@ from . import guest
 from .drives import Drives, drives_of
 from .groups import join_files
 from .host import VmHost
+from .network import ROOM, GuestNetwork
 from .plan import FOLDER, JobProcess, Plan
 from .settings import VmSettings
 
@@ -89,6 +91,8 @@ def assemble(
     stop_signal: int,
     rootfs: Callable[[str], Path],
     monitor: Callable[[Launch, Plan, Drives], Monitor],
+    guest_network: GuestNetwork | None = None,
+    network: spec.Network | None = None,
 ) -> Launch:
     """Makes the VM's cgroups and opens everything. Blocks. Closes all again on an error."""
     launch = Launch(owner_of(x.token))
@@ -96,7 +100,7 @@ def assemble(
         lower = launch.keep(open_root(plan.root, plan.digest, rootfs))
         plan = msgspec.structs.replace(plan, volumes=landed(lower, plan.volumes))
         drives = drives_of(plan.volumes, x.folder / FOLDER)
-        job = _job(x, plan, params, lower, drives, filter_of(context.state_dir))
+        job = _job(x, plan, params, lower, drives, filter_of(context.state_dir), guest_network)
         launch.spec = shim_spec(
             launch,
             x,
@@ -111,6 +115,7 @@ def assemble(
             terminal=job.terminal,
             patience=_PATIENCE_WITH_OUTPUTS if drives.outputs else _PATIENCE,
         )
+        launch.spec = msgspec.structs.replace(launch.spec, network=network, room=ROOM if network is not None else None)
     except OSError as error:
         launch.close()
         raise mapped(error, "the microVM cannot be prepared") from error
@@ -120,7 +125,15 @@ def assemble(
     return launch
 
 
-def _job(x: Execution, plan: Plan, params: ImageParams, root: int, drives: Drives, seccomp: bytes) -> guest.GuestJob:
+def _job(
+    x: Execution,
+    plan: Plan,
+    params: ImageParams,
+    root: int,
+    drives: Drives,
+    seccomp: bytes,
+    network: GuestNetwork | None,
+) -> guest.GuestJob:
     request = x.request
     hostname = params.hostname or x.token[:12]
     user = resolve_user(root, plan.image.user if params.user is None else params.user)
@@ -133,13 +146,14 @@ def _job(x: Execution, plan: Plan, params: ImageParams, root: int, drives: Drive
         limits=plan.limits,
         has_input=bool(request.stdin) or plan.volumes.stdin is not None or request.stdin_open or request.tty,
         read_only_root=params.read_only_root,
-        files=_files(hostname, plan.volumes),
+        files=_files(hostname, request.network, network, plan.volumes),
         disk=drives.scratch,
         outputs=drives.outputs,
         volumes=drives.volumes,
         scripts=encoded_scripts(request.provision_scripts),
         seccomp=seccomp,
         terminal=(request.tty_size or _TERMINAL) if request.tty else None,
+        network=network.packed if network is not None and request.network == "user" else b"",
     )
 
 
@@ -166,6 +180,8 @@ def shim_spec(
     argv = [str(binary.vm_path(context.state_dir)), *(["-i"] if has_input else [])]
     if terminal is not None:
         argv += ["-t", "{}x{}".format(*terminal)]
+    if x.request.network == "user":
+        argv += ["-N", f"{ROOM}/{NAMESPACE}"]
     argv += vm.options
     for file in join_files(host, group):
         argv += ["-j", file]
@@ -237,11 +253,11 @@ def open_root(root: Grant | None, digest: str | None, rootfs: Callable[[str], Pa
     return os.open(rootfs(digest or ""), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _files(hostname: str, volumes: Volumes) -> dict[str, bytes]:
+def _files(hostname: str, network: str, has: GuestNetwork | None, volumes: Volumes) -> dict[str, bytes]:
     """What Docker writes below /etc; what a volume covers is the volume's."""
     covered = {mount.target for mount in volumes.mounts}
-    hosts = hosts_file(hostname, "127.0.0.1").encode("utf-8", "surrogateescape")
-    found = {"/etc/hosts": hosts, "/etc/hostname": f"{hostname}\n".encode(), "/etc/resolv.conf": b""}
+    written = network_files(hostname, network, has.address if has is not None else "")
+    found = {f"/etc/{name}": data for name, data in written.items()}
     return {path: data for path, data in found.items() if not {path, "/etc"} & covered}
 
 

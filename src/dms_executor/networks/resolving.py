@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 
-__all__ = ["hosts_file", "resolv_conf"]
+from .programs import ADDRESS, FORWARDER
+
+__all__ = ["hosts_file", "network_files", "resolv_conf"]
 
 _MOST_SERVERS = 3  # MAXNS of the C library
 _KEPT = ("search", "domain", "options", "sortlist")
@@ -44,3 +46,28 @@ def _reachable(server: str) -> bool:
     except ValueError:
         return False
     return not (address.is_loopback or address.is_link_local or address.is_unspecified)
+
+
+def network_files(hostname: str, network: str, address: str = ADDRESS) -> dict[str, bytes]:
+    """`hosts`, `hostname`, `resolv.conf` of /etc as Docker writes them. `address`: in the network `user`. Blocks."""
+    hosts = hosts_file(hostname, address if network == "user" else "127.0.0.1")
+    resolv = b""
+    if network == "host":
+        # The host's own, as Docker does; without a network there is nobody to ask.
+        hosts = _host_file("/etc/hosts").decode("utf-8", "surrogateescape") or hosts
+        resolv = _host_file("/etc/resolv.conf")
+    elif network == "user":
+        resolv = resolv_conf(_host_file("/etc/resolv.conf").decode("utf-8", "replace"), FORWARDER).encode()
+    return {
+        "hosts": hosts.encode("utf-8", "surrogateescape"),
+        "hostname": f"{hostname}\n".encode(),
+        "resolv.conf": resolv,
+    }
+
+
+def _host_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(1 << 20)
+    except OSError:
+        return b""

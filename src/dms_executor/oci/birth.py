@@ -11,21 +11,20 @@ import msgspec
 from ..engine import EngineContext, Execution, Prepared
 from ..errors import ExecutorError, StartFailed
 from ..images import ImageStore
-from ..networks import Program, Reservation, reserve
+from ..networks import Program
+from ..networks.connecting import connect_ports, connected, with_ports
 from ..supervisor import shim as shims
 from ..threads import finished
 from ..types import PortMapping
 from .host import Host
 from .launch import Launch, assemble
-from .network import SYSFS, connect_ports, connected, is_taken, program_for
 from .plan import Plan
+from .room import SYSFS
 from .rootless import explained
 from .spec import OciSettings, checked_params
 from .userns import Userns, refusal, unmapped
 
 __all__ = ["Births", "Born"]
-
-_PORT_TRIES = 5
 
 
 class Born(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,21 +73,14 @@ class Births:
     async def _with_ports(
         self, x: Execution, p: Prepared, plan: Plan, host: Host, userns: Userns, *, with_userns: bool
     ) -> shims.Shim:
-        """A port that was free may be somebody's before the network program has it: then another one is chosen."""
         if x.request.network != "user":
-            return await self._launched(x, p, plan, host, userns, Reservation(), with_userns=with_userns)
-        program, wanted = await program_for(x.request.ports, self._settings)
-        for left in reversed(range(_PORT_TRIES)):
-            reserved = await finished(Reservation.close, reserve, wanted)
-            try:
-                return await self._launched(x, p, plan, host, userns, reserved, program, with_userns=with_userns)
-            except StartFailed as error:
-                reserved.close()
-                if not left or not await finished(None, is_taken, error, reserved.ports):
-                    raise
-            finally:
-                reserved.close()
-        raise AssertionError
+            return await self._launched(x, p, plan, host, userns, with_userns=with_userns)
+
+        async def launch(program: Program, ports: Sequence[PortMapping]) -> shims.Shim:
+            return await self._launched(x, p, plan, host, userns, program, ports, with_userns=with_userns)
+
+        shim, _ = await with_ports(x.request.ports, self._settings.network_program, "oci", launch)
+        return shim
 
     async def _launched(
         self,
@@ -97,14 +89,14 @@ class Births:
         plan: Plan,
         host: Host,
         userns: Userns,
-        reserved: Reservation,
         program: Program | None = None,
+        ports: Sequence[PortMapping] = (),
         *,
         with_userns: bool,
     ) -> shims.Shim:
         network = None
         if program is not None:
-            network = connected(program, host.room, reserved.ports, SYSFS if with_userns else None)
+            network = connected(program, host.room, ports, SYSFS if with_userns else None)
         launch = await finished(
             Launch.close,
             assemble,
@@ -130,10 +122,10 @@ class Births:
                 ahead.close()
         if program is not None:
             try:
-                await connect_ports(x.folder, program, reserved.ports)
+                await connect_ports(x.folder, program, ports)
             except BaseException:
                 shim.close()  # it has not got its go, and ends
                 raise
         first = launch.ids.first if launch.ids is not None else None
-        self.known[x.token] = Born(userns=Userns(first=first, why=userns.why), ports=reserved.ports)
+        self.known[x.token] = Born(userns=Userns(first=first, why=userns.why), ports=list(ports))
         return shim

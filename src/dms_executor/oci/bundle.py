@@ -14,14 +14,14 @@ from typing import Any
 from ..capabilities import MASKED_PATHS, READONLY_PATHS
 from ..devices.grants import DeviceGrants
 from ..limits import Limits
-from ..networks import ADDRESS, FORWARDER, hosts_file, resolv_conf
+from ..networks.connecting import NAMESPACE
 from ..volumes import Volume, Volumes
 from .devices import device_mounts, device_rules
 from .idranges import COUNT
-from .network import NAMESPACE, SYSFS
 from .process import INIT
+from .room import SYSFS
 
-__all__ = ["CPU_PERIOD", "NETWORK_FILES", "network_files", "oci_config", "volume_path"]
+__all__ = ["CPU_PERIOD", "NETWORK_FILES", "oci_config", "volume_path"]
 
 CPU_PERIOD = 100_000  # microseconds; the kernel's default
 NETWORK_FILES = ("hosts", "hostname", "resolv.conf")
@@ -91,31 +91,6 @@ def oci_config(
 def volume_path(index: int) -> str:
     """Where the volume of that index lies in the room."""
     return f"volumes/{index}"
-
-
-def network_files(hostname: str, network: str) -> dict[str, bytes]:
-    """`/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` as Docker writes them."""
-    hosts = hosts_file(hostname, ADDRESS if network == "user" else "127.0.0.1")
-    resolv = b""
-    if network == "host":
-        # The host's own, as Docker does; without a network there is nobody to ask.
-        hosts = _host_file("/etc/hosts").decode("utf-8", "surrogateescape") or hosts
-        resolv = _host_file("/etc/resolv.conf")
-    elif network == "user":
-        resolv = resolv_conf(_host_file("/etc/resolv.conf").decode("utf-8", "replace"), FORWARDER).encode()
-    return {
-        "hosts": hosts.encode("utf-8", "surrogateescape"),
-        "hostname": f"{hostname}\n".encode(),
-        "resolv.conf": resolv,
-    }
-
-
-def _host_file(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(1 << 20)
-    except OSError:
-        return b""
 
 
 def _namespaces(network: str, room: str) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from ..cgroups.emptying import empty_group
 from ..engine import Execution
 from ..errors import EngineUnreachable
 from ..images import ImageStore
+from ..networks.ending import kill_network
 from ..processes import boot_id
 from ..supervisor.address import ShimAddress, kill_shim, wait_gone
 from ..supervisor.record import read_exit
@@ -51,7 +52,7 @@ def _clear(
         raise EngineUnreachable(f"cgroups cannot be removed: {busy}", execution_id=x.id)
     if first_id is not None or not host.no_userns:
         idranges.release(group, first_id)
-    undo.kill_network(x.folder, boot_id())
+    kill_network(x.folder, boot_id())
     try:
         undo.clear_folder(x.folder)
     except PermissionError:

@@ -55,7 +55,7 @@ from .devices import OciDevices
 from .execs import open_exec
 from .files import Files
 from .host import Host, prepare_host
-from .network_check import check_network
+from .network_check import networks_of
 from .plan import Plan
 from .probing import probed
 from .runtime import complaint, last_words, start_failure
@@ -118,7 +118,7 @@ class OciEngine(Files, ServesImages, Engine):
         _, reference = check.check_request(request, policy)
         host = await self._ready()
         check.check_runtime(request, host.runtime.flavour)
-        await check_network(request, self._settings, host)
+        await networks_of(self._settings, host).check(request)
         check.host_limits(request, host, policy)
         check_host(self._settings.userns, "" if host.rootless is not None else host.no_userns)
         grant = await asyncio.to_thread(check.check_paths, request, reference, policy, self._refused)

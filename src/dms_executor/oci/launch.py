@@ -16,6 +16,7 @@ import msgspec
 from ..engine import EngineContext, Execution
 from ..errors import EngineUnavailable, InvalidRequest, StartFailed
 from ..images.users import User, resolve_user
+from ..networks.resolving import network_files
 from ..policy import reopen
 from ..programs import ENVIRONMENT
 from ..seccomp import compiled, load_profile, oci_form
@@ -26,14 +27,14 @@ from ..targets import landed
 from ..volumes import RESERVED_TARGETS
 from .accounts import check_accounts
 from .bound_nodes import check_nodes
-from .bundle import network_files, oci_config, volume_path
+from .bundle import oci_config, volume_path
 from .devices import equipped, joined, shim_mounts
 from .host import Host
 from .idranges import COUNT, IdRange, allocate
-from .network import SYSFS
 from .plan import Plan
 from .process import PUBLIC, process_of
 from .provision import script_mount, scripts_memory
+from .room import SYSFS
 from .rootless import Rootless
 from .runtime import run_argv, state_folder
 from .shadow import shadow

@@ -12,7 +12,7 @@ from ..types import Probe
 from .check import why_unlimited
 from .devices import OciDevices
 from .host import Host, capabilities, capacity, look
-from .network_check import network_powers
+from .network_check import networks_of
 from .rootless import why_no_namespace
 from .runtime import program, version_of
 from .spec import OciSettings
@@ -36,7 +36,7 @@ async def probed(engine: str, settings: OciSettings, state_dir: Path, devices: O
         return Probe(engine=engine, usable=False, problem=error.message, mend=error.mend)
     room = await asyncio.to_thread(capacity, host, state_dir)
     given = await devices.powers(host.runtime.flavour, host.rootless)
-    networks, no_network = await network_powers(settings, host)
+    networks, no_network = await networks_of(settings, host).powers()
     who = "; rootless" if host.rootless is not None else ""
     return Probe(
         engine=engine,

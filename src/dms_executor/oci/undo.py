@@ -1,4 +1,4 @@
-"""Taking away all that an execution left in its folder outside its records, and its network program.
+"""Taking away all that an execution left in its folder outside its records.
 
 Called in any phase and after any death of its caller, so it relies on nothing but names made from the token.
 """
@@ -8,15 +8,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..supervisor.address import ShimAddress, kill_shim
+from ..networks.ending import LEFTOVERS
 from ..trees import remove_tree
 
-__all__ = ["clear_folder", "kill_network", "leftovers"]
+__all__ = ["clear_folder", "leftovers"]
 
 _LEFTOVERS = (
-    "network.log",
-    "network.pid",
-    "network.sock",
+    *LEFTOVERS,
     "bundle",
     "layer",
     "disk.img",
@@ -27,18 +25,6 @@ _LEFTOVERS = (
     ".pid",
     "exit.tmp",
 )
-
-_PROGRAM_GONE = 5.0  # seconds for a killed program
-
-
-def kill_network(folder: Path, boot: str) -> None:
-    """Ends the network program, which dies with its shim wherever the kernel's parent-death signal holds. Blocks."""
-    try:
-        words = (folder / "network.pid").read_text(encoding="ascii").split()
-    except (OSError, UnicodeDecodeError):
-        return
-    if len(words) == 3 and words[0] == boot and words[1].isdecimal() and words[2].isdecimal():
-        kill_shim(ShimAddress(boot=boot, pid=int(words[1]), start_time=int(words[2])), _PROGRAM_GONE)
 
 
 def clear_folder(folder: Path) -> None:

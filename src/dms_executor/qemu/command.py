@@ -11,7 +11,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-__all__ = ["CHANNEL", "FIRST_DISK", "Disk", "Machine", "qemu_argv"]
+from ..microvm.network import GuestNetwork
+from ..types import PortMapping
+
+__all__ = ["CHANNEL", "FIRST_DISK", "NETWORK", "Disk", "Machine", "qemu_argv"]
 
 CHANNEL = "dms.channel"  # the port's name, as native/guest.c looks for it
 FIRST_DISK = 8
@@ -19,6 +22,10 @@ _CHANNEL_FD, _CONSOLE_FD, _KERNEL_FD, _INITRD_FD = 3, 4, 6, 7  # native/vmm.h
 _OWN_MEMORY = 96  # MiB that the guest's kernel and agent have beside the job
 _BUFFER = 64  # MiB of translated code
 _WORDS = "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests"
+# Another one than that of the namespace around it, whose forwarder of names the guest asks.
+NETWORK = GuestNetwork(address="10.0.3.15", mask="255.255.255.0", gateway="10.0.3.2")
+_SUBNET = "10.0.3.0/24"
+_UNUSED = "10.0.3.3"  # where QEMU would answer for names itself
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
@@ -45,8 +52,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     tsc_khz: int | None = None
 
 
-def qemu_argv(machine: Machine, disks: Sequence[Disk]) -> list[str]:
-    """`disks` in the order in which the guest finds them (vda, vdb, ...); they are passed from `FIRST_DISK` on."""
+def qemu_argv(machine: Machine, disks: Sequence[Disk], ports: Sequence[PortMapping] | None = None) -> list[str]:
+    """`disks` in the order in which the guest finds them (vda, vdb, ...); they are passed from `FIRST_DISK` on.
+
+    `ports`: of a guest with a network, None: it has none.
+    """
     emulated = machine.accelerator == "tcg"
     words = _WORDS
     if emulated and machine.tsc_khz is not None:
@@ -70,4 +80,12 @@ def qemu_argv(machine: Machine, disks: Sequence[Disk]) -> list[str]:
         place += len(disk.fds)
         argv += ["-drive", f"id=d{number},if=none,format=raw,{access},file=/dev/fdset/{number},cache=unsafe"]
         argv += ["-device", f"virtio-blk-device,drive=d{number}"]
-    return argv
+    return argv + (_network(ports) if ports is not None else [])
+
+
+def _network(ports: Sequence[PortMapping]) -> list[str]:
+    """QEMU's own: what comes to a port goes to the guest's. https://www.qemu.org/docs/master/system/devices/net.html"""
+    wanted = sorted({(port.protocol, port.container_port) for port in ports})
+    forwarded = "".join(f",hostfwd={protocol}::{number}-:{number}" for protocol, number in wanted)
+    given = f"net={_SUBNET},host={NETWORK.gateway},dhcpstart={NETWORK.address},dns={_UNUSED},ipv6=off"
+    return ["-netdev", f"user,id=network,{given}{forwarded}", "-device", "virtio-net-device,netdev=network"]

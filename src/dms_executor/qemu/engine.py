@@ -12,8 +12,9 @@ from ..engine import Execution
 from ..microvm.drives import Drives
 from ..microvm.engine import MicrovmEngine
 from ..microvm.launch import Launch, Monitor, readable
+from ..microvm.network import GuestNetwork
 from ..microvm.plan import FOLDER, Plan
-from .command import Disk, Machine, qemu_argv
+from .command import NETWORK, Disk, Machine, qemu_argv
 from .host import Host, prepare_host
 from .spec import QemuParams, QemuSettings, checked_params, checked_settings
 
@@ -35,6 +36,11 @@ class QemuEngine(MicrovmEngine[QemuSettings, Host]):
         "?crc32c_generic",
         "erofs",
     )
+
+    guest_network: ClassVar[GuestNetwork | None] = NETWORK
+
+    def _network_program(self) -> str | None:
+        return self._settings.network_program
 
     def _read_settings(self, settings: Any) -> QemuSettings:
         return checked_settings(settings)
@@ -63,7 +69,7 @@ class QemuEngine(MicrovmEngine[QemuSettings, Host]):
             tsc_khz=host.tsc_khz,
         )
         return Monitor(
-            argv=qemu_argv(machine, disks),
+            argv=qemu_argv(machine, disks, x.request.ports if x.request.network == "user" else None),
             passed=[
                 launch.keep(readable(plan.kernel)),
                 launch.keep(readable(plan.initrd)),

@@ -30,11 +30,12 @@ class QemuSettings(VmSettings, frozen=True, kw_only=True, forbid_unknown_fields=
     """`Settings.engines["qemu"]`. What all engines of microVMs have: `VmSettings`.
 
     `program`: QEMU's name or absolute path; None: the one for this machine's architecture. `accelerator`: "kvm", "tcg"
-    (emulation), or None for KVM where it runs a guest.
+    (emulation), or None for KVM where it runs a guest. `network_program`: as of the engine oci.
     """
 
     program: str | None = None
     accelerator: Literal["kvm", "tcg"] | None = None
+    network_program: str | None = None
 
 
 def checked_params(params: dict[str, Any]) -> QemuParams:

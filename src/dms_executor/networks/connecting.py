@@ -6,57 +6,87 @@ import asyncio
 import ipaddress
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from ..errors import EngineUnavailable, NotSupported, ResourcesUnavailable, StartFailed
-from ..networks import ADDRESS, Program, answers_remapped, find_program, reserve
-from ..networks.programs import API_SOCKET
 from ..programs import ENVIRONMENT
 from ..supervisor import spec, tether
+from ..threads import finished
 from ..types import PortMapping
-from .spec import OciSettings
+from .ports import Reservation, reserve
+from .programs import ADDRESS, API_SOCKET, Program, answers_remapped, find_program
 
-__all__ = ["NAMESPACE", "SYSFS", "connect_ports", "connected", "is_taken", "program_for"]
+__all__ = ["NAMESPACE", "READY", "connect_ports", "connected", "program_for", "with_ports"]
 
 NAMESPACE = "network"
 """The job's network namespace: a file in the room."""
-SYSFS = "sys"
-"""In the room, for a job whose user namespace may not mount one: a `/sys` of its network namespace, or the host's."""
-_READY = "network-ready"
+READY = "network-ready"
 _FAILED = "the network program"  # docs/protocol.md, section 2: how a shim's FAILED begins then
 _ANSWER = 10.0  # seconds for slirp4netns to listen
 _LINE = 4096
+_PORT_TRIES = 5
+T = TypeVar("T")
 _VERSIONS: dict[tuple[str, int], str] = {}
 
 
-async def program_for(ports: Sequence[PortMapping], settings: OciSettings) -> tuple[Program, list[PortMapping]]:
+async def with_ports(
+    ports: Sequence[PortMapping],
+    setting: str | None,
+    engine: str,
+    launch: Callable[[Program, Sequence[PortMapping]], Awaitable[T]],
+) -> tuple[T, list[PortMapping]]:
+    """What `launch` gives, and the ports with which it did, reserved until then.
+
+    A port that was free may be somebody's before the network program has it: then another one is chosen. Raises
+    `ResourcesUnavailable` where it was named, `NotSupported`, and what `launch` raises.
+    """
+    program, wanted = await program_for(ports, setting, engine)
+    for left in reversed(range(_PORT_TRIES)):
+        reserved = await finished(Reservation.close, reserve, wanted)
+        try:
+            return await launch(program, reserved.ports), reserved.ports
+        except StartFailed as error:
+            reserved.close()
+            if not left or not await finished(None, _is_taken, error, reserved.ports):
+                raise
+        finally:
+            reserved.close()
+    raise AssertionError
+
+
+async def program_for(
+    ports: Sequence[PortMapping], setting: str | None, engine: str
+) -> tuple[Program, list[PortMapping]]:
     """The program, and the ports as it can carry them. Raises `NotSupported`."""
     try:
-        program = await asyncio.to_thread(find_program, settings.network_program)
+        program = await asyncio.to_thread(find_program, setting)
     except EngineUnavailable as error:
-        raise _lacking(f"network 'user' here: {error.message}", "$.network", error.mend or "") from error
+        raise _lacking(engine, f"network 'user' here: {error.message}", "$.network", error.mend or "") from error
     old = program.kind == "pasta" and not answers_remapped(await _version(program.path))
-    wanted = [_carried(program, old, port, f"$.ports[{index}]") for index, port in enumerate(ports)]
+    wanted = [_carried(engine, program, old, port, f"$.ports[{index}]") for index, port in enumerate(ports)]
     return program, wanted
 
 
-def _carried(program: Program, old: bool, port: PortMapping, path: str) -> PortMapping:
+def _carried(engine: str, program: Program, old: bool, port: PortMapping, path: str) -> PortMapping:
     """What these programs lack, each as it was seen: docs/engines.md."""
     slirp = program.kind == "slirp4netns"
     if slirp and ":" in port.host_ip:
-        raise _lacking("ports of IPv6 addresses with slirp4netns", f"{path}.host_ip", "Install the package passt")
+        raise _lacking(
+            engine, "ports of IPv6 addresses with slirp4netns", f"{path}.host_ip", "Install the package passt"
+        )
     address = ipaddress.ip_address(port.host_ip)
     if port.protocol == "tcp" or not (address.is_loopback or address.is_unspecified):
         return port
     if slirp:
         mend = "Install the package passt, or give an address of the host's own"
-        raise _lacking("a UDP port of the host's loopback with slirp4netns", f"{path}.host_ip", mend)
+        raise _lacking(engine, "a UDP port of the host's loopback with slirp4netns", f"{path}.host_ip", mend)
     if old and port.host_port not in (0, port.container_port):
         mend = "Give host_port the number of container_port, or install passt from 2024_07_26 on"
-        raise _lacking("a UDP port by another number with this old pasta", f"{path}.host_port", mend)
+        raise _lacking(engine, "a UDP port by another number with this old pasta", f"{path}.host_port", mend)
     return msgspec.structs.replace(port, host_port=port.container_port) if old else port
 
 
@@ -68,14 +98,14 @@ async def _version(path: str) -> str:
     return _VERSIONS[key]
 
 
-def _lacking(what: str, field: str, mend: str) -> NotSupported:
-    return NotSupported(f"engine oci cannot give {what}", engine="oci", what=field, mend=mend)
+def _lacking(engine: str, what: str, field: str, mend: str) -> NotSupported:
+    return NotSupported(f"engine {engine} cannot give {what}", engine=engine, what=field, mend=mend)
 
 
 def connected(program: Program, room: str, ports: Sequence[PortMapping], sysfs: str | None) -> spec.Network:
     """A namespace with that program at it."""
-    argv = program.argv(f"{room}/{NAMESPACE}", f"{room}/{_READY}", ports)
-    return spec.Network(pin=NAMESPACE, sysfs=sysfs, ready=_READY, argv=argv)
+    argv = program.argv(f"{room}/{NAMESPACE}", f"{room}/{READY}", ports)
+    return spec.Network(pin=NAMESPACE, sysfs=sysfs, ready=READY, argv=argv)
 
 
 async def connect_ports(folder: Path, program: Program, ports: Sequence[PortMapping]) -> None:
@@ -90,7 +120,7 @@ async def connect_ports(folder: Path, program: Program, ports: Sequence[PortMapp
         raise StartFailed(f"{_FAILED} does not answer within {_ANSWER:.0f} s") from None
 
 
-def is_taken(error: StartFailed, ports: Sequence[PortMapping]) -> bool:
+def _is_taken(error: StartFailed, ports: Sequence[PortMapping]) -> bool:
     """Whether it failed for a port that was taken in between. Raises `ResourcesUnavailable` if it was named. Blocks."""
     if not error.message.startswith(_FAILED):
         return False

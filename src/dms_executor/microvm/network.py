@@ -1,0 +1,42 @@
+"""The network `user` of a guest: its monitor's own, in a network namespace that the shim makes and connects.
+
+So what a job reaches, and what it does not, is the same as on the engine oci: it is that namespace's. The monitor
+carries the guest's traffic there by ordinary sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from pathlib import Path
+
+import msgspec
+
+from ..errors import EngineUnavailable
+
+__all__ = ["MODULES", "ROOM", "GuestNetwork", "make_room"]
+
+ROOM = "/run/dms-executor"
+"""Where a shim with a network mounts its tmpfs, as of the engine oci."""
+MODULES = ("virtio_net",)
+
+
+class GuestNetwork(msgspec.Struct, frozen=True, kw_only=True):
+    """What a monitor's own network gives a guest: addresses of IPv4 as text."""
+
+    address: str
+    mask: str
+    gateway: str
+
+    @property
+    def packed(self) -> bytes:
+        """As the guest is told."""
+        return b"".join(ipaddress.IPv4Address(text).packed for text in (self.address, self.mask, self.gateway))
+
+
+async def make_room() -> None:
+    """Raises `EngineUnavailable`."""
+    try:
+        await asyncio.to_thread(Path(ROOM).mkdir, 0o711, parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineUnavailable(f"{ROOM} cannot be made: {error.strerror}", mend="Let root make it") from error
