@@ -18,16 +18,20 @@ static void say(const struct vm_options *options, const char *call, const char *
     if (options->api == NULL)
         return;
     int folder = open(options->place.folder != NULL ? options->place.folder : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    /* The socket itself: a guest that broke out into its folder leads nobody to another one by a link. */
+    int at = openat(folder, options->api, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s", folder, options->api);
+    snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d", at);
     int length = snprintf(text, sizeof text,
         "%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s", call, strlen(body), body);
-    if (folder >= 0 && fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most) == 0 &&
+    if (at >= 0 && fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most) == 0 &&
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most) == 0 &&
         connect(fd, (struct sockaddr *)&address, sizeof address) == 0 && send(fd, text, (size_t)length, MSG_NOSIGNAL) == length)
         (void)!recv(fd, text, sizeof text, 0);
     if (folder >= 0)
         close(folder);
+    if (at >= 0)
+        close(at);
     if (fd >= 0)
         close(fd);
 }

@@ -65,7 +65,7 @@ _QEMU = VmSubject(image="", engine="qemu", traits=_PLAIN.traits | {"slow_prepara
 # them on the same code. Podman's goes through one line of each, and through the rest where there is time (`.ci/full`).
 _SPARED = ("capacity", "close", "identity", "listing", "paths", "requests", "retention", "waiting")
 _SPARED += ("copies", "outputs", "processes", "provision", "trees")
-# Each job of qemu's boots a kernel: this section, one line of these, and the rest where there is time.
+# Each job in a microVM boots a kernel: this section, one line of these, and the rest where there is time.
 _WHOLE = ("results",)
 _ONE_OF = (
     "attached",
@@ -101,7 +101,7 @@ def _section(item: pytest.Item) -> str:
     if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
         return ""
     section, subject = item.function.__module__.rpartition(".")[2], item.callspec.params.get("subject")
-    if subject is _QEMU and section not in _WHOLE:
+    if isinstance(subject, VmSubject) and section not in _WHOLE:
         return f"{subject} {section}" if section in _ONE_OF else f"no {section}"
     return f"{subject} {section}" if subject is _PODMAN and section in _SPARED else ""
 

@@ -162,6 +162,14 @@ async def test_who_asks_may_leave(stand_in: StandIn) -> None:
     assert (await Api(stand_in.socket).describe()).state == "Running"
 
 
+async def test_a_link_in_its_place_leads_nowhere(stand_in: StandIn) -> None:
+    stand_in.socket.rename(stand_in.socket.with_name("another"))
+    stand_in.socket.symlink_to("another")
+    with pytest.raises(EngineUnreachable):
+        await Api(stand_in.socket).pause()
+    assert not stand_in.calls
+
+
 async def test_one_that_is_gone(tmp_path: Path) -> None:
     path = tmp_path / "api"
     with pytest.raises(EngineUnreachable, match="No such file"):

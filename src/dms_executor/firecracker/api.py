@@ -142,14 +142,13 @@ class Api:
         raise ApiRefused(f"firecracker refused {method} {path}: {fault or status}", status=status)
 
     async def _exchanged(self, request: bytes) -> tuple[int, bytes]:
-        # By its opened folder: the path of a socket has 107 bytes at most (unix(7)), a state folder may be longer.
-        folder = await finished(os.close, os.open, self.socket.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # The socket itself, opened: its path has 107 bytes at most (unix(7)), and a guest that broke out into its
+        # folder leads nobody to another one by a link.
+        opened = await finished(os.close, os.open, self.socket, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            reader, writer = await asyncio.open_unix_connection(
-                f"/proc/self/fd/{folder}/{self.socket.name}", limit=_HEAD_MAX
-            )
+            reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{opened}", limit=_HEAD_MAX)
         finally:
-            os.close(folder)
+            os.close(opened)
         try:
             writer.write(request)
             await writer.drain()
