@@ -4,7 +4,10 @@ description, every call answered as it says, and faults of it are injected. What
 
 from __future__ import annotations
 
+import asyncio
 import os
+import select
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +138,13 @@ async def test_an_api_that_is_gone_or_refuses_is_told(executor: Executor, rootfs
     await executor.start(request)
     await until(executor, request, b"ready")
     (socket,) = state.glob("executions/*/vm/**/api.sock")
+    # The agent has called: nobody else in the guest does.
+    at = os.open(socket.parent, os.O_PATH)  # the path of a socket has 107 bytes at most (unix(7))
+    try:
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_unix_connection(f"/proc/self/fd/{at}/vsock_1024")
+    finally:
+        os.close(at)
     fault = socket.with_name("fault")
     fault.write_text('{"fault_message": "not today"}')
     with pytest.raises(ApiRefused, match="not today"):
@@ -200,3 +210,31 @@ def test_params_that_are_no_machine(params: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidRequest, match=said) as caught:
         checked_params(params)
     assert caught.value.mend
+
+
+@pytest.mark.parametrize("executor", [True], ids=["jailed"], indirect=True)
+@pytest.mark.parametrize("killed", ["shim", "keeper", "monitor"])
+async def test_nothing_is_left_whoever_is_killed(executor: Executor, rootfs: Path, state: Path, killed: str) -> None:
+    request = job(rootfs, "/bin/sh", "-c", "echo ready; exec sleep 1000")
+    await executor.start(request)
+    await until(executor, request, b"ready")
+    info = await executor.inspect(request.execution_id)
+    shim = int(info.engine_ids["shim"])
+    keeper = child_of(shim)
+    monitor = child_of(keeper)
+    gone = os.pidfd_open(monitor)
+    try:
+        os.kill({"shim": shim, "keeper": keeper, "monitor": monitor}[killed], signal.SIGKILL)
+        result = await asyncio.wait_for(executor.wait(request.execution_id), 60)
+        # The keeper is the job's init towards the shim: its end takes the job along.
+        reason, code = ("signaled", 137) if killed == "keeper" else ("engine_lost", None)
+        assert (result.status, result.reason, result.exit_code) == ("failed", reason, code), result
+        await executor.remove(request.execution_id)
+        assert await asyncio.to_thread(select.select, [gone], [], [], 60) == ([gone], [], [])
+    finally:
+        os.close(gone)
+    assert not [*state.glob("executions/*/vm")]
+
+
+def child_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
