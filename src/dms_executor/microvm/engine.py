@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 import msgspec
 
 from ..cgroups.emptying import empty_group
-from ..cgroups.freezer import freeze
 from ..cgroups.gauge import Gauge
 from ..engine import (
     Attached,
@@ -68,6 +67,7 @@ from .launch import Launch, Monitor, process_of
 from .network import MODULES, ROOM, GuestNetwork
 from .plan import FOLDER, Plan
 from .settings import VmSettings
+from .standing import is_standing, make_stand
 from .words import last_words, told
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         host = await self._ready()
 
         def is_frozen(token: str) -> bool | None:
-            return host.cgroups.is_frozen(host.job_group(self._settings.cgroup_parent, token))
+            return is_standing(host, host.job_group(self._settings.cgroup_parent, token))
 
         return await survey(self._context.state_dir / "executions", FOLDER, is_frozen, tokens)
 
@@ -372,7 +372,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
     async def _freeze(self, x: Execution, frozen: bool) -> None:
         host = await self._ready()
         try:
-            await freeze(host.cgroups, self._group(host, x), frozen, engine=self.name)
+            await make_stand(host, self._group(host, x), frozen, engine=self.name)
         except FileNotFoundError as error:
             raise ExecutionNotRunning("it has ended", execution_id=x.id) from error
 

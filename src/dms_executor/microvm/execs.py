@@ -24,6 +24,7 @@ from .files import GuestFiles, user_inside
 from .host import VmHost
 from .launch import filter_of, in_memory
 from .plan import JobProcess
+from .standing import is_standing
 
 __all__ = ["check_not_paused", "open_exec"]
 
@@ -40,7 +41,7 @@ async def open_exec(x: Execution, h: Handle, command: Command, *, host: VmHost, 
 
 def check_not_paused(x: Execution, host: VmHost, group: str) -> None:
     """Nothing in a VM that stands still can answer. Raises `ExecutionNotRunning`. Blocks."""
-    if host.cgroups.is_frozen(group):
+    if is_standing(host, group):
         raise ExecutionNotRunning(
             f"execution {x.id} is paused", status="paused", mend="Resume it first", execution_id=x.id
         )
