@@ -68,7 +68,7 @@ async def executor(
         # The stand-in is a program of Python's, which may lie where no user but ours reads it.
         monkeypatch.setattr(launch, "owner_of", lambda token: 0)
         monkeypatch.setattr(raw_machine, "owner_of", lambda token: 0)
-    policy = Policy(read_roots=(rootfs, folder), write_roots=(folder,), missing_defaults="record")
+    policy = Policy(read_roots=(rootfs, folder), write_roots=(folder,))
     engine = {"program": tools["firecracker"], "jailer": tools["jailer"], "jailed": request.param}
     engine["kernel_image"] = kernels.installed()[0]
     async with Executor.open(state, policy=policy, settings=Settings(engines={"firecracker": engine})) as opened:
@@ -183,6 +183,7 @@ async def test_what_a_machine_of_the_user_s_own_lacks(executor: Executor, folder
         {"stdin": b"x"},
         {"environment": {"A": "b"}},
         {"resources": Resources(disk=ByteSize("1GiB"))},
+        {"resources": Resources(pids=7)},
         {"network": "user"},
     ):
         with pytest.raises(NotSupported):

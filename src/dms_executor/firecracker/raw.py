@@ -67,12 +67,14 @@ def check_raw(request: ExecutionRequest, settings: FirecrackerSettings, policy: 
             path="$.resources.cpu",
             mend="One, or an even number up to 32",
         )
+    # The default number of processes is for the host's sake, which has none of that machine's.
+    own = ("pids",) if request.resources.pids is None else ()
     limits, unenforced = limits_of(
         request,
         policy,
         engine=_ENGINE,
         memory=2 * settings.memory << 20,
-        enforced=("cpu", "memory"),
+        enforced=("cpu", "memory", *own),
         reason=lambda limit: ("nobody of ours is in that machine", "Leave it out, or name an image"),
     )
     memory_mib(limits.memory or settings.memory << 20)

@@ -1,8 +1,8 @@
 """Whether a VM's control group stands still, and making it so.
 
-A KVM of before Linux 6.13 has a thread of the kernel's in that group (`kvm-nx-lpage-recovery`), which version 2 never
-freezes and counts all the same: the group is then not said to be frozen, however still the rest of it stands. There it
-counts what was asked for, and that no processor time goes by: https://docs.kernel.org/admin-guide/cgroup-v2.html
+KVM has a thread of the kernel's in that group (`kvm-nx-lpage-recovery`), which version 2 of many kernels never freezes
+and counts all the same: the group is then not said to be frozen, however still the rest of it stands. So it counts here
+what was asked for, and that no processor time goes by: https://docs.kernel.org/admin-guide/cgroup-v2.html
 """
 
 from __future__ import annotations
