@@ -195,7 +195,8 @@ class DockerEngine(Powers, Outputs, Execs, Copies, StoredImages, Engine):
             finally:
                 self._ports.release(x.token)
             started = await follower.started()
-        await asyncio.to_thread(files.take_input_away, x)
+        if x.request.stdin or x.request.provision_scripts:
+            await asyncio.to_thread(files.take_input_away, x)
         return started
 
     async def withdraw(self, x: Execution, h: Handle) -> bool:

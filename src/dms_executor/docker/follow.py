@@ -120,10 +120,9 @@ class Follower:
 
     async def _exit(self, found: Inspected | None, *, is_gone: bool) -> Exit | None:
         request = self._x.request
-        report = await self._report()
+        report, killed = await asyncio.to_thread(self._end)
         if not report.is_over and not is_gone and (found is None or not found.has_ended):
             return None
-        killed = await asyncio.to_thread(was_signalled, folder_of(self._x))
         if report.is_over or found is None:
             now = datetime.now(UTC)
             if report.is_over:
@@ -152,6 +151,10 @@ class Follower:
         finally:
             for each in waiting:
                 each.cancel()
+
+    def _end(self) -> tuple[Report, bool]:
+        """The report, and whether anybody had sent the job a signal by then. Blocks."""
+        return read_report(self._path), was_signalled(folder_of(self._x))
 
     async def _report(self) -> Report:
         return await asyncio.to_thread(read_report, self._path)

@@ -49,9 +49,8 @@ async def _open(core: Core, live: Live) -> LogWriter:
 
 async def _copy(core: Core, live: Live, writer: LogWriter) -> None:
     while live.handle is not None:
-        after = await core.in_thread(writer.last_cursor)
         # What an earlier holder wrote behind its last cursor comes again: it is passed over.
-        known = await core.in_thread(writer.after_cursor)
+        after, known = await core.in_thread(lambda: (writer.last_cursor(), writer.after_cursor()))
         try:
             async for chunk in live.engine.output(live.x, live.handle, after):
                 await core.in_thread(_write, writer, chunk, known)
