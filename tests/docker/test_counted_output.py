@@ -84,7 +84,10 @@ def test_a_job_waits_for_whoever_takes_its_output(tmp_path: Path) -> None:
 
 
 def test_what_a_job_leaves_is_gone_before_it_is_counted(tmp_path: Path) -> None:
-    script = "setsid sh -c 'while :; do echo more; done' & setsid sh -c 'while :; do echo more >&2; done' & sleep 0.2"
+    more = "setsid sh -c 'while echo more{0}; do touch {1}; done' &"
+    marks = [tmp_path / "out", tmp_path / "err"]
+    script = f"{more.format('', marks[0])} {more.format(' >&2', marks[1])}"
+    script += f" until [ -e {marks[0]} ] && [ -e {marks[1]} ]; do sleep 0.02; done"
     with running(tmp_path / "report", script) as process:
         out, err = process.communicate(timeout=60)
     assert out
