@@ -10,16 +10,16 @@ import asyncio
 import contextlib
 import os
 import shutil
-import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from dms_executor.firecracker import trial
+
 __all__ = ["has_tap", "needed", "program", "running", "toy_kernel"]
 
 _PROGRAM = os.environ.get("DMS_EXECUTOR_FIRECRACKER") or shutil.which("firecracker")
-_LOADED_AT = 1 << 20  # HIMEM_START, where the 64-bit boot protocol has a kernel
 
 has_tap = os.geteuid() == 0 and os.access("/dev/net/tun", os.W_OK)
 _MAKE_TAP = 'ip tuntap add tap0 mode tap && ip link set tap0 up && exec "$@"'
@@ -41,12 +41,8 @@ needed = pytest.mark.skipif(bool(_reason()), reason=_reason())
 
 
 def toy_kernel(path: Path) -> Path:
-    """A static ELF for x86_64: `1: jmp 1b`."""
-    code = b"\xeb\xfe".ljust(4096, b"\xf4")
-    head = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    head += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, _LOADED_AT, 64, 0, 0, 64, 56, 1, 64, 0, 0)
-    segment = struct.pack("<IIQQQQQQ", 1, 7, 4096, _LOADED_AT, _LOADED_AT, len(code), len(code), 4096)
-    path.write_bytes((head + segment).ljust(4096, b"\0") + code)
+    """`1: jmp 1b`."""
+    path.write_bytes(trial.toy_kernel(b"\xeb\xfe"))
     return path
 
 

@@ -11,24 +11,25 @@ import pytest
 from dms_executor import ExecutionRequest, Executor, SpecConfig, registry
 from dms_executor.errors import EngineUnavailable
 from dms_executor.lifecycle import core
-from dms_executor.planned import Missing, PlannedEngine
 from dms_executor.registry import register
+from dms_executor.testing import MemoryEngine
+from dms_executor.types import Probe
 
 
-class First(PlannedEngine):
+class First(MemoryEngine):
     name = "first"
     rank = 1
 
-    async def look(self) -> Missing:
-        return Missing(problem="no runtime in PATH", mend="apt-get install crun.")
+    async def probe(self) -> Probe:
+        return Probe(engine=self.name, usable=False, problem="no runtime in PATH", mend="apt-get install crun.")
 
 
-class Second(PlannedEngine):
+class Second(MemoryEngine):
     name = "second"
     rank = 2
 
-    async def look(self) -> Missing:
-        return Missing(problem="no daemon", mend="Start it")
+    async def probe(self) -> Probe:
+        return Probe(engine=self.name, usable=False, problem="no daemon", mend="Start it")
 
 
 async def test_the_first_engines_mend_is_the_errors(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from ..cgroups import detect
 from ..errors import EngineUnavailable
-from ..microvm.host import VmHost, check_platform, with_groups
-from ..planned import missing_kvm
+from ..microvm.host import VmHost, check_platform, missing_kvm, with_groups
 from .spec import FirecrackerSettings
 from .trial import trial
 

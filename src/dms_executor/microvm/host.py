@@ -18,8 +18,9 @@ from . import kernel as kernels
 from .kernel import Kernel
 from .settings import VmSettings
 
-__all__ = ["VmHost", "capacity", "check_platform", "find_kernel", "with_groups"]
+__all__ = ["VmHost", "capacity", "check_platform", "find_kernel", "missing_kvm", "with_groups"]
 
+_KVM = "/dev/kvm"
 _KERNEL_IMAGE = "DMS_EXECUTOR_KERNEL_IMAGE"
 
 
@@ -80,3 +81,14 @@ def check_platform(engine: str) -> None:
         )
     if platform.machine() != "x86_64":
         raise EngineUnavailable(f"the engine {engine} runs on x86_64 only, so far", mend="Use the engine oci")
+
+
+def missing_kvm() -> str:
+    """Why KVM cannot be used; empty where it opens. Blocks."""
+    try:
+        os.close(os.open(_KVM, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return f"{_KVM} does not exist (virtualisation is off in the firmware, or kvm is not loaded)"
+    except OSError as error:
+        return f"{_KVM} cannot be opened: {error.strerror}"
+    return ""

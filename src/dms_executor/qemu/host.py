@@ -9,8 +9,7 @@ from pathlib import Path
 from ..cgroups import detect
 from ..errors import EngineUnavailable
 from ..microvm.clock import tsc_khz
-from ..microvm.host import VmHost, check_platform, with_groups
-from ..planned import missing_kvm
+from ..microvm.host import VmHost, check_platform, missing_kvm, with_groups
 from .spec import QemuSettings
 from .trial import trial
 
