@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
-import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from dms_executor import ByteSize, ExecutionRequest, Executor, LogStreamRequest, Resources, StorageVolume
+from dms_executor import ByteSize, Executor, LogStreamRequest, Resources, StorageVolume
 from dms_executor.errors import NotSupported, StartFailed
 from dms_executor.policy import Policy
-from dms_executor.qemu import QemuSpec
-from dms_executor.types import ExecutionResult, Settings
+from dms_executor.types import Settings
 from tests import lan, qemus
+from tests.qemu.jobs import job, run
 
 pytestmark = qemus.needed
-
-
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests: kernel, initrd and root image are made once."""
-    return tmp_path_factory.mktemp("qemu") / "state"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What requests may name."""
-    return tmp_path_factory.mktemp("named")
-
-
-@pytest.fixture
-async def executor(state: Path, rootfs: Path, folder: Path) -> AsyncIterator[Executor]:
-    policy = Policy(read_roots=(rootfs, folder), write_roots=(folder,), missing_defaults="record")
-    async with Executor.open(state, policy=policy, settings=Settings(engines={"qemu": qemus.settings()})) as opened:
-        yield opened
-
-
-def job(rootfs: Path, name: str, *cmd: str, **fields: Any) -> ExecutionRequest:
-    params = fields.pop("params", {})
-    spec = QemuSpec(image=f"rootfs:{rootfs}", cmd=list(cmd), **params).build()
-    return ExecutionRequest(job_id="job", execution_id=name, engine_spec=spec, **fields)
-
-
-async def run(executor: Executor, rootfs: Path, name: str, script: str, **fields: Any) -> ExecutionResult:
-    return await executor.run(job(rootfs, name, "sh", "-c", script, **fields))
 
 
 async def test_both_streams_and_the_code_come_back(executor: Executor, rootfs: Path) -> None:
@@ -89,14 +57,6 @@ async def test_a_cancel_reaches_the_job(executor: Executor, rootfs: Path) -> Non
     await executor.cancel("cancel", grace=60)
     result = await executor.wait("cancel")
     assert (result.status, result.exit_code, result.stdout) == ("cancelled", 5, b"ready\nstopped\n"), result
-
-
-async def test_the_end_of_the_monitor_is_no_result(executor: Executor, rootfs: Path) -> None:
-    await executor.start(job(rootfs, "lost", "sleep", "1000"))
-    info = await executor.inspect("lost")
-    os.kill(_monitor(int(info.engine_ids["shim"])), signal.SIGKILL)
-    result = await asyncio.wait_for(executor.wait("lost"), 60)
-    assert (result.status, result.reason, result.exit_code) == ("failed", "engine_lost", None), result
 
 
 async def test_memory_is_the_job_s_and_its_end_says_so(executor: Executor, rootfs: Path) -> None:
@@ -175,18 +135,6 @@ async def test_a_network_is_refused_before_anything_is_made(executor: Executor, 
     with pytest.raises(NotSupported, match="network"):
         await executor.run(job(rootfs, "network", "true", network="host"))
     assert "network" not in [info.request.execution_id for info in await executor.list()]
-
-
-def _monitor(shim: int) -> int:
-    """QEMU: the shim runs dms-vm, which runs it."""
-    for child in _children(shim):
-        for grandchild in _children(child):
-            return grandchild
-    raise AssertionError(f"{shim} has no grandchild")
-
-
-def _children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def test_a_further_command_runs_beside_the_job(executor: Executor, rootfs: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 
 import msgspec
@@ -17,9 +18,16 @@ _LONGEST = 600
 
 
 async def told(exit: Exit, folder: Path) -> Exit:
-    """With the console's last words where the engine lost it."""
-    if exit.lost is None:
+    """With the console's last words where the engine lost it.
+
+    A guest says what its job used before it says how that ended, be it by SIGKILL: without that word it was `dms-vm`
+    which somebody killed, and of the job's end nothing is known.
+    """
+    killed = exit.signal == signal.SIGKILL and exit.usage.cpu_seconds is None and not exit.killed
+    if exit.lost is None and not killed:
         return exit
+    if exit.lost is None:
+        exit = msgspec.structs.replace(exit, code=None, signal=None, lost="what kept the VM was killed")
     words = await asyncio.to_thread(_console, folder)
     return msgspec.structs.replace(exit, lost=f"{exit.lost}; the guest's console: {words}") if words else exit
 
