@@ -78,6 +78,7 @@ struct guest_job {
     uint8_t said[FRAME_HEADER + 4 + FRAME_TEXT_MAX]; /* on the report, not whole yet */
     size_t said_length;
 };
+enum { GUEST_TRIES = 120000 }; /* of a millisecond and more, that a device may need on a host which has no time for us */
 enum { GUEST_FROM = 200 }; /* where descriptors are put before a child places them */
 #define GUEST_NO_JOB {.report = -1, .streams = {-1, -1}, .input = -1}
 

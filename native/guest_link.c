@@ -59,7 +59,7 @@ static bool call_host(void)
 
 void link_open(const char *name)
 {
-    for (int tries = 0; tries < 10000 && !open_port(name) && !call_host(); tries++)
+    for (int tries = 0; tries < GUEST_TRIES && !open_port(name) && !call_host(); tries++)
         usleep(1000); /* the host announces it some time after its driver is there */
 }
 

@@ -16,7 +16,7 @@
 
 int guest_wait_for(const char *path)
 {
-    for (int tries = 0; tries < 10000; tries++) {
+    for (int tries = 0; tries < GUEST_TRIES; tries++) {
         if (access(path, F_OK) == 0)
             return 0;
         usleep(1000); /* a device's node comes some time after its driver */
