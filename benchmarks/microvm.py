@@ -82,13 +82,13 @@ def bare(host: Host, caches: Path) -> float:
 
 
 async def main(rounds: int, kernel: str | None) -> None:
-    settings = QemuSettings(kernel_image=kernel)
-    host = await prepare_host(settings)
+    host = await prepare_host(QemuSettings(kernel_image=kernel))
+    engines = {"qemu": {"kernel_image": kernel} if kernel is not None else {}}
     with tempfile.TemporaryDirectory() as folder:
         root = busybox_root(Path(folder) / "root")
         policy = Policy(read_roots=(root,), missing_defaults="record")
         state = Path(folder) / "state"
-        async with Executor.open(state, policy=policy, settings=Settings(engines={"qemu": settings})) as executor:
+        async with Executor.open(state, policy=policy, settings=Settings(engines=engines)) as executor:
             await ours(executor, root, -1)  # kernel, initrd and root image are made once
             both: list[tuple[float, float]] = []
             for number in range(rounds):
