@@ -214,17 +214,18 @@ def test_params_that_are_no_machine(params: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize("executor", [True], ids=["jailed"], indirect=True)
-@pytest.mark.parametrize("killed", ["shim", "monitor"])
+@pytest.mark.parametrize("killed", ["shim", "keeper", "monitor"])
 async def test_nothing_is_left_whoever_is_killed(executor: Executor, rootfs: Path, state: Path, killed: str) -> None:
     request = job(rootfs, "/bin/sh", "-c", "echo ready; exec sleep 1000")
     await executor.start(request)
     await until(executor, request, b"ready")
     info = await executor.inspect(request.execution_id)
     shim = int(info.engine_ids["shim"])
-    monitor = child_of(child_of(shim))
+    keeper = child_of(shim)
+    monitor = child_of(keeper)
     gone = os.pidfd_open(monitor)
     try:
-        os.kill({"shim": shim, "monitor": monitor}[killed], signal.SIGKILL)
+        os.kill({"shim": shim, "keeper": keeper, "monitor": monitor}[killed], signal.SIGKILL)
         result = await asyncio.wait_for(executor.wait(request.execution_id), 60)
         assert (result.status, result.reason, result.exit_code) == ("failed", "engine_lost", None), result
         await executor.remove(request.execution_id)
