@@ -1,5 +1,6 @@
-/* `dms-shim unpack [-j] [-o] [-s] FOLDER`: a tar stream from descriptor 0 into a folder that is there.
+/* `dms-shim unpack [-j] [-o] [-s] [-n NAME] FOLDER`: a tar stream from descriptor 0 into a folder that is there.
  *
+ * With -n nothing but NAME and what is in it: the folder may hold other things that a stranger must not replace.
  * Nothing in the stream leads out of that folder: names hold no `..`, folders are never reached through symbolic links,
  * and a file takes another's place by a new inode, so that nothing is written through a link either. */
 #include "modes.h"
@@ -27,6 +28,7 @@ struct pending {
 
 static int base = -1;
 static bool keep_owner, drop_special;
+static const char *only; /* -n */
 static char *path, *link_path, *pending_path;
 static struct pending *pending;
 static size_t pending_count, pending_room;
@@ -64,6 +66,13 @@ static void clean(const char *from, char *to)
         at += length;
     }
     *at = 0;
+}
+
+static void check_asked_for(const char *whole)
+{
+    size_t length = only == NULL ? 0 : strlen(only);
+    if (only != NULL && (strncmp(whole, only, length) != 0 || (whole[length] != 0 && whole[length] != '/')))
+        files_die_of(EBADMSG, "an entry is not what was asked for");
 }
 
 static char *split(char *whole)
@@ -270,6 +279,7 @@ static void make_hard_link(int folder, const char *name, const struct tar_entry 
 {
     struct stat first, second;
     clean(entry->link, link_path);
+    check_asked_for(link_path);
     bool nested = strchr(link_path, '/') != NULL;
     char *last = split(link_path);
     int from = files_folder(base, nested ? link_path : "");
@@ -288,6 +298,7 @@ static void make_hard_link(int folder, const char *name, const struct tar_entry 
 static bool take(const struct tar_entry *entry)
 {
     clean(entry->path, path);
+    check_asked_for(path);
     settle_left(path);
     if (*path == 0) /* the folder itself, which was there before */
         return false;
@@ -316,13 +327,15 @@ static bool take(const struct tar_entry *entry)
 static int options(int argc, char **argv, bool *in_job)
 {
     int option;
-    while ((option = getopt(argc, argv, "+jos")) != -1) {
+    while ((option = getopt(argc, argv, "+josn:")) != -1) {
         if (option == 'j')
             *in_job = true;
         else if (option == 'o')
             keep_owner = true;
         else if (option == 's')
             drop_special = true;
+        else if (option == 'n')
+            only = optarg;
         else
             return -1;
     }

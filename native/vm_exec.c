@@ -21,6 +21,7 @@
 
 enum { REPORT = 3, CONFIG = 4, FOLDER = 5, HUNG_UP = 137 }; /* as dms-init has it */
 
+#define TOLD_MOST 16384u /* of a helper's words: who reads them does so at its end, so they must fit a pipe */
 #define WHOLE (FRAME_HEADER + FRAME_DATA_MAX)
 
 static int report = REPORT; /* -1: nobody is told, or asks, any more */
@@ -29,6 +30,7 @@ static uint8_t in[WHOLE];
 static size_t have, head;  /* `head`: of the frame whose data is passed on now */
 static size_t pending;     /* of its data */
 static int pending_to;
+static uint64_t told; /* by a helper in the guest */
 static uint32_t input_room;
 static bool has_input = true, has_terminal, is_helper;
 static bool told_exit; /* how the command ended */
@@ -152,7 +154,8 @@ static void hear_guest(const struct frame *frame)
     switch (frame->type) {
     case FRAME_GUEST_STDOUT:
     case FRAME_GUEST_STDERR:
-        pending = frame->length;
+        told += is_helper && frame->type == FRAME_GUEST_STDERR ? frame->length : 0;
+        pending = told > TOLD_MOST ? 0 : frame->length;
         pending_to = frame->type == FRAME_GUEST_STDOUT ? 1 : 2;
         break;
     case FRAME_GUEST_ROOM:

@@ -1,6 +1,8 @@
 #include "vm_options.h"
 
 #include <errno.h>
+#include <sched.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,6 +70,7 @@ const char *vm_options_read(char **argv, struct vm_options *options)
 {
     const char *problem;
     char **next = argv + 1;
+    bool has_own = false;
     memset(options, 0, sizeof *options);
     errno = EINVAL;
     while (*next != NULL && strcmp(*next, "--") != 0) {
@@ -81,10 +84,14 @@ const char *vm_options_read(char **argv, struct vm_options *options)
             return USAGE;
         if ((problem = apply(option, next, options)) != NULL)
             return problem;
+        has_own |= option == 'n' || option == 'N';
         next += count;
     }
     if (*next == NULL || next[1] == NULL)
         return USAGE;
     options->argv = next + 1;
+    /* Whoever breaks out of a guest that has no network meets none of the host's either. */
+    if (!has_own && unshare(CLONE_NEWNET) != 0)
+        return "it cannot have a network namespace";
     return NULL;
 }

@@ -47,8 +47,9 @@ class Description:
         if isinstance(value, list):
             return [fault for index, item in enumerate(value) for fault in self._item(item, schema, where, index)]
         found = []
-        if "enum" in schema and value not in schema["enum"]:
-            found.append(f"{where}: {value!r} is not one of {schema['enum']}")
+        words = ["Off" if word is False else word for word in schema.get("enum", [])]  # unquoted it is YAML's False
+        if words and value not in words:
+            found.append(f"{where}: {value!r} is not one of {words}")
         if isinstance(value, int) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
             found.append(f"{where}: {value} is out of bounds")
         return found

@@ -76,7 +76,7 @@ def test_all_that_was_chosen_is_in_it() -> None:
         ],
         "vsock": {"guest_cid": 3, "uds_path": "/vsock"},
         "mmds-config": {"version": "V2", "network_interfaces": ["eth0"]},
-        "logger": {"log_path": "/log", "level": "Warning", "show_level": True},
+        "logger": {"log_path": "/log", "level": "Off"},
         "entropy": {},
     }
 

@@ -184,3 +184,43 @@ def test_broken_tar_streams_break_nothing_else(target: Path, tmp_path: Path) -> 
         done = _unpack(bytes(data), target)
         assert done.returncode in (0, 1), (done.returncode, done.stderr)
         assert _untouched(target)
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        _entry("other"),
+        _entry("topmost"),
+        _entry("./.ssh/authorized_keys"),
+        _entry("other", tarfile.SYMTYPE, "/etc"),
+        _entry("other", tarfile.DIRTYPE, mode=0o755),
+        _entry("top/link", tarfile.LNKTYPE, "kept"),
+        _entry("."),
+    ],
+    ids=lambda entry: f"{entry.name}-{entry.type.decode()}",
+)
+def test_nothing_but_what_was_asked_for(target: Path, stranger: tarfile.TarInfo) -> None:
+    (target / "kept").write_text("mine")
+    (target / "other").write_text("mine, too")
+    good = (_entry("top", tarfile.DIRTYPE, mode=0o755), b"")
+    done = _unpack(_tar(good, (stranger, b"")), target, "-n", "top")
+    assert done.returncode != 0
+    assert b"not what was asked for" in done.stderr
+    assert sorted(path.name for path in target.iterdir()) == ["kept", "other", "top"]
+    assert [path.name for path in (target / "top").iterdir()] == []
+    assert (target / "other").read_text() == "mine, too"
+
+
+def test_what_was_asked_for_comes_whole(target: Path) -> None:
+    (target / "kept").write_text("mine")
+    entries = (
+        (_entry("top", tarfile.DIRTYPE, mode=0o755), b""),
+        (_entry("top/file"), b"data"),
+        (_entry("./top/again", tarfile.LNKTYPE, "top/file"), b""),
+        (_entry("top/link", tarfile.SYMTYPE, "file"), b""),
+    )
+    done = _unpack(_tar(*entries), target, "-n", "top")
+    assert done.returncode == 0, done.stderr
+    assert (target / "top/again").read_bytes() == b"data"
+    assert _unpack(_tar((_entry("kept"), b"new")), target, "-n", "kept").returncode == 0
+    assert (target / "kept").read_bytes() == b"new"

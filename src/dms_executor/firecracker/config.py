@@ -120,7 +120,8 @@ def document(machine: Machine) -> bytes:
     if machine.metadata_to:
         described["mmds-config"] = {"version": "V2", "network_interfaces": list(machine.metadata_to)}
     if machine.log is not None:
-        described["logger"] = {"log_path": os.fspath(machine.log), "level": "Warning", "show_level": True}
+        # Off: a guest can have it warn for ever, and nothing bounds that file. Without it the words go to the console.
+        described["logger"] = {"log_path": os.fspath(machine.log), "level": "Off"}
     return msgspec.json.encode(described)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from ..engine import Channel, Command, Execution, Exit, Handle, Prepared, Report
-from ..errors import NotSupported
+from ..errors import ExecutorError, NotSupported
 from ..images.params import ImageParams
 from ..microvm import kernel as kernels
 from ..microvm.drives import Drives
@@ -20,6 +21,7 @@ from ..microvm.files import GuestFiles
 from ..microvm.kernel import Kernel
 from ..microvm.launch import Launch, Monitor
 from ..microvm.plan import FOLDER, Plan
+from ..microvm.standing import is_standing
 from ..threads import finished
 from ..types import ExecutionRequest, Output
 from .api import Api
@@ -110,8 +112,16 @@ class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
 
     async def pause(self, x: Execution, h: Handle) -> None:
         """Stops the guest's processors, then freezes the VM's cgroup. Raises `ApiRefused`, `EngineUnreachable`."""
+        host = await self._ready()
+        if await asyncio.to_thread(is_standing, host, self._group(host, x)):
+            return  # and answers no call
         await (await self._api(x)).pause()
-        await super().pause(x, h)
+        try:
+            await super().pause(x, h)
+        except BaseException:
+            with contextlib.suppress(ExecutorError):
+                await self.resume(x, h)
+            raise
 
     async def resume(self, x: Execution, h: Handle) -> None:
         """Thaws it, then lets the processors go on. Raises `ApiRefused`, `EngineUnreachable`."""

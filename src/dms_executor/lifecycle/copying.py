@@ -70,7 +70,9 @@ async def copy_out(
         return await power.archive_out(x, h, what.path, place.name, sink, follow=follow)
 
     async def into(stream: int) -> list[str]:
-        return await files.unpack(place.folder, stream, keep_owner=keep_owner, drop_special=not keep_owner)
+        # What comes out of a job may be a stranger's stream: nothing of it goes beside the target.
+        only = None if place.name == b"." else place.name
+        return await files.unpack(place.folder, stream, only=only, keep_owner=keep_owner, drop_special=not keep_owner)
 
     _tell(live, await core.unless_closed(_through(out, into)))
 

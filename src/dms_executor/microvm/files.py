@@ -6,7 +6,6 @@ What comes out of a guest is a stranger's: whoever unpacks it does so beneath it
 
 from __future__ import annotations
 
-import asyncio
 import os
 import struct
 from collections.abc import AsyncIterator, Sequence
@@ -16,12 +15,14 @@ from pathlib import Path
 from ..errors import ExecutionNotRunning
 from ..images.users import User, resolve_account
 from ..supervisor import binary, tether
+from ..threads import finished
 from .guest import encode_helper
 
 __all__ = ["GuestFiles", "user_inside"]
 
 _ACCOUNTS = (b"/etc/passwd", b"/etc/group")
 _NO_FILE = 0xFFFFFFFF
+_MOST = 1 << 20  # bytes of one
 _READ = 30.0  # seconds for two small files, on a busy host
 
 
@@ -35,12 +36,11 @@ class GuestFiles:
     @asynccontextmanager
     async def reached(self, words: Sequence[bytes]) -> AsyncIterator[list[str]]:
         """The command that runs a mode there, as long as the block lasts. Raises `OSError`."""
-        argv, opened = await asyncio.to_thread(self._command, words)
+        argv, opened = await finished(_let_go, self._command, words)
         try:
             yield argv
         finally:
-            for fd in opened:
-                os.close(fd)
+            _let_go((argv, opened))
 
     def _command(self, words: Sequence[bytes]) -> tuple[list[str], list[int]]:
         program = binary.vm_exec_path(self._state_dir)
@@ -53,6 +53,11 @@ class GuestFiles:
             raise
         place = f"/proc/{os.getpid()}/fd"
         return [os.fspath(program), "-f", f"{place}/{told}", f"{place}/{folder}"], [told, folder]
+
+
+def _let_go(made: tuple[list[str], list[int]]) -> None:
+    for fd in made[1]:
+        os.close(fd)
 
 
 async def user_inside(files: GuestFiles, text: str) -> User:
@@ -70,6 +75,6 @@ def _parts(data: bytes, count: int) -> list[bytes | None]:
     parts: list[bytes | None] = []
     while len(parts) < count:
         length = struct.unpack_from("<I", data)[0] if len(data) >= 4 else _NO_FILE
-        parts.append(data[4 : 4 + length] if length != _NO_FILE else None)
+        parts.append(data[4 : 4 + min(length, _MOST)] if length != _NO_FILE else None)
         data = data[4 + (length if length != _NO_FILE else 0) :]
     return parts

@@ -8,6 +8,7 @@ what was asked for, and that no processor time goes by: https://docs.kernel.org/
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 
 from ..cgroups.freezer import freeze
@@ -61,8 +62,13 @@ def _is_never_said(host: VmHost) -> bool:
 
 def _written(path: str, text: str) -> None:
     # Not made where it is missing.
-    with open(path, "r+", encoding="ascii") as file:
-        file.write(text)
+    try:
+        with open(path, "r+", encoding="ascii") as file:
+            file.write(text)
+    except OSError as error:
+        if error.errno == errno.ENODEV:  # it went between the two calls
+            raise FileNotFoundError(path) from error
+        raise
 
 
 def _used(stat: Path) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import signal
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -24,6 +25,7 @@ __all__ = ["Elsewhere", "look", "pack", "unpack"]
 _JOB = 3  # the number under which a helper has its job's folder in /proc
 _REPORT_MAX = 65536
 _DEATH = 5.0
+_NUMBER = re.compile(r"[0-9]{1,9}", re.ASCII)
 _MENDS = {
     errno.ENOSPC: "Free some space, or give the job a larger disk",
     errno.EDQUOT: "Free some space, or raise the quota",
@@ -74,13 +76,21 @@ async def pack(path: bytes, name: bytes, sink: int, *, follow: bool = False, job
 
 
 async def unpack(
-    folder: bytes, source: int, *, keep_owner: bool = False, drop_special: bool = False, job: Job | None = None
+    folder: bytes,
+    source: int,
+    *,
+    only: bytes | None = None,
+    keep_owner: bool = False,
+    drop_special: bool = False,
+    job: Job | None = None,
 ) -> list[str]:
     """Unpacks the tar stream `source` into a folder that is there. Gives what is to be told.
 
-    `drop_special`: without set-user-id and set-group-id bits. Raises `CopyFailed`.
+    `only`: what is to come, by its name there; a stream with anything else is refused. `drop_special`: without
+    set-user-id and set-group-id bits. Raises `CopyFailed`.
     """
     options = [*([b"-o"] if keep_owner else []), *([b"-s"] if drop_special else [])]
+    options += [b"-n", only] if only is not None else []
     return _told(await _run("unpack", [*options, folder], {0: source}, job))
 
 
@@ -128,7 +138,11 @@ def _records(report: int) -> list[_Record]:
     except BlockingIOError:
         return []
     texts = [field.decode("utf-8", "backslashreplace") for field in fields]
-    return [_Record(kind, int(number), text) for kind, number, text in zip(*[iter(texts)] * 3, strict=False)]
+    return [
+        _Record(kind, int(number), text)
+        for kind, number, text in zip(*[iter(texts)] * 3, strict=False)
+        if _NUMBER.fullmatch(number)  # a guest may have written it
+    ]
 
 
 def _judged(mode: str, status: int, records: list[_Record]) -> list[_Record]:
