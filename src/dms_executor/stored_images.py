@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 async def images(core: Core) -> list[ImageInfo]:
-    """Of all engines that are usable, the one used last first. What two keep in one place is the first one's."""
+    """Of all engines that are usable, the one used last first. What two keep in one place is the lower rank's."""
     found: dict[object, ImageInfo] = {}
     for name, engine in await _keepers(core):
         try:
@@ -68,8 +68,8 @@ async def prune(core: Core, *, age: float, size: int) -> CleanupReport:
 
 
 async def _keepers(core: Core) -> list[tuple[str, Images]]:
-    """The engines that keep images and can be opened."""
-    found: list[tuple[str, Images]] = []
+    """The engines that keep images and can be opened, by their rank."""
+    found: list[tuple[int, str, Images]] = []
     for name in await core.in_thread(_names):
         try:
             engine = await core.engine(name)
@@ -77,8 +77,8 @@ async def _keepers(core: Core) -> list[tuple[str, Images]]:
             _log.debug("%s", error, extra={"engine": name})
             continue
         if isinstance(engine, Images):
-            found.append((name, engine))
-    return found
+            found.append((engine.rank, name, engine))
+    return [(name, engine) for _, name, engine in sorted(found, key=lambda each: each[:2])]
 
 
 async def _chosen(core: Core, name: str | None) -> Engine:
