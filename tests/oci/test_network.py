@@ -34,8 +34,7 @@ pytestmark = needs_python
 
 @pytest.fixture(scope="module", autouse=True)
 def wire() -> Iterator[None]:
-    if why := lan.missing():
-        pytest.skip(why)
+    lan.needed()
     with lan.host_and_outside():
         yield
 

@@ -54,8 +54,7 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module", autouse=True)
 def wire() -> Iterator[None]:
-    if why := lan.missing():
-        pytest.skip(why)
+    lan.needed()
     with lan.host_and_outside():
         yield
 

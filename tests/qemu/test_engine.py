@@ -111,8 +111,7 @@ async def test_a_cleanup_takes_the_images_of_folders_that_no_job_has(state: Path
 @pytest.fixture
 def on_a_host_of_its_own() -> Iterator[None]:
     """A network namespace of the test's own, with a server outside."""
-    if why := lan.missing():
-        pytest.skip(why)
+    lan.needed()
     with lan.host_and_outside():
         yield
 
