@@ -12,9 +12,11 @@ import pytest
 from dms_executor.kubernetes.client import Client
 from dms_executor.kubernetes.spec import KubernetesSettings
 
-__all__ = ["IMAGE", "KUBECONFIG", "asked", "needed"]
+__all__ = ["ADMIN", "IMAGE", "KUBECONFIG", "asked", "needed"]
 
 KUBECONFIG = os.environ.get("DMS_EXECUTOR_KUBECONFIG", "")
+ADMIN = os.environ.get("DMS_EXECUTOR_CLUSTER_ADMIN", "") or KUBECONFIG
+"""Of a user that may look at everything, and meddle, where the engine's own has no more rights than it needs."""
 IMAGE = os.environ.get("DMS_EXECUTOR_KUBERNETES_IMAGE", "localhost/busybox:1")
 """With a shell as busybox gives it; the nodes have it, or pull it."""
 
@@ -32,7 +34,7 @@ def asked(what: Callable[[Client], Awaitable[T]]) -> T:
     """What the cluster says, beside the engine that is tested. Blocks, and runs a loop of its own."""
 
     async def ask() -> T:
-        client = Client(KubernetesSettings(kubeconfig=KUBECONFIG))
+        client = Client(KubernetesSettings(kubeconfig=ADMIN))
         try:
             return await what(client)
         finally:

@@ -22,6 +22,8 @@ from aiohttp import WSMsgType, web
 from dms_executor.kubernetes.names import INIT, REPORT, ROOM
 from dms_executor.supervisor.binary import init_path
 
+from .rights import granted, needed_by
+
 __all__ = ["ApiServer", "standing"]
 
 _INSIDE = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
@@ -76,7 +78,10 @@ class _Container:
 
 
 class ApiServer:
-    """One namespace's. `requests` counts what was asked, by method and kind."""
+    """One namespace's, whose user has the rights of the document and no others.
+
+    `requests` counts what was asked, by method and kind.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -85,6 +90,8 @@ class ApiServer:
         self.containers: dict[str, _Container] = {}
         self.maps: set[str] = set()
         self.requests: dict[str, int] = {}
+        self.rights = granted()
+        """What the asker may do: as the document's role says."""
         self.version = 1
         self.expired = 0
         """Watches from a version below this are told 410."""
@@ -131,6 +138,9 @@ class ApiServer:
         kind = request.path.rpartition("/")[2] if "/log" in request.path or "/exec" in request.path else "pods"
         what = f"{'WATCH' if 'watch' in request.query else request.method} {kind}"
         self.requests[what] = self.requests.get(what, 0) + 1
+        needed = needed_by(request.method, request.path, watches="watch" in request.query)
+        if needed is not None and needed not in self.rights:
+            return _refused(403, "Forbidden")
         answer: web.StreamResponse = await handler(request)
         return answer
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -27,11 +28,13 @@ class Bench:
     def __init__(self, executor: Executor, client: Client) -> None:
         self.executor = executor
         self.client = client
+        self.job = f"j{uuid4().hex}"
+        """Of all its executions: others may run jobs in the same namespace."""
 
     def request(self, *argv: str, params: dict[str, Any] | None = None, **fields: Any) -> ExecutionRequest:
         """A job of its own id."""
         spec = KubernetesSpec(**{"image": cluster.IMAGE, "cmd": list(argv), **(params or {})}).build()
-        return ExecutionRequest(job_id="j", execution_id=f"e{next(_NUMBERS)}", engine_spec=spec, **fields)
+        return ExecutionRequest(job_id=self.job, execution_id=f"e{next(_NUMBERS)}", engine_spec=spec, **fields)
 
     async def run(self, *argv: str, params: dict[str, Any] | None = None, **fields: Any) -> ExecutionResult:
         """To its result."""
@@ -43,16 +46,23 @@ class Bench:
         await self.executor.start(request)
         return request.execution_id
 
+    async def pods(self) -> list[str]:
+        """The names of its pods that there are."""
+        found = await self.client.call("GET", "pods", labelSelector=f"dms-executor/job={self.job}")
+        return [pod["metadata"]["name"] for pod in found["items"]]
+
     async def pod(self, execution_id: str) -> str:
         """The name of its pod."""
         return (await self.executor.inspect(execution_id)).engine_ids["pod"]
 
 
 @asynccontextmanager
-async def opened(state: Path, kubeconfig: str, *, clears: bool = True) -> AsyncIterator[Bench]:
+async def opened(
+    state: Path, kubeconfig: str, *, clears: bool = True, admin: str | None = None
+) -> AsyncIterator[Bench]:
     """All its executions are removed at the end, if it `clears`."""
     settings = Settings(engines={"kubernetes": {"kubeconfig": kubeconfig}})
-    client = Client(KubernetesSettings(kubeconfig=kubeconfig))
+    client = Client(KubernetesSettings(kubeconfig=admin or kubeconfig))
     async with Executor.open(state, policy=Policy.trusted(), settings=settings) as executor:
         yield Bench(executor, client)
         for info in await executor.list() if clears else []:
@@ -63,7 +73,7 @@ async def opened(state: Path, kubeconfig: str, *, clears: bool = True) -> AsyncI
 @pytest.fixture
 async def bench(state_dir: Path) -> AsyncIterator[Bench]:
     """Over the cluster that the tests are given; skipped without one."""
-    async with opened(state_dir, cluster.needed()) as bench:
+    async with opened(state_dir, cluster.needed(), admin=cluster.ADMIN) as bench:
         yield bench
 
 

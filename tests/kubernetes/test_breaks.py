@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from dms_executor import LogStreamRequest
+from dms_executor.errors import StartFailed
 
 from .apiserver import ApiServer
 from .conftest import Bench, opened
@@ -65,3 +68,10 @@ async def test_another_caller_goes_on_with_output_and_result(server: ApiServer, 
         await bench.executor.send_signal(execution_id, "USR1")
         result = await asyncio.wait_for(bench.executor.wait(execution_id), 30)
         assert (result.exit_code, result.stdout) == (4, b"ready\nbye\n")
+
+
+async def test_without_a_right_a_job_is_refused_in_the_clusters_words(alone: Bench, server: ApiServer) -> None:
+    server.rights.remove(("configmaps", "create"))
+    with pytest.raises(StartFailed, match="Forbidden") as caught:
+        await alone.run("true")
+    assert "rights" in caught.value.mend

@@ -65,8 +65,7 @@ async def test_a_pod_that_no_node_takes_says_why_and_can_be_cancelled(either: Be
     await either.executor.cancel(request.execution_id)
     with pytest.raises(ExecutionCancelled):
         await running
-    names = [pod["metadata"]["name"] for pod in (await either.client.call("GET", "pods"))["items"]]
-    assert not [name for name in names if name.startswith("dms-executor-")]
+    assert await either.pods() == []
 
 
 async def test_a_pod_that_no_node_takes_ends_with_its_preparation(either: Bench) -> None:
