@@ -12,6 +12,8 @@
 #define FRAME_DATA_MAX 32768u /* of a guest's streams in one frame, and of its configuration */
 #define FRAME_USAGE 48u       /* the payload of INIT_USAGE */
 #define FRAME_WINDOW 131072u   /* that a command's output may be ahead of who reads it */
+#define GO_RANDOM 32u          /* bytes of random numbers in GUEST_GO of the job, behind the time */
+#define GO_LENGTH (8u + GO_RANDOM)
 #define FRAME_COST 1024u      /* that a frame counts in it beside its data: a socket's buffer counts so, too */
 
 enum frame_type {
@@ -60,6 +62,7 @@ enum frame_type {
     FRAME_GUEST_RESIZE = 137,
     FRAME_GUEST_STREAMS_END = 138,
     FRAME_GUEST_INPUT_END = 139,
+    FRAME_GUEST_WAKE = 140,
 };
 
 /* Who may send what: a frame of another direction is a protocol error. */

@@ -16,7 +16,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "frame.h"
@@ -30,7 +29,7 @@
 
 static struct guest_config config;
 static struct guest_job job = GUEST_NO_JOB;
-static bool running;
+static bool running, is_clone; /* of a snapshot that was taken when we had said HELLO */
 
 static uint8_t *told; /* the configuration, as far as it has come */
 static size_t told_length;
@@ -110,22 +109,22 @@ static void load_modules(void)
     fclose(order);
 }
 
-static void set_clock(uint64_t stamp)
+static void greet(void)
 {
-    struct timespec now = {.tv_sec = (time_t)(stamp / 1000000000u), .tv_nsec = (long)(stamp % 1000000000u)};
-    if (stamp != 0)
-        clock_settime(CLOCK_REALTIME, &now);
+    uint8_t version[4];
+    put_u32(version, PROTOCOL_VERSION);
+    link_put(FRAME_GUEST_HELLO, version, sizeof version);
+    link_flush();
 }
 
-static void go(void)
+static void go(const struct frame *frame)
 {
     const char *problem = guest_config_parse(told, told_length, &config);
     errno = EPROTO;
     if (problem != NULL)
         fail(problem);
-    set_clock(config.clock);
-    if ((problem = guest_root_layers(&config)) != NULL || (problem = guest_limits_set(&config)) != NULL ||
-        (problem = guest_job_start(&config, &job)) != NULL)
+    if ((problem = guest_wake(frame, is_clone)) != NULL || (problem = guest_root_layers(&config)) != NULL ||
+        (problem = guest_limits_set(&config)) != NULL || (problem = guest_job_start(&config, &job)) != NULL)
         fail(problem);
     running = true;
 }
@@ -216,7 +215,11 @@ static void hear_host(void)
         else if (frame.type == FRAME_GUEST_CONFIG && !running)
             keep_config(&frame);
         else if (frame.type == FRAME_GUEST_GO && !running)
-            go();
+            go(&frame);
+        else if (frame.type == FRAME_GUEST_WAKE && !running) {
+            is_clone = true;
+            greet();
+        }
         else if (frame.type == FRAME_GUEST_STDIN)
             keep_input(&frame);
         else if (frame.type == FRAME_GUEST_RESIZE)
@@ -318,7 +321,6 @@ static _Noreturn void loop(int signals)
 
 int main(void)
 {
-    uint8_t version[4];
     sigset_t all;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
@@ -331,8 +333,6 @@ int main(void)
     link_open(CHANNEL);
     if (link_fd() < 0 || signals < 0)
         hopeless("the channel to the host");
-    put_u32(version, PROTOCOL_VERSION);
-    link_put(FRAME_GUEST_HELLO, version, sizeof version);
-    link_flush();
+    greet();
     loop(signals);
 }

@@ -38,7 +38,7 @@ struct guest_config {
     gid_t gid, groups[GUEST_GROUPS];
     size_t group_count;
     uint32_t flags;
-    uint64_t clock, memory, pids, cpu_us, capabilities;
+    uint64_t memory, pids, cpu_us, capabilities;
     const uint8_t *network; /* address, mask, gateway, 4 bytes each; or NULL */
     const uint8_t *scripts, *filter; /* `filter`: of seccomp, compiled */
     size_t scripts_length, filter_length;
@@ -57,6 +57,10 @@ const char *guest_root_layers(const struct guest_config *config);
 const char *guest_root_enter(const struct guest_config *config);
 int guest_wait_for(const char *path); /* 0 once it is there */
 
+/* guest_wake.c: what GO says, and in a clone of a snapshot the disks anew. What cannot be done, with errno, or NULL. */
+struct frame;
+const char *guest_wake(const struct frame *go, bool is_clone);
+
 /* guest_network.c: the loopback, too */
 const char *guest_network_up(const struct guest_config *config);
 
@@ -67,7 +71,6 @@ void guest_usage(uint8_t *payload); /* of INIT_USAGE */
 /* guest_outputs.c: after the job's end */
 void guest_outputs_write(const struct guest_config *config);
 
-struct frame;
 struct pollfd;
 
 /* A job, or a further command in it. */

@@ -10,7 +10,6 @@ enum tag {
     TAG_DIRECTORY = 4,
     TAG_USER = 5,
     TAG_HOSTNAME = 6,
-    TAG_CLOCK = 7,
     TAG_FLAGS = 8,
     TAG_TERMINAL = 9,
     TAG_SCRIPTS = 10,
@@ -114,9 +113,6 @@ static bool apply(const struct entry *entry, struct guest_config *config, bool *
         return set_user(entry, config);
     case TAG_HOSTNAME:
         return text(entry, &config->hostname);
-    case TAG_CLOCK:
-        config->clock = entry->length == 8 ? get_u64(entry->bytes) : 0;
-        return entry->length == 8;
     case TAG_FLAGS:
         config->flags = entry->length == 4 ? get_u32(entry->bytes) : 0;
         return entry->length == 4;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -22,6 +23,7 @@
 #include "vm_api.h"
 #include "vm_options.h"
 #include "vm_terminal.h"
+#include "vm_warm.h"
 #include "vmm.h"
 
 enum { REPORT = 3, FOLDER = 4, CONFIG = 5, FIRST_OF_OURS = 100 };
@@ -123,7 +125,11 @@ static void give_configuration(void)
             fail("its configuration cannot be read", strerror(errno));
         if (got > 0)
             continue;
-        give(FRAME_GUEST_GO, NULL, 0);
+        uint8_t go[GO_LENGTH]; /* a guest may be a clone of a snapshot: it has the time and its random numbers from us */
+        put_u64(go, sys_realtime());
+        if (getrandom(go + 8, GO_RANDOM, 0) != (ssize_t)GO_RANDOM)
+            fail("there are no random numbers for it", strerror(errno));
+        give(FRAME_GUEST_GO, go, sizeof go);
         close(configuration);
         configuration = -1;
     }
@@ -359,8 +365,13 @@ int main(int argc, char **argv)
         return 1;
     if (options.terminal != NULL && vm_terminal_take(report, options.terminal) != 0)
         fail("its terminal cannot be made", strerror(errno));
-    if (fchdir(folder) != 0 || vmm_start(&vmm, options.argv, &options.owner, &options.place, !options.raw) != 0)
+    if (fchdir(folder) != 0)
+        fail("its folder cannot be entered", strerror(errno));
+    bool is_warm = options.warm > 0 && vm_warm_start(&vmm, &options, report, folder, signals);
+    if (!is_warm && vmm_start(&vmm, options.argv, &options.owner, &options.place, !options.raw) != 0)
         fail("its monitor cannot be started", strerror(errno));
+    if (options.template)
+        vm_template(&vmm, report, folder, signals);
     if (options.raw)
         vm_raw(&vmm, &options, report, folder, signals);
     vm_clients_listen(folder);

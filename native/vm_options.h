@@ -10,6 +10,8 @@ struct vm_options {
     bool input;        /* -i: the job's stdin is fed to it */
     const char *terminal; /* -t: COLUMNSxROWS, the job has one */
     bool raw;          /* -r: there is no agent, the console is the job's output */
+    bool template;     /* -k: nobody tells its agent anything, a snapshot is taken of it */
+    unsigned warm;     /* -w: how many of the last words of argv make it a start from a snapshot; 0: it boots */
     const char *api;   /* -a: the socket of the monitor's API in its folder; NULL: there is none */
     struct vmm_owner owner;
     struct vmm_place place;

@@ -122,6 +122,8 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     layout, unpacker = request.getfixturevalue("layout"), request.getfixturevalue("slow_unpacker")
     if isinstance(chosen, VmSubject):
         own = firecrackers.settings() if chosen.engine == "firecracker" else {}
+        if chosen.engine == "qemu":
+            own = {"warm_folder": str(request.getfixturevalue("warm_folder"))}
         settings = {**own, "kernel_image": str(request.getfixturevalue("kernel_image")), "umoci": str(unpacker)}
         return dataclasses.replace(
             chosen, image=f"rootfs:{rootfs}", slow_image=f"oci:{layout}", engine_settings=settings
@@ -151,6 +153,12 @@ def kernel_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "lib/modules").mkdir(parents=True)
     (folder / "lib/modules" / found.release).symlink_to(found.modules)
     return found.path.rename(folder / "boot" / f"vmlinux-{found.release}")
+
+
+@pytest.fixture(scope="session")
+def warm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Snapshots of booted guests, for all lines: else each line's state folder would have its own."""
+    return tmp_path_factory.mktemp("warm")
 
 
 @pytest.fixture(scope="session")

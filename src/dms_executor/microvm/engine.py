@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import msgspec
 
-from ..cgroups.emptying import empty_group
 from ..cgroups.gauge import Gauge
 from ..engine import (
     Attached,
@@ -35,31 +34,30 @@ from ..engine import (
     Prepared,
     Report,
 )
-from ..errors import EngineUnavailable, EngineUnreachable, ExecutionNotRunning, StartFailed
+from ..errors import EngineUnavailable, ExecutionNotRunning, StartFailed
 from ..images import ImageConfig, ImageStore, stop_signal_of
 from ..images.asked import grant_image
 from ..images.params import ImageParams
 from ..images.serving import EngineImages, ServesImages
 from ..limits import loosened_by
-from ..networks.ending import LEFTOVERS, kill_network
 from ..networks.trying import Networks
 from ..policy import Grant, reopen
 from ..processes import boot_id
 from ..supervisor import binary
 from ..supervisor import shim as shims
-from ..supervisor.address import ShimAddress, kill_shim, wait_gone
+from ..supervisor.address import ShimAddress
 from ..supervisor.attachment import attach
 from ..supervisor.keeping import Keeping
 from ..supervisor.survey import survey
 from ..threads import finished
-from ..trees import remove_tree
 from ..typed import known
 from ..types import ExecutionRequest, Output, Probe, Stats
 from ..volumes import Volumes, collect, grant_volumes
 from . import check, initrd, rootimage
 from .birth import Births
+from .clearing import clear
 from .copies import Copies
-from .drives import ROOT, Drives, collect_drives, lend_folder, make_drives
+from .drives import ROOT, Drives, collect_drives, drives_of, lend_folder, make_drives
 from .execs import open_exec
 from .host import VmHost, capacity, find_kernel
 from .kernel import Kernel
@@ -68,6 +66,7 @@ from .network import MODULES, ROOM, GuestNetwork
 from .plan import FOLDER, Plan
 from .settings import VmSettings
 from .standing import is_standing, make_stand
+from .warm import Template, Templates
 from .words import last_words, told
 
 if TYPE_CHECKING:
@@ -78,8 +77,6 @@ __all__ = ["MicrovmEngine"]
 _LIMITS = frozenset({"cpu", "memory", "pids", "disk", "oom_detection"})
 _CAPABILITIES = _LIMITS | {"pause", "stats", "attach", "exact_signal", "images", "exec", "exec_kill", "tty", "copy"}
 _OUTPUTS = 8 << 30  # bytes that a job may write to its outputs where its request names no disk
-_GONE = 5.0  # seconds for a shim to end once it was told to
-_LEFTOVERS = (*LEFTOVERS, FOLDER, "control", "exec", "going", "pid", "exit.tmp")
 _MEND_START = "Check params: cmd, entrypoint, working_directory and user, and that the image has them"
 
 
@@ -108,6 +105,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         self._images = EngineImages(self._settings, self._store)
         self._gauge = Gauge()
         self._births = Births(context, self._settings, self._store.rootfs, self.guest_network)
+        self._templates = self._templates_of()
         self._host: H | None = None
 
     @abstractmethod
@@ -211,7 +209,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
             limits=limits,
         )
         return Prepared(
-            state=plan.to_state(),
+            state=(await self._warmed(x, plan, report)).to_state(),
             stop_signal=stop_signal_of(image),
             loosened=loosened_by(request),
             unenforced=unenforced,
@@ -240,10 +238,27 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
                 **msgspec.to_builtins(address),
                 "volumes": p.state.get("volumes", {}),
                 "process": process.to_state(),
+                "snapshot": plan.snapshot,
             },
-            engine_ids={"shim": str(shim.pid), "accelerator": host.accelerator},
+            engine_ids={"shim": str(shim.pid), "accelerator": host.accelerator, **plan.began_from},
             ports=self._births.ports.get(x.token, []),
         )
+
+    def _templates_of(self) -> Templates | None:
+        """Where the snapshots of booted guests are kept; None: every guest boots."""
+        return None
+
+    def _template(self, x: Execution, host: H, plan: Plan, drives: Drives) -> Template:
+        """The shape of this VM, where there are `_templates_of`. Blocks."""
+        raise NotImplementedError
+
+    async def _warmed(self, x: Execution, plan: Plan, report: Report) -> Plan:
+        """The plan with the snapshot that its guest goes on from, where there is one."""
+        if self._templates is None:
+            return plan
+        drives = await asyncio.to_thread(drives_of, plan.volumes, x.folder / FOLDER)
+        template = await asyncio.to_thread(self._template, x, await self._ready(), plan, drives)
+        return msgspec.structs.replace(plan, snapshot=await self._templates.of(template, report))
 
     async def _made(self, x: Execution, launch: Launch) -> shims.Shim:
         try:
@@ -263,6 +278,9 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
             return await shim.go()
         except StartFailed as error:
             raise StartFailed(error.message, errno=error.errno, mend=_MEND_START, execution_id=x.id) from error
+        finally:
+            if self._templates is not None and (snapshot := h.state.get("snapshot")):
+                await self._templates.look(snapshot, x.folder, x.id)
 
     async def survey(self) -> Mapping[str, Observed]:
         """All executions of this state folder that have something of ours."""
@@ -308,7 +326,8 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         """Shim, VM, cgroups, disks, pins. What stays is request, log, console and records."""
         address = await self._keeping.stopped(x, h)
         host = await self._ready()
-        await asyncio.to_thread(self._clear, x, host, address)
+        await asyncio.to_thread(clear, x, host.cgroups, self._group(host, x), address)
+        self._store.unpin(x.token)
         self._gauge.forget(x.token)
         self._births.ports.pop(x.token, None)
 
@@ -347,6 +366,8 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         count, freed = await super().prune_images(age=age, size=size)
         for name in ("roots", "inputs"):
             freed += await rootimage.collect(self._cache(name), age)
+        if self._templates is not None:
+            freed += await self._templates.collect(age)
         return count, freed
 
     async def _ready(self) -> H:
@@ -375,26 +396,3 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
             await make_stand(host, self._group(host, x), frozen, engine=self.name)
         except FileNotFoundError as error:
             raise ExecutionNotRunning("it has ended", execution_id=x.id) from error
-
-    def _clear(self, x: Execution, host: VmHost, address: ShimAddress | None) -> None:
-        if address is not None and not wait_gone(address, _GONE) and not kill_shim(address, _GONE):
-            raise EngineUnreachable(f"the shim {address.pid} cannot be killed", execution_id=x.id)
-        busy = empty_group(host.cgroups, self._group(host, x))
-        if busy:
-            raise EngineUnreachable(f"cgroups cannot be removed: {busy}", execution_id=x.id)
-        kill_network(x.folder, boot_id())
-        _clear_folder(x.folder)
-        self._store.unpin(x.token)
-
-
-def _clear_folder(folder: Path) -> None:
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        for name in os.listdir(fd):
-            if name in _LEFTOVERS or name.partition(".")[0] == FOLDER:
-                remove_tree(fd, name)
-    finally:
-        os.close(fd)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -74,7 +73,7 @@ class GuestJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode(job: GuestJob) -> bytes:
-    """The entries, the clock's among them: made when the guest is about to be started."""
+    """The entries."""
     return _encoded(_entries(job))
 
 
@@ -96,7 +95,6 @@ def _entries(job: GuestJob) -> Iterator[tuple[int, bytes]]:
     ids = (job.user.uid, job.user.gid, *job.user.groups)
     yield 5, struct.pack(f"<{len(ids)}I", *ids)
     yield 6, os.fsencode(job.hostname)
-    yield 7, struct.pack("<Q", time.time_ns())
     yield 8, struct.pack("<I", _READ_ONLY * job.read_only_root | _INPUT * job.has_input)
     if job.terminal is not None:
         yield 9, b"%dx%d" % job.terminal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -19,15 +20,24 @@ FOLDER = "vm"  # in the execution's folder: the disks, gone with the VM
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The root is a granted folder (`root`) or an image of the cache (`digest`). `kernel` and `initrd`: their files."""
+    """The root is a granted folder (`root`) or an image of the cache (`digest`). `kernel` and `initrd`: their files.
+
+    `snapshot`: the file of a guest that has booted already, None: this one boots.
+    """
 
     image: ImageConfig
     kernel: str
     initrd: str
+    snapshot: str | None = None
     root: Grant | None = None
     digest: str | None = None
     volumes: Volumes = Volumes()
     limits: Limits = Limits()
+
+    @property
+    def began_from(self) -> dict[str, str]:
+        """The snapshot's name, for the user's eyes."""
+        return {"snapshot": PurePath(self.snapshot).name} if self.snapshot is not None else {}
 
     def to_state(self) -> dict[str, Any]:
         """As JSON types."""

@@ -8,7 +8,9 @@ from ..errors import InvalidRequest
 from ..images.hosts import RegistryHost
 from ..images.limits import ImageLimits
 
-__all__ = ["VmSettings", "check_settings"]
+__all__ = ["VmSettings", "check_settings", "vm_memory"]
+
+_STEP = 128 << 20
 
 
 class VmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,6 +28,13 @@ class VmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     registries: dict[str, RegistryHost] = {}
     auth_file: str | None = None
     image_limits: ImageLimits = ImageLimits()
+
+
+def vm_memory(limit: int | None, settings: VmSettings) -> int:
+    """The bytes that a guest has for its job: in steps, so that jobs of nearly the same size have guests of the same
+    shape. What the job may have of it is the guest's kernel's to say.
+    """
+    return -(-(limit or settings.memory << 20) // _STEP) * _STEP
 
 
 def check_settings(settings: VmSettings, engine: str) -> None:

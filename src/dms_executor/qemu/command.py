@@ -14,7 +14,7 @@ import msgspec
 from ..microvm.network import GuestNetwork
 from ..types import PortMapping
 
-__all__ = ["CHANNEL", "FIRST_DISK", "NETWORK", "Disk", "Machine", "qemu_argv"]
+__all__ = ["CHANNEL", "FIRST_DISK", "NETWORK", "Disk", "Machine", "qemu_argv", "restored"]
 
 CHANNEL = "dms.channel"  # the port's name, as native/guest.c looks for it
 FIRST_DISK = 8
@@ -52,14 +52,22 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     tsc_khz: int | None = None
 
 
-def qemu_argv(machine: Machine, disks: Sequence[Disk], ports: Sequence[PortMapping] | None = None) -> list[str]:
+def qemu_argv(
+    machine: Machine,
+    disks: Sequence[Disk],
+    ports: Sequence[PortMapping] | None = None,
+    *,
+    timed: bool = True,
+    monitored: bool = False,
+) -> list[str]:
     """`disks` in the order in which the guest finds them (vda, vdb, ...); they are passed from `FIRST_DISK` on.
 
-    `ports`: of a guest with a network, None: it has none.
+    `ports`: of a guest with a network, None: it has none. `timed`: it is told the rate of its clock. `monitored`: it
+    listens to QMP on the descriptor behind those of the disks.
     """
     emulated = machine.accelerator == "tcg"
     words = _WORDS
-    if emulated and machine.tsc_khz is not None:
+    if timed and emulated and machine.tsc_khz is not None:
         words += f" tsc_early_khz={machine.tsc_khz}"
     cores = min(machine.cpus, max(1, math.ceil(machine.cpu or 1)))
     memory = -(-machine.memory // (1 << 20)) + _OWN_MEMORY
@@ -80,7 +88,14 @@ def qemu_argv(machine: Machine, disks: Sequence[Disk], ports: Sequence[PortMappi
         place += len(disk.fds)
         argv += ["-drive", f"id=d{number},if=none,format=raw,{access},file=/dev/fdset/{number},cache=unsafe"]
         argv += ["-device", f"virtio-blk-device,drive=d{number}"]
+    if monitored:
+        argv += ["-chardev", f"socket,id=monitor,fd={place}", "-mon", "chardev=monitor,mode=control"]
     return argv + (_network(ports) if ports is not None else [])
+
+
+def restored(disks: Sequence[Disk]) -> list[str]:
+    """The words with which it goes on from a snapshot, whose descriptor is that behind those of the disks."""
+    return ["-incoming", f"fd:{FIRST_DISK + sum(len(disk.fds) for disk in disks)}"]
 
 
 def _network(ports: Sequence[PortMapping]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +15,12 @@ from ..microvm.engine import MicrovmEngine
 from ..microvm.launch import Launch, Monitor, readable
 from ..microvm.network import GuestNetwork
 from ..microvm.plan import FOLDER, Plan
-from .command import NETWORK, Disk, Machine, qemu_argv
+from ..microvm.settings import vm_memory
+from ..microvm.warm import Template, Templates
+from .command import NETWORK, Disk, Machine, qemu_argv, restored
 from .host import Host, prepare_host
 from .spec import QemuParams, QemuSettings, checked_params, checked_settings
+from .template import template_of
 
 __all__ = ["QemuEngine"]
 
@@ -54,26 +58,39 @@ class QemuEngine(MicrovmEngine[QemuSettings, Host]):
     def _read_params(self, params: dict[str, Any]) -> QemuParams:
         return checked_params(params)
 
+    def _templates_of(self) -> Templates | None:
+        folder = self._settings.warm_folder
+        return Templates(Path(folder) if folder else self._cache("warm"), self.name) if self._settings.warm else None
+
+    def _template(self, x: Execution, host: Host, plan: Plan, drives: Drives) -> Template:
+        writable = [not drive.read_only for drive in drives.files]
+        has_network = x.request.network == "user"
+        return template_of(self._machine(host, plan), host, plan, writable, has_network, self._context.state_dir)
+
+    def _machine(self, host: Host, plan: Plan) -> Machine:
+        return Machine(
+            program=host.program,
+            accelerator=host.accelerator,
+            memory=vm_memory(plan.limits.memory, self._settings),
+            cpu=plan.limits.cpu,
+            cpus=len(os.sched_getaffinity(0)),
+            tsc_khz=host.tsc_khz,
+        )
+
     def _monitor(self, x: Execution, host: Host, launch: Launch, plan: Plan, drives: Drives) -> Monitor:
         disks = []
         for drive in drives.files:
             modes = (os.O_RDONLY,) if drive.read_only else (os.O_RDONLY, os.O_RDWR)
             path, flags = x.folder / FOLDER / drive.name, os.O_NOFOLLOW | os.O_CLOEXEC
             disks.append(Disk(fds=[launch.keep(os.open(path, mode | flags)) for mode in modes]))
-        machine = Machine(
-            program=host.program,
-            accelerator=host.accelerator,
-            memory=plan.limits.memory or self._settings.memory << 20,
-            cpu=plan.limits.cpu,
-            cpus=len(os.sched_getaffinity(0)),
-            tsc_khz=host.tsc_khz,
-        )
-        return Monitor(
-            argv=qemu_argv(machine, disks, x.request.ports if x.request.network == "user" else None),
-            passed=[
-                launch.keep(readable(plan.kernel)),
-                launch.keep(readable(plan.initrd)),
-                *(fd for disk in disks for fd in disk.fds),
-            ],
-            options=["-u", str(launch.owner), str(launch.owner), str(host.kvm_group)],
-        )
+        ports = x.request.ports if x.request.network == "user" else None
+        argv = qemu_argv(self._machine(host, plan), disks, ports)
+        passed = [launch.keep(readable(plan.kernel)), launch.keep(readable(plan.initrd))]
+        passed += [fd for disk in disks for fd in disk.fds]
+        options = ["-u", str(launch.owner), str(launch.owner), str(host.kvm_group)]
+        if plan.snapshot is not None:
+            with suppress(FileNotFoundError):  # least recently used, and gone meanwhile: it boots
+                passed.append(launch.keep(os.open(plan.snapshot, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)))
+                words = restored(disks)
+                argv, options = [*argv, *words], [*options, "-w", str(len(words))]
+        return Monitor(argv=argv, passed=passed, options=options)

@@ -19,7 +19,7 @@ _AWAITED: dict[int, tuple[asyncio.AbstractEventLoop, int]] = {}
 """Children whose end somebody's loop waits for, with the pidfd; a loop may be closed before it comes."""
 _FORGOTTEN: set[int] = set()
 """Children that end soon, where no descriptor was left to be told by: reaped by the next spawn."""
-_LOWEST_SOURCE = 10
+_LOWEST_SOURCE = 100
 
 
 def mapped(error: OSError, what: str) -> ExecutorError:
