@@ -39,6 +39,11 @@ PROGRAMS: dict[str, list[str]] = {
         *("vm_api.c", "vm_options.c", "vm_raw.c", "vm_tap.c", "vm_warm.c"),
     ],
     "dms-vm-exec": [*SHARED, "vm_exec.c", "vm_terminal.c", "terminal.c"],
+    "dms-pod": [
+        *SHARED,
+        *("pod.c", "pod_begin.c", "guest_config.c", "guest_streams.c", "guest_link.c", "guest_modes.c", "files.c"),
+        *("look.c", "pack.c", "unpack.c", "links.c", "extents.c", "tar_read.c", "tar_write.c"),
+    ],
     "dms-guest": [
         *SHARED,
         *("guest.c", "guest_config.c", "guest_link.c", "guest_root.c", "guest_job.c", "guest_limits.c"),
@@ -47,6 +52,8 @@ PROGRAMS: dict[str, list[str]] = {
             "guest_streams.c",
             "guest_groups.c",
             "guest_files.c",
+            "guest_modes.c",
+            "guest_port.c",
             "guest_network.c",
             "guest_wake.c",
             "guest_outputs.c",

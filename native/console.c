@@ -9,9 +9,11 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "frame.h"
+#include "lines.h"
 #include "sys.h"
 #include "terminal.h"
 
@@ -32,6 +34,7 @@ static struct piece to_job, from_job;
 static int epoll_fd = -1;
 static int fed = -1, typed = -1, control = -1; /* what the request gives; what clients write; what they ask for */
 static int sink = -1;                          /* the job's pipe, or its terminal's master */
+static int out = 1;                            /* where what comes from a terminal goes */
 static bool is_terminal, hung_up;
 static uint64_t passed; /* of its output */
 static bool ending;
@@ -44,6 +47,7 @@ static int watch(int fd, uint32_t events)
     return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
+/* Where its folder is made for the job alone, it is made here. */
 static int open_fifo(const char *folder, const char *name)
 {
     char path[256];
@@ -51,6 +55,7 @@ static int open_fifo(const char *folder, const char *name)
         errno = ENAMETOOLONG;
         return -1;
     }
+    mkfifo(path, 0600);
     /* For writing, too: without that it would be at its end whenever nobody is attached. */
     int fd = sys_move_fd(open(path, O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC), FREE);
     return fd >= 0 && watch(fd, EPOLLIN) != 0 ? -1 : fd;
@@ -80,10 +85,12 @@ static int open_terminal(const char *size, int *terminal)
 {
     sink = terminal_open(size, terminal);
     is_terminal = true;
-    if (sink < 0 || unblock(sink) != 0 || unblock(1) != 0 || watch(sink, EPOLLIN | EPOLLOUT) != 0)
+    if (lines_on())
+        out = lines_inlet();
+    if (sink < 0 || unblock(sink) != 0 || unblock(out) != 0 || watch(sink, EPOLLIN | EPOLLOUT) != 0)
         return -1;
     /* A regular file is always ready, and cannot be watched. */
-    return watch(1, EPOLLOUT) == 0 || errno == EPERM ? 0 : -1;
+    return watch(out, EPOLLOUT) == 0 || errno == EPERM ? 0 : -1;
 }
 
 int console_open(const char *folder, const char *size, int *terminal)
@@ -169,7 +176,7 @@ static bool pass_output(void)
             from_job.taken = (size_t)got;
             from_job.given = 0;
         }
-        ssize_t put = write(1, from_job.bytes + from_job.given, from_job.taken - from_job.given);
+        ssize_t put = write(out, from_job.bytes + from_job.given, from_job.taken - from_job.given);
         if (put < 0 && errno == EAGAIN)
             return false;
         if (put < 0 && errno != EINTR)
@@ -240,8 +247,12 @@ void console_finish(void)
         bool is_full = from_job.given < from_job.taken;
         if (!is_full && hung_up)
             return;
+        if (is_full && lines_on()) {
+            lines_drain(); /* it is read by ourselves */
+            continue;
+        }
         if (is_full)
-            waited = (struct pollfd){.fd = 1, .events = POLLOUT};
+            waited = (struct pollfd){.fd = out, .events = POLLOUT};
         /* A job without a terminal would wait itself for whoever takes its output. */
         if (poll(&waited, 1, is_full ? -1 : LAST_PATIENCE) == 0)
             return;

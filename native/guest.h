@@ -14,7 +14,7 @@
 #define GUEST_OUTPUTS "/outputs" /* by their number */
 
 enum { GUEST_ARGS = 4096, GUEST_GROUPS = 64, GUEST_FILES = 8, GUEST_VOLUMES = 64 };
-enum { GUEST_READ_ONLY = 1, GUEST_INPUT = 2, GUEST_HELPER = 4 };
+enum { GUEST_READ_ONLY = 1, GUEST_INPUT = 2, GUEST_HELPER = 4, GUEST_ATTACH = 8 };
 enum guest_volume_kind { VOLUME_FOLDER = 1, VOLUME_FILE = 2, VOLUME_TMPFS = 3, VOLUME_OUTPUT = 4 };
 
 struct guest_volume {
@@ -106,6 +106,9 @@ unsigned guest_group_make(void); /* its number, 0 with errno */
 void guest_group_kill(unsigned number);
 bool guest_group_drop(unsigned number); /* false: something is in it still */
 
+/* guest_modes.c: the words of a helper; its exit code. `in_job`: of `read`, which the others have as an option. */
+int guest_mode(int argc, char **argv, bool in_job);
+
 /* guest_files.c: a helper for copies with the job's view of its files. It is a child, reports nothing, and ends. */
 const char *guest_helper_start(const struct guest_config *config, pid_t init, unsigned group, struct guest_job *helper);
 
@@ -117,8 +120,11 @@ void sessions_serve(const struct pollfd *waited);
 void sessions_reaped(pid_t pid, int status);
 int sessions_patience(void); /* ms until one of them wants to be served, -1: none does */
 
-/* guest_link.c: the way to the host */
+/* guest_port.c: finds the way to the host */
 void link_open(const char *name);
+
+/* guest_link.c: what goes that way */
+void link_use(int fd);
 bool link_has_room(void); /* for a whole frame of data, and what else has to be said */
 bool link_is_busy(void);  /* something waits to be sent */
 int link_fd(void);

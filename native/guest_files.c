@@ -1,61 +1,15 @@
-/* Copies of a running job's files: the modes `look`, `pack` and `unpack` of dms-shim (docs/protocol.md, section 8), and
- * `read`, run beside the job with its view of files. A helper counts as the job's, and is the first to give way where
- * that has no memory left. */
+/* Copies of a running job's files: a mode of guest_modes.c, run beside the job with its view of files. A helper counts as
+ * the job's, and is the first to give way where that has no memory left. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "files.h"
 #include "frame.h"
 #include "guest.h"
-#include "modes.h"
 #include "sys.h"
-
-#define READ_MOST (1u << 20) /* of one file */
-#define NO_FILE UINT32_MAX
-
-/* A small file's bytes behind their number, NO_FILE where there is no such file. */
-static void put_file(const char *path)
-{
-    static uint8_t bytes[4 + READ_MOST];
-    struct stat status;
-    size_t length = 0;
-    ssize_t got = -1;
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode))
-        while (length < READ_MOST && (got = read(fd, bytes + 4 + length, READ_MOST - length)) > 0)
-            length += (size_t)got;
-    put_u32(bytes, got < 0 ? NO_FILE : (uint32_t)length);
-    if (sys_write_all(1, bytes, got < 0 ? 4 : 4 + length) != 0)
-        files_die(path);
-    if (fd >= 0)
-        close(fd);
-}
-
-static int mode_read(char **paths)
-{
-    files_begin(true);
-    for (; *paths != NULL; paths++)
-        put_file(*paths);
-    return 0;
-}
-
-static int run(int argc, char **argv)
-{
-    if (argc > 1 && strcmp(argv[0], "look") == 0)
-        return mode_look(argv + 1);
-    if (argc > 1 && strcmp(argv[0], "pack") == 0)
-        return mode_pack(argv + 1);
-    if (argc > 1 && strcmp(argv[0], "unpack") == 0)
-        return mode_unpack(argc, argv);
-    if (argc > 1 && strcmp(argv[0], "read") == 0)
-        return mode_read(argv + 1);
-    return 2;
-}
 
 static _Noreturn void helper(const struct guest_config *config, const int sources[3], int job, int go)
 {
@@ -72,7 +26,7 @@ static _Noreturn void helper(const struct guest_config *config, const int source
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     sys_write_file("/proc/self/oom_score_adj", "1000", 4);
-    _exit(run((int)config->argc, (char **)config->argv));
+    _exit(guest_mode((int)config->argc, (char **)config->argv, true));
 }
 
 static int join(unsigned group, pid_t pid)

@@ -1,66 +1,20 @@
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
-
-#include <linux/vm_sockets.h>
 
 #include "frame.h"
 #include "guest.h"
-#include "sys.h"
 
 #define WHOLE (FRAME_HEADER + FRAME_DATA_MAX)
 #define SPARE 8192u /* for what is no data */
-#define PORTS "/sys/class/virtio-ports"
-#define HOST_PORT 1024u /* of vsock, as src/dms_executor/firecracker/config.py has it */
 
 static uint8_t out[8 * WHOLE + SPARE];
 static size_t first, have;
 static int port = -1;
 
-/* https://docs.kernel.org/admin-guide/devices.html: a port's name is a file beside it, its node bears its folder's name. */
-static bool open_port(const char *name)
+void link_use(int fd)
 {
-    char path[300], found[128];
-    DIR *folder = opendir(PORTS);
-    struct dirent *entry;
-    while (port < 0 && folder != NULL && (entry = readdir(folder)) != NULL) {
-        if (entry->d_name[0] == '.')
-            continue;
-        snprintf(path, sizeof path, PORTS "/%.200s/name", entry->d_name);
-        ssize_t got = sys_read_file(AT_FDCWD, path, found, sizeof found);
-        if (got <= 0 || strncmp(found, name, strlen(name)) != 0 || found[strlen(name)] != '\n')
-            continue;
-        snprintf(path, sizeof path, "/dev/%.200s", entry->d_name);
-        port = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-    }
-    if (folder != NULL)
-        closedir(folder);
-    return port >= 0;
-}
-
-/* Where there is no virtio-serial the host listens on vsock; before the device is there, connecting fails at once. */
-static bool call_host(void)
-{
-    struct sockaddr_vm host = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = HOST_PORT};
-    int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return false;
-    if (connect(fd, (struct sockaddr *)&host, sizeof host) != 0 || fcntl(fd, F_SETFL, O_NONBLOCK) != 0) {
-        close(fd);
-        return false;
-    }
     port = fd;
-    return true;
-}
-
-void link_open(const char *name)
-{
-    for (int tries = 0; tries < GUEST_TRIES && !open_port(name) && !call_host(); tries++)
-        usleep(1000); /* the host announces it some time after its driver is there */
 }
 
 int link_fd(void)

@@ -1,4 +1,4 @@
-/* `dms-init [-r REPORT [-o] | -l REPORT | -c SOCKET] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT]
+/* `dms-init [-r REPORT [-o] | -l REPORT | -c SOCKET | -e] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT]
  * [-a FOLDER] [-h ROOM] -- ARGV...`: pid 1 of a job, or the first process of a session in it. docs/protocol.md, section 3. */
 #include <errno.h>
 #include <fcntl.h>
@@ -162,6 +162,14 @@ static void start_next(void)
     start_job();
 }
 
+/* With the time of the end, by the clock of what came before. */
+static void say_usage(void)
+{
+    uint8_t used[64];
+    if (in_file)
+        say(FRAME_INIT_USAGE, used, reportfile_usage(used));
+}
+
 /* The job itself does not run after a script that failed, nor after one that was stopped. */
 static void script_ended(int status)
 {
@@ -171,6 +179,7 @@ static void script_ended(int status)
         start_next();
         return;
     }
+    say_usage();
     finish_output();
     put_u32(payload, (uint32_t)status);
     memcpy(payload + 4, scripts_name(), length);
@@ -277,9 +286,8 @@ static void reap(void)
             script_ended(status);
             continue;
         }
-        uint8_t raw[4], used[64];
-        if (in_file)
-            say(FRAME_INIT_USAGE, used, reportfile_usage(used));
+        uint8_t raw[4];
+        say_usage();
         finish_output();
         put_u32(raw, (uint32_t)status);
         say(FRAME_INIT_EXITED, raw, sizeof raw);
@@ -318,6 +326,7 @@ int main(int argc, char **argv)
     if (argc > 2 && strcmp(argv[1], "-g") == 0)
         return handed_receive(argv[2]);
     bool understood = options_parse(argc, argv, &options);
+    stays = options.stays;
     if (options.report != NULL) {
         report = reportfile_open(options.report);
         in_file = true;
@@ -327,12 +336,13 @@ int main(int argc, char **argv)
             fail(errno, "cannot make pipes");
     } else if (options.socket != NULL) {
         report = calling_connect(options.socket);
-        stays = true;
         if (report < 0)
             fail(errno, "cannot reach who asked for the command");
     } else {
         report = reportfile_socket(REPORT);
     }
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL); /* first: who hears of us may send one, and pid 1 loses it else */
     /* Before any of the job's code runs, so that the first sender the shim sees is us. */
     say(FRAME_INIT_BORN, NULL, 0);
     if (in_file && reportfile_halted(report))
@@ -350,8 +360,6 @@ int main(int argc, char **argv)
         if (input < 0 || dup2(input, 0) < 0)
             fail(errno, "cannot open the input");
     }
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
     int signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
     if (signals < 0)
         fail(errno, "cannot wait for signals");

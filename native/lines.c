@@ -18,7 +18,7 @@ static struct stream {
     uint64_t given;
 } streams[2] = {{'o', {-1, -1}, 0}, {'e', {-1, -1}, 0}};
 
-static bool on;
+static bool on, by_terminal;
 static char waiting[WAITING];
 static size_t have, sent;
 
@@ -71,7 +71,7 @@ void lines_flush(void)
     }
 }
 
-int lines_begin(void)
+int lines_begin(bool has_terminal)
 {
     int flags = fcntl(1, F_GETFL);
     for (int i = 0; i < 2; i++)
@@ -80,6 +80,7 @@ int lines_begin(void)
     if (flags < 0 || fcntl(1, F_SETFL, flags | O_NONBLOCK) != 0)
         return -1;
     on = true;
+    by_terminal = has_terminal;
     return 0;
 }
 
@@ -88,8 +89,15 @@ bool lines_on(void)
     return on;
 }
 
+int lines_inlet(void)
+{
+    return streams[0].pipe[1];
+}
+
 void lines_take_over(void)
 {
+    if (by_terminal)
+        return;
     dup2(streams[0].pipe[1], 1);
     dup2(streams[1].pipe[1], 2);
 }

@@ -9,8 +9,9 @@
 
 enum { LINES_POLLED = 3 };
 
-/* Makes the job's pipes. 0, or -1 with errno. */
-int lines_begin(void);
+/* Makes the job's pipes, which it does not get where it has a terminal. 0, or -1 with errno. */
+int lines_begin(bool has_terminal);
+int lines_inlet(void); /* what is written there is stdout */
 bool lines_on(void);
 
 /* In the job's own process: its stdout and stderr are the pipes. */

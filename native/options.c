@@ -9,8 +9,8 @@ static int take(const char *name, char **words, int left, struct options *out)
     static const char valued[] = "rlcjtsiah";
     if (name[0] != '-' || name[1] == 0 || name[2] != 0)
         return -1;
-    if (name[1] == 'w' || name[1] == 'o') {
-        *(name[1] == 'w' ? &out->waits : &out->counts) = true;
+    if (strchr("woe", name[1]) != NULL) {
+        *(name[1] == 'w' ? &out->waits : name[1] == 'o' ? &out->counts : &out->stays) = true;
         return 0;
     }
     if (name[1] == 'p' && left >= 2) {
@@ -24,7 +24,7 @@ static int take(const char *name, char **words, int left, struct options *out)
     case 'r': out->report = words[0]; break;
     case 'l': out->report = words[0]; out->lines = true; break;
     case 'h': out->room = words[0]; break;
-    case 'c': out->socket = words[0]; out->waits = true; break;
+    case 'c': out->socket = words[0]; out->waits = out->stays = true; break;
     case 'j': out->group = atoi(words[0]); break;
     case 't': out->size = words[0]; break;
     case 's': out->filter = atoi(words[0]); break;

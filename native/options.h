@@ -8,7 +8,7 @@ struct options {
     const char *report;           /* -r, -l */
     bool lines, counts;           /* -l, -o */
     char *socket;                 /* -c */
-    bool waits;                   /* -w, and with -c */
+    bool waits, stays;            /* -w, -e; both with -c */
     int group, filter;            /* -j, -s: descriptors, -1 where there is none */
     const char *size;             /* -t */
     const char *scripts, *folder; /* -p */

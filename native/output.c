@@ -11,7 +11,7 @@ int output_begin(bool in_lines, bool counted, bool has_terminal)
 {
     counts = counted && !in_lines;
     if (in_lines)
-        return lines_begin();
+        return lines_begin(has_terminal);
     return counts && !has_terminal ? passing_begin() : 0;
 }
 

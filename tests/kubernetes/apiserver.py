@@ -2,79 +2,28 @@
 
 It stands in where no cluster is. It answers as https://kubernetes.io/docs/reference/kubernetes-api/ has it, which was
 not compared with a cluster's answers yet; and it can do what one does seldom: end a watch, forget a version. A pod has
-no root, no limits and no user of its own here.
+a root of its own, and no limits and no user.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import struct
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from dms_executor.kubernetes.names import INIT, REPORT, ROOM
-from dms_executor.supervisor.binary import init_path
-
+from .container import Container
 from .rights import granted, needed_by
 
 __all__ = ["ApiServer", "standing"]
 
-_INSIDE = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
 _GONE = {"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"}
-
-
-class _Container:
-    """One pod's process, and the files that a node has of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.log, self.report, self.room = folder / "log", folder / "report", folder / "room"
-        for path in (self.log, self.report):
-            path.touch()
-        self.room.mkdir()
-        self.written = asyncio.Event()
-        self.process: asyncio.subprocess.Process | None = None
-        self.first = 0
-
-    def places(self, words: list[str]) -> list[str]:
-        places = {INIT: str(init_path()), REPORT: str(self.report), ROOM: str(self.room)}
-        return [places.get(word, word.replace("$$", "$")) for word in words]
-
-    async def start(self, spec: dict[str, Any]) -> None:
-        env = {"PATH": os.environ["PATH"], **{e["name"]: e["value"].replace("$$", "$") for e in spec["env"]}}
-        self.process = await asyncio.create_subprocess_exec(
-            *_INSIDE,
-            *self.places(spec["command"]),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            env=env,
-        )
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        while not children.read_text().strip():
-            await asyncio.sleep(0.005)
-        self.first = int(children.read_text().split()[0])
-
-    async def run(self) -> int:
-        assert self.process is not None
-        assert self.process.stdout is not None
-        with self.log.open("ab") as log:
-            while piece := await self.process.stdout.read(1 << 16):
-                log.write(piece)
-                log.flush()
-                self.written.set()
-        code = await self.process.wait()
-        return code if code >= 0 else 128 - code
-
-    def kill(self) -> None:
-        if self.process is not None and self.process.returncode is None:
-            self.process.kill()
 
 
 class ApiServer:
@@ -83,15 +32,18 @@ class ApiServer:
     `requests` counts what was asked, by method and kind.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lower: Path) -> None:
         self.folder = folder
+        self.lower = lower
         self.kubeconfig = folder / "kubeconfig"
         self.pods: dict[str, dict[str, Any]] = {}
-        self.containers: dict[str, _Container] = {}
+        self.containers: dict[str, Container] = {}
         self.maps: set[str] = set()
         self.requests: dict[str, int] = {}
         self.rights = granted()
         """What the asker may do: as the document's role says."""
+        self.addresses: list[str] = []
+        """What was asked, as an API server writes it into its audit log."""
         self.version = 1
         self.expired = 0
         """Watches from a version below this are told 410."""
@@ -124,6 +76,7 @@ class ApiServer:
         app = web.Application(middlewares=[self._counted])
         core = "/api/v1/namespaces/{namespace}"
         app.router.add_get("/version", self._version)
+        app.router.add_get(f"{core}/configmaps", self._list_maps)
         app.router.add_post(f"{core}/configmaps", self._make_map)
         app.router.add_get(f"{core}/pods", self._list)
         app.router.add_post(f"{core}/pods", self._make)
@@ -141,6 +94,7 @@ class ApiServer:
         needed = needed_by(request.method, request.path, watches="watch" in request.query)
         if needed is not None and needed not in self.rights:
             return _refused(403, "Forbidden")
+        self.addresses.append(request.path_qs)
         answer: web.StreamResponse = await handler(request)
         return answer
 
@@ -153,6 +107,9 @@ class ApiServer:
             return _refused(409, "AlreadyExists")
         self.maps.add(name)
         return web.json_response({}, status=201)
+
+    async def _list_maps(self, _request: web.Request) -> web.Response:
+        return web.json_response({"items": [{"metadata": {"name": name}} for name in self.maps]})
 
     async def _make(self, request: web.Request) -> web.Response:
         pod = await request.json()
@@ -180,14 +137,14 @@ class ApiServer:
             reason = {"reason": "ErrImageNeverPull", "message": "not present with pull policy of Never"}
             self._status(name, "Pending", {"waiting": reason})
             return
-        container = self.containers[name] = _Container(Path(tempfile.mkdtemp(dir=self.folder)))
+        container = self.containers[name] = Container(Path(tempfile.mkdtemp(dir=self.folder)), self.lower)
         await container.start(spec)
-        self._status(name, "Running", {"running": {"startedAt": "2026-11-28T08:00:00Z"}})
+        self._status(name, "Running", {"running": {"startedAt": _now()}})
         code = await container.run()
         ended = {
             "exitCode": code,
             "reason": "Completed" if code == 0 else "Error",
-            "finishedAt": "2026-11-28T08:00:01Z",
+            "finishedAt": _now(),
         }
         ended["message"] = container.report.read_text()[:4096]
         self._status(name, "Succeeded" if code == 0 else "Failed", {"terminated": ended})
@@ -238,7 +195,7 @@ class ApiServer:
         if container is None or pod["status"]["phase"] in ("Succeeded", "Failed"):
             self._remove(name)
         else:
-            pod["metadata"]["deletionTimestamp"] = "2026-11-28T08:00:00Z"
+            pod["metadata"]["deletionTimestamp"] = _now()
             self._changed(name, "MODIFIED")
             container.kill()
         return web.json_response(pod)
@@ -268,24 +225,15 @@ class ApiServer:
             return _refused(404 if name not in self.pods else 500, "NotFound")
         socket = web.WebSocketResponse(protocols=("v5.channel.k8s.io",))
         await socket.prepare(request)
-        words = container.places(request.query.getall("command"))
         has_input = "stdin" in request.query
-        process = await asyncio.create_subprocess_exec(
-            "nsenter", f"--target={container.first}", "--pid", "--", *words,
-            stdin=asyncio.subprocess.PIPE if has_input else asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        if has_input and process.stdin is not None:
-            data = b""
-            while not data.endswith(struct.pack("<II", 0, 0)):
-                message = await socket.receive()
-                if message.type is not WSMsgType.BINARY:
-                    break
-                data += message.data[1:]
-            with contextlib.suppress(ConnectionError):
-                process.stdin.write(data)
-                await process.stdin.drain()
+        process = await container.execute(request.query.getall("command"), has_input=has_input)
+        feeding = asyncio.create_task(_fed(process, socket))
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(_carried(process.stdout, 1, socket), _carried(process.stderr, 2, socket))
         code = await process.wait()
         code = code if code >= 0 else 128 - code
+        feeding.cancel()
+        await asyncio.wait([feeding])
         status: dict[str, Any] = {"status": "Success"}
         if code:
             causes = [{"reason": "ExitCode", "message": str(code)}]
@@ -313,14 +261,35 @@ class ApiServer:
             queue.put_nowait({"type": kind, "object": {**self.pods[name]}})
 
 
+async def _fed(process: asyncio.subprocess.Process, socket: web.WebSocketResponse) -> None:
+    """What comes for a command's stdin, to its end: of the connection, whose other side went away in some way."""
+    async for message in socket:
+        if process.stdin is not None and message.type is WSMsgType.BINARY and message.data[:1] == b"\0":
+            with contextlib.suppress(ConnectionError):
+                process.stdin.write(message.data[1:])
+                await process.stdin.drain()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+async def _carried(stream: asyncio.StreamReader | None, number: int, socket: web.WebSocketResponse) -> None:
+    while stream is not None and (piece := await stream.read(1 << 15)):
+        with contextlib.suppress(ConnectionError):
+            await socket.send_bytes(bytes([number]) + piece)
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def _refused(status: int, reason: str) -> web.Response:
     return web.json_response({"kind": "Status", "reason": reason, "message": reason, "code": status}, status=status)
 
 
 @asynccontextmanager
-async def standing(folder: Path) -> AsyncIterator[ApiServer]:
-    """With its kubeconfig."""
-    server = ApiServer(folder)
+async def standing(folder: Path, lower: Path) -> AsyncIterator[ApiServer]:
+    """With its kubeconfig. `lower`: the root that every image has."""
+    server = ApiServer(folder, lower)
     runner = web.AppRunner(server.application(), shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -78,13 +78,13 @@ async def bench(state_dir: Path) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ApiServer]:
+async def server(tmp_path: Path, rootfs: Path) -> AsyncIterator[ApiServer]:
     """What stands in for a cluster."""
     if os.geteuid() != 0:
         pytest.skip("its pods are pid namespaces, which take root")
     folder = tmp_path / "server"
     folder.mkdir()
-    async with standing(folder) as server:
+    async with standing(folder, rootfs) as server:
         yield server
 
 

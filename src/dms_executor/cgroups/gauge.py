@@ -10,7 +10,7 @@ from pathlib import Path
 from ..types import Stats
 from .hierarchies import Cgroups
 
-__all__ = ["Gauge"]
+__all__ = ["Gauge", "limit_of", "network_of", "number_in"]
 
 
 class Gauge:
@@ -32,10 +32,10 @@ class Gauge:
         return Stats(
             time=datetime.now(UTC),
             cpu_seconds=cpu,
-            cpu_percent=self._percent(token, cpu),
+            cpu_percent=self.percent(token, cpu),
             memory_bytes=_first(cgroups, group, "memory.usage_in_bytes", "memory.current"),
             memory_cache_bytes=_first(cgroups, group, "memory.stat", field=("total_cache", "file")),
-            memory_limit_bytes=_limit(_first(cgroups, group, "memory.limit_in_bytes", "memory.max")),
+            memory_limit_bytes=limit_of(_first(cgroups, group, "memory.limit_in_bytes", "memory.max")),
             pids=None if own_kernel else _first(cgroups, group, "pids.current"),
             io_read_bytes=numbers.get("io_read"),
             io_write_bytes=numbers.get("io_write"),
@@ -43,7 +43,8 @@ class Gauge:
             network_sent_bytes=sent,
         )
 
-    def _percent(self, token: str, cpu: float | None) -> float | None:
+    def percent(self, token: str, cpu: float | None) -> float | None:
+        """Since its last sample: of one processor."""
         if cpu is None:
             return None
         now = time.monotonic()
@@ -68,15 +69,24 @@ def _network(pids: set[int]) -> tuple[int | None, int | None]:
             lines = Path(f"/proc/{pid}/net/dev").read_text(encoding="ascii").splitlines()[2:]
         except OSError:
             continue  # it has ended
-        counted = [
-            fields.split() for name, _, fields in (line.partition(":") for line in lines) if name.strip() != "lo"
-        ]
-        if counted:  # runsc's helper beside the sandbox is in a namespace without any
-            return sum(int(fields[0]) for fields in counted), sum(int(fields[8]) for fields in counted)
+        if (counted := network_of(lines)) != (
+            None,
+            None,
+        ):  # runsc's helper beside the sandbox is in a namespace without any
+            return counted
     return None, None
 
 
-def _limit(value: int | None) -> int | None:
+def network_of(lines: list[str]) -> tuple[int | None, int | None]:
+    """Received and sent, of all interfaces but loopback: `/proc/pid/net/dev` without its head."""
+    counted = [fields.split() for name, _, fields in (line.partition(":") for line in lines) if name.strip() != "lo"]
+    if not counted:
+        return None, None
+    return sum(int(fields[0]) for fields in counted), sum(int(fields[8]) for fields in counted)
+
+
+def limit_of(value: int | None) -> int | None:
+    """None where there is none."""
     return value if value is not None and value < 2**62 else None  # version 1 writes nearly 2^63 for none
 
 
@@ -91,11 +101,16 @@ def _first(cgroups: Cgroups, group: str, *files: str, field: tuple[str, ...] = (
 
 
 def _number(path: str, field: str) -> int | None:
-    """The first number of the file, or the sum of those that follow the word `field`."""
+    """Of a file, None where there is none."""
     try:
-        words = Path(path).read_text(encoding="ascii").replace("=", " ").split()
+        return number_in(Path(path).read_text(encoding="ascii"), path, field)
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def number_in(text: str, path: str, field: str) -> int | None:
+    """The first number of a file of that name, or the sum of those that follow the word `field`."""
+    words = text.replace("=", " ").split()
     if path.endswith("/io.stat") and field not in words:
         return 0  # it has a line for each device that was used
     if not field:

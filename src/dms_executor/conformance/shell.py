@@ -52,7 +52,10 @@ class ShellSubject(Subject):
     devices: tuple[str, str] = ("", "")
     network: str = "user"
     traits: frozenset[str] = frozenset(  # type: ignore[misc]
-        {"shell", "container", "shared_kernel", "volumes", "survives_caller", "supervisor", "no_image", "no_command"}
+        {
+            *("shell", "container", "users", "shared_kernel", "volumes", "survives_caller", "supervisor"),
+            *("no_image", "no_command"),
+        }
     )
 
     @property

@@ -34,6 +34,7 @@ __all__ = ["TRAITS", "MemorySubject", "Subject"]
 TRAITS = {
     "shell": "jobs are processes that run POSIX shell (`Shell` steps)",
     "container": "jobs have a root, users and a process tree of their own",
+    "users": "a further command may have another user than the job",
     "shared_kernel": "a job's processes are the host kernel's: one that is out of memory takes the others not along",
     "volumes": "inputs, outputs, results_dir and stdin_file",
     "survives_caller": "jobs run on when their caller is killed, and every process can reach them",

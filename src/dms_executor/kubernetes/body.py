@@ -13,6 +13,7 @@ from typing import Any
 from ..engine import Execution
 from ..errors import StartFailed
 from ..limits import Limits
+from ..types import ExecutionRequest
 from .handed import MOST, is_handed
 from .names import CONTAINER, INIT, INIT_FOLDER, REPORT, ROOM, annotations_of, labels_of, pod_name
 from .spec import KubernetesParams, KubernetesSettings
@@ -22,21 +23,22 @@ __all__ = ["init_map", "pod_of"]
 _PULLS = {"missing": "IfNotPresent", "always": "Always", "never": "Never"}
 
 
-def init_map(init: Path) -> dict[str, Any]:
-    """The ConfigMap that holds the init, one for each release of it, which all pods of a namespace share. Blocks.
+def init_map(*programs: Path) -> dict[str, Any]:
+    """The ConfigMap that holds what runs in pods, one for each release of it, which all of a namespace share. Blocks.
 
     Immutable: a kubelet need not watch it. https://kubernetes.io/docs/concepts/configuration/configmap/
     """
-    data = init.read_bytes()
+    contents = {program.name: program.read_bytes() for program in programs}
+    digest = hashlib.sha256(b"".join(contents.values())).hexdigest()
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {
-            "name": f"dms-executor-init-{hashlib.sha256(data).hexdigest()[:16]}",
+            "name": f"dms-executor-init-{digest[:16]}",
             "labels": {"app.kubernetes.io/managed-by": "dms-executor"},
         },
         "immutable": True,
-        "binaryData": {"dms-init": base64.b64encode(data).decode("ascii")},
+        "binaryData": {name: base64.b64encode(data).decode("ascii") for name, data in contents.items()},
     }
 
 
@@ -66,7 +68,7 @@ def pod_of(
         "volumes": [{"name": "init", "configMap": {"name": init, "defaultMode": 0o555}}],
         "containers": [_container(x, params, limits, argv)],
     }
-    if is_handed(request):
+    if _needs_room(request):
         room = {"medium": "Memory", "sizeLimit": str(2 * MOST)}
         spec["volumes"].append({"name": "room", "emptyDir": room})
     for field, value in (
@@ -94,6 +96,12 @@ def _container(x: Execution, params: KubernetesParams, limits: Limits, argv: lis
     wrapper, mounts = [INIT, "-l", REPORT, "-w"], [{"name": "init", "mountPath": INIT_FOLDER, "readOnly": True}]
     if is_handed(x.request):
         wrapper += ["-h", ROOM]
+    if x.request.stdin_open or x.request.tty:
+        wrapper += ["-a", ROOM]
+    if x.request.tty:
+        wrapper += ["-t", "{}x{}".format(*(x.request.tty_size or (80, 24)))]
+        environment = {"TERM": "xterm", **environment}
+    if _needs_room(x.request):
         mounts.append({"name": "room", "mountPath": ROOM})
     container: dict[str, Any] = {
         "name": CONTAINER,
@@ -110,6 +118,11 @@ def _container(x: Execution, params: KubernetesParams, limits: Limits, argv: lis
     if params.working_directory is not None:
         container["workingDir"] = params.working_directory
     return container
+
+
+def _needs_room(request: ExecutionRequest) -> bool:
+    """A folder in memory, for what is handed over, or for the FIFOs by which others attach."""
+    return is_handed(request) or request.stdin_open or request.tty
 
 
 def _literal(text: str) -> str:

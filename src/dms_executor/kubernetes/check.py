@@ -29,9 +29,9 @@ _LEAST_MEMORY = 6 << 20
 def check_request(request: ExecutionRequest, policy: Policy, settings: KubernetesSettings) -> KubernetesParams:
     """What can be judged without the cluster. Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`."""
     params = checked_params(request.engine_spec.params)
+    check_scripts(request)
     for field, present, mend in (
         ("$.init", not request.init, "Leave init out: it is what reports the job's start and end"),
-        ("$.tty", request.tty, "Leave tty out"),
         ("$.stdin_file", request.stdin_file, "Give stdin itself"),
         ("$.inputs", request.inputs, "Let the job fetch them"),
         ("$.outputs", request.outputs, "Let the job send them, or write to stdout"),
@@ -42,7 +42,6 @@ def check_request(request: ExecutionRequest, policy: Policy, settings: Kubernete
             raise _lacking(field, mend)
     _check_params(params, policy)
     _check_network(request, policy, settings)
-    check_scripts(request)
     check_handed(request)
     check_least(request)
     memory = request.resources.memory

@@ -19,6 +19,7 @@ import msgspec
 from ..errors import EngineUnavailable, EngineUnreachable, ExecutorError
 from .kubeconfig import Access, find_access
 from .spec import KubernetesSettings
+from .wire import PROTOCOLS, Wire
 
 if TYPE_CHECKING:
     import aiohttp
@@ -29,8 +30,6 @@ _DEADLINE = 30.0  # seconds for a call that the cluster answers at once unless i
 _CONNECT = 4.0
 _EXEC = 60.0
 _PIECE = 1 << 15
-_ERROR = 3  # the channel of an exec's end: https://kubernetes.io/docs/concepts/cluster-administration/proxies/
-_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _log = logging.getLogger("dms_executor.kubernetes")
 
 
@@ -116,34 +115,46 @@ class Client:
 
         Raises `ApiError`, `EngineUnreachable`.
         """
+        begun = time.monotonic()
+        text, where = b"", f"exec in {pod}"
+        try:
+            async with asyncio.timeout(_EXEC):
+                wire = await self.converse(pod, container, argv, has_input=bool(stdin))
+                try:
+                    for at in range(0, len(stdin), _PIECE):
+                        await wire.send(stdin[at : at + _PIECE])
+                    while (piece := await wire.receive()) is not None:
+                        text = (text + piece)[-4096:]
+                finally:
+                    await wire.close()
+        except TimeoutError as error:
+            raise _unreachable(where, error) from error
+        if wire.code is None:
+            raise EngineUnreachable(f"{where}: the connection ended before the command did", mend="It is tried again")
+        _log.debug("%s: in %.1f ms", where, (time.monotonic() - begun) * 1e3)
+        said = (text + wire.said) if wire.code >= 0 else wire.said
+        return wire.code, said.decode("utf-8", "replace")
+
+    async def converse(self, pod: str, container: str, argv: Sequence[str], *, has_input: bool = True) -> Wire:
+        """A command in a container, to be talked to. Raises `ApiError`, `EngineUnreachable`."""
         aiohttp = _aiohttp()
         session, where = await self._open(), f"exec in {pod}"
         query = [("container", container), ("stdout", "1"), ("stderr", "1"), *(("command", word) for word in argv)]
-        query += [("stdin", "1")] if stdin else []
-        text = b""
-        begun = time.monotonic()
+        query += [("stdin", "1")] if has_input else []
         try:
             async with asyncio.timeout(_EXEC):
-                async with session.ws_connect(
+                socket = await session.ws_connect(
                     await self._url(f"pods/{pod}/exec"),
                     params=query,
-                    protocols=_PROTOCOLS,
+                    protocols=PROTOCOLS,
                     headers=await self._headers(),
-                ) as socket:
-                    for at in range(0, len(stdin), _PIECE):
-                        await socket.send_bytes(b"\0" + stdin[at : at + _PIECE])
-                    async for message in socket:
-                        if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
-                            continue
-                        if message.data[0] == _ERROR:
-                            _log.debug("%s: in %.1f ms", where, (time.monotonic() - begun) * 1e3)
-                            return _ending(message.data[1:], text)
-                        text = (text + message.data[1:])[-4096:]
+                    autoping=True,
+                )
         except aiohttp.WSServerHandshakeError as error:
             raise ApiError(f"{where}: {error.message}", status=error.status) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _unreachable(where, error) from error
-        raise EngineUnreachable(f"{where}: the connection ended before the command did", mend="It is tried again")
+        return Wire(socket, where)
 
     async def _found(self) -> Access:
         async with self._opening:
@@ -187,17 +198,6 @@ async def _pieces(response: aiohttp.ClientResponse, where: str) -> AsyncIterator
             yield piece
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         raise _unreachable(where, error) from error
-
-
-def _ending(status: bytes, text: bytes) -> tuple[int, str]:
-    """The end of an exec is a Status: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/status/"""
-    said = json.loads(status)
-    if said.get("status") == "Success":
-        return 0, text.decode("utf-8", "replace")
-    for cause in (said.get("details") or {}).get("causes") or []:
-        if cause.get("reason") == "ExitCode":
-            return int(cause["message"]), text.decode("utf-8", "replace")
-    return -1, str(said.get("message") or status.decode("utf-8", "replace"))
 
 
 async def _refusal(response: aiohttp.ClientResponse, where: str) -> ApiError:

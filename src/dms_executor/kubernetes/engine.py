@@ -19,12 +19,14 @@ import msgspec
 from ..engine import Chunk, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
 from ..errors import EngineUnavailable, EngineUnreachable, StartFailed
 from ..limits import loosened_by
-from ..supervisor.binary import init_path
+from ..supervisor.binary import init_path, pod_path
 from ..supervisor.said import Report as InitReport
 from ..types import ExecutionRequest, Output, Probe, Progress
 from .body import init_map, pod_of
 from .check import ENFORCED, check_request, limits_and_gaps
 from .client import ApiError, Client
+from .execs import Execs
+from .gauge import Gauge
 from .handed import handed, is_handed
 from .names import CONTAINER, INIT, ROOM, pod_name
 from .output import Reading, log_head, read_log
@@ -39,10 +41,10 @@ _GO = "18"  # SIGCONT
 _STARTING = 120.0
 _REMOVAL = 90.0
 _RETRIES = 3
-_POWERS = frozenset({"exact_signal", "oom_detection"})
+_POWERS = frozenset({"exact_signal", "oom_detection", "exec", "exec_kill", "attach", "tty", "stats"})
 
 
-class KubernetesEngine(Signals, Engine):
+class KubernetesEngine(Signals, Execs, Engine):
     """See the module. Opened by `KubernetesEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "kubernetes"
@@ -60,6 +62,7 @@ class KubernetesEngine(Signals, Engine):
         self._readings: dict[str, Reading] = {}
         self._ends: dict[str, int] = {}
         self._signalling: dict[str, asyncio.Lock] = {}
+        self._gauge = Gauge()
         self._init = ""
 
     @classmethod
@@ -149,7 +152,8 @@ class KubernetesEngine(Signals, Engine):
                 if pod is None or pod.has_ended:
                     break
         report = report_of(pod) if pod is not None else InitReport()
-        exit_ = ended(pod, report, killed=await self._was_signalled(x))
+        was_killed, was_stopped = await self._was_signalled(x)
+        exit_ = ended(pod, report, killed=was_killed, stopped=was_stopped)
         self._ends[x.token] = 0
         if exit_ is None:
             raise EngineUnreachable("the watch ended before the pod did", execution_id=x.id)
@@ -166,6 +170,7 @@ class KubernetesEngine(Signals, Engine):
             await reading.close()
         self._signalling.pop(x.token, None)
         self._ends.pop(x.token, None)
+        self._gauge.forget(x.token)
         try:
             await self._pods.ready()
             # One that has ended goes at once, whatever the grace: the kubelet has no say in it any more.
@@ -217,7 +222,7 @@ class KubernetesEngine(Signals, Engine):
     async def _init_map(self) -> str:
         """Made once for each release of the init and namespace; whoever comes second finds it."""
         if not self._init:
-            body = await asyncio.to_thread(lambda: init_map(init_path()))
+            body = await asyncio.to_thread(lambda: init_map(init_path(), pod_path()))
             try:
                 await self._client.call("POST", "configmaps", body)
             except ApiError as error:

@@ -9,6 +9,7 @@ __all__ = [
     "EXECUTOR",
     "INIT",
     "INIT_FOLDER",
+    "POD",
     "REPORT",
     "ROOM",
     "TOKEN",
@@ -25,6 +26,8 @@ CONTAINER = "job"
 # In the job's own /dev, a tmpfs, so that the image is not touched.
 INIT_FOLDER = "/dev/.dms-executor"
 INIT = f"{INIT_FOLDER}/dms-init"
+POD = f"{INIT_FOLDER}/dms-pod"
+"""What is executed beside the job for whoever asks for something in there."""
 ROOM = "/dev/.dms-executor-room"
 """A folder in memory, for what the job is handed with its go."""
 REPORT = "/dev/termination-log"

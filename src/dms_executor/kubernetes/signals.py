@@ -36,8 +36,9 @@ class Signals:
             raise ExecutionNotRunning("it has ended", execution_id=x.id)
 
     async def stop(self, x: Execution, h: Handle, signum: int, grace: float) -> None:
-        """The signal now; the grace is kept in the container."""
-        await self._noted(x, str(signum), str(max(round(grace * 1000), 0)))
+        """The signal now; the grace is kept in the container. A job whose init took it had not ended before."""
+        if await self._noted(x, str(signum), str(max(round(grace * 1000), 0))):
+            await asyncio.to_thread(_note, x, "stopped")
 
     async def _noted(self, x: Execution, *words: str) -> bool:
         """False: it does not run any more. Noted first: the job may be over before the cluster has answered."""
@@ -63,18 +64,19 @@ class Signals:
             return False
         raise EngineUnreachable(f"the job could not be signalled: {said}", mend="It is tried again", execution_id=x.id)
 
-    async def _was_signalled(self, x: Execution) -> bool:
+    async def _was_signalled(self, x: Execution) -> tuple[bool, bool]:
+        """Whether we did, and whether that was a stop. Not by comparing clocks: a node has its own."""
         async with self._signalling.setdefault(x.token, asyncio.Lock()):
-            return await asyncio.to_thread(_path(x).exists)
+            return await asyncio.to_thread(lambda: (_path(x).exists(), _path(x, "stopped").exists()))
 
 
-def _path(x: Execution) -> Path:
-    return x.folder / "signalled"
+def _path(x: Execution, name: str = "signalled") -> Path:
+    return x.folder / name
 
 
-def _note(x: Execution) -> bool:
+def _note(x: Execution, name: str = "signalled") -> bool:
     try:
-        _path(x).touch(mode=0o600, exist_ok=False)
+        _path(x, name).touch(mode=0o600, exist_ok=False)
     except FileExistsError:
         return False
     except FileNotFoundError:  # it is over, and its folder taken away

@@ -157,8 +157,16 @@ def report_of(pod: Pod) -> Report:
     return report
 
 
-def ended(pod: Pod | None, report: Report, *, killed: bool) -> Exit | None:
-    """The end of a pod, None while it has not ended. One that something else than its job or we ended is lost."""
+def ended(pod: Pod | None, report: Report, *, killed: bool, stopped: bool = False) -> Exit | None:
+    """The end of a pod, None while it has not ended. One that something else than its job or we ended is lost.
+
+    `killed`: it was sent a signal by us; `stopped`: for a stop, and it had not ended then.
+    """
+    found = _ended(pod, report, killed=killed)
+    return msgspec.structs.replace(found, stopped_by="stop") if stopped and found is not None else found
+
+
+def _ended(pod: Pod | None, report: Report, *, killed: bool) -> Exit | None:
     now = datetime.now(UTC)
     if pod is None:
         return Exit(lost="its pod is gone", started_at=report.started_at, finished_at=now, killed=killed)

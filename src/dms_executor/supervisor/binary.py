@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import EngineUnavailable
 
-__all__ = ["guest_path", "init_path", "shim_path", "vm_exec_path", "vm_path"]
+__all__ = ["guest_path", "init_path", "pod_path", "shim_path", "vm_exec_path", "vm_path"]
 
 _FOLDER = Path(__file__).parent.parent / "bin"
 _MEND = (
@@ -48,6 +48,12 @@ def init_path(state_dir: Path | None = None) -> Path:
     A bind keeps its mount's noexec: where the package lies on one, the file is a copy in `state_dir`.
     """
     return _executable("dms-init", state_dir)
+
+
+@cache
+def pod_path() -> Path:
+    """The file `dms-pod`, which lies beside `dms-init` in a pod. Raises `EngineUnavailable`."""
+    return _find("dms-pod")
 
 
 @cache

@@ -1,0 +1,88 @@
+"""A pod's one container as the stand-in has it: a process of this host in namespaces and a root of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from dms_executor.kubernetes.names import INIT_FOLDER, REPORT, ROOM
+from dms_executor.supervisor.binary import init_path
+
+__all__ = ["Container"]
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_INSIDE = ["unshare", "--pid", "--mount", "--uts", "--fork", "--kill-child=KILL", "--"]
+# What a kubelet and a runtime make of a root; without its limits, its user and its seccomp filter.
+_ROOT = f"""set -e
+folder=$1 lower=$2 programs=$3 directory=$4; shift 4
+mount -t tmpfs tmpfs "$folder/mount"; cd "$folder/mount"; mkdir upper work root
+mount -t overlay overlay -o "lowerdir=$lower,upperdir=$PWD/upper,workdir=$PWD/work" root; cd root
+mkdir -p proc sys dev tmp
+mount -t proc proc proc
+mount -t tmpfs -o mode=755 tmpfs dev
+mount -t tmpfs tmpfs sys; mkdir -p sys/fs/cgroup; mount --rbind /sys/fs/cgroup sys/fs/cgroup
+for node in null zero full random urandom tty; do touch dev/$node; mount --bind /dev/$node dev/$node; done
+mkdir dev/pts; mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts dev/pts; ln -s pts/ptmx dev/ptmx
+mkdir -m 755 .{INIT_FOLDER}; mount --bind "$programs" .{INIT_FOLDER}
+mkdir -m 777 .{ROOM}; chmod 777 .{ROOM}
+touch .{REPORT}; mount --bind "$folder/report" .{REPORT}
+exec chroot . /bin/sh -c 'mkdir -p "$0"; cd "$0"; exec "$@"' "$directory" "$@"
+"""
+
+
+class Container:
+    """The process, and the files that a node has of it. `lower`: what its root begins as."""
+
+    def __init__(self, folder: Path, lower: Path) -> None:
+        self.folder = folder
+        self.lower = lower
+        self.log, self.report = folder / "log", folder / "report"
+        for path in (self.log, self.report):
+            path.touch()
+        self.report.chmod(0o666)
+        (folder / "mount").mkdir()
+        self.written = asyncio.Event()
+        self.process: asyncio.subprocess.Process | None = None
+        self.first = 0
+        self._env: dict[str, str] = {}
+
+    async def start(self, spec: dict[str, Any]) -> None:
+        self._env = {"PATH": _PATH, **{e["name"]: e["value"].replace("$$", "$") for e in spec["env"]}}
+        words = [word.replace("$$", "$") for word in spec["command"]]
+        place = [str(self.folder), str(self.lower), str(init_path().parent), spec.get("workingDir", "/")]
+        self.process = await asyncio.create_subprocess_exec(
+            *_INSIDE, "sh", "-c", _ROOT, "sh", *place, *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            env=self._env,
+        )  # fmt: skip
+        while not self.report.stat().st_size and self.process.returncode is None:
+            await asyncio.sleep(0.005)  # its init's first word: before it nobody is there to be talked to
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        self.first = int((children.read_text().split() or ["0"])[0]) if children.exists() else 0
+
+    async def execute(self, words: list[str], *, has_input: bool) -> asyncio.subprocess.Process:
+        """A further process in it."""
+        return await asyncio.create_subprocess_exec(
+            *["nsenter", f"--target={self.first}", "--pid", "--mount", "--uts", "--root", "--wd", "--", *words],
+            stdin=asyncio.subprocess.PIPE if has_input else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=self._env,
+        )
+
+    async def run(self) -> int:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        with self.log.open("ab") as log:
+            while piece := await self.process.stdout.read(1 << 16):
+                log.write(piece)
+                log.flush()
+                self.written.set()
+        code = await self.process.wait()
+        return code if code >= 0 else 128 - code
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
