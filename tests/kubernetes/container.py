@@ -18,7 +18,7 @@ _ROOT = f"""set -e
 folder=$1 lower=$2 programs=$3 directory=$4; shift 4
 mount -t tmpfs tmpfs "$folder/mount"; cd "$folder/mount"; mkdir upper work root
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$PWD/upper,workdir=$PWD/work" root; cd root
-mkdir -p proc sys dev tmp
+mkdir -p proc sys dev tmp etc; hostname > etc/hostname
 mount -t proc proc proc
 mount -t tmpfs -o mode=755 tmpfs dev
 mount -t tmpfs tmpfs sys; mkdir -p sys/fs/cgroup; mount --rbind /sys/fs/cgroup sys/fs/cgroup

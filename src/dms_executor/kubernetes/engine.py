@@ -25,7 +25,7 @@ from ..types import ExecutionRequest, Output, Probe, Progress
 from .body import init_map, pod_of
 from .check import ENFORCED, check_request, limits_and_gaps
 from .client import ApiError, Client
-from .execs import Execs
+from .copies import Copies
 from .gauge import Gauge
 from .handed import handed, is_handed
 from .names import CONTAINER, INIT, ROOM, pod_name
@@ -41,10 +41,10 @@ _GO = "18"  # SIGCONT
 _STARTING = 120.0
 _REMOVAL = 90.0
 _RETRIES = 3
-_POWERS = frozenset({"exact_signal", "oom_detection", "exec", "exec_kill", "attach", "tty", "stats"})
+_POWERS = frozenset({"exact_signal", "oom_detection", "exec", "exec_kill", "copy", "attach", "tty", "stats"})
 
 
-class KubernetesEngine(Signals, Execs, Engine):
+class KubernetesEngine(Signals, Copies, Engine):
     """See the module. Opened by `KubernetesEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "kubernetes"

@@ -20,7 +20,7 @@ import msgspec
 from ..errors import CopyFailed
 from . import spawning
 
-__all__ = ["Elsewhere", "look", "pack", "unpack"]
+__all__ = ["Elsewhere", "Record", "judged", "kinds_of", "look", "pack", "told", "unpack", "words_of_unpack"]
 
 _JOB = 3  # the number under which a helper has its job's folder in /proc
 _REPORT_MAX = 65536
@@ -40,7 +40,9 @@ _MENDS = {
 }
 
 
-class _Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True):
+    """One of what a helper tells: docs/protocol.md, section 8."""
+
     kind: str
     number: int
     text: str
@@ -63,7 +65,11 @@ async def look(path: bytes, *, job: Job | None = None) -> str:
 
     `job`: in whose root `path` lies. Raises `CopyFailed`.
     """
-    records = await _run("look", [path], {}, job)
+    return kinds_of(await _run("look", [path], {}, job))
+
+
+def kinds_of(records: list[Record]) -> str:
+    """What `look` told."""
     return next((record.text for record in records if record.kind == "look"), "--")
 
 
@@ -72,7 +78,7 @@ async def pack(path: bytes, name: bytes, sink: int, *, follow: bool = False, job
 
     `follow`: a link in the place of `path` itself is followed. Raises `CopyFailed`.
     """
-    return _told(await _run("pack", [*([b"-L"] if follow else []), name, path], {1: sink}, job))
+    return told(await _run("pack", [*([b"-L"] if follow else []), name, path], {1: sink}, job))
 
 
 async def unpack(
@@ -89,12 +95,20 @@ async def unpack(
     `only`: what is to come, by its name there; a stream with anything else is refused. `drop_special`: without
     set-user-id and set-group-id bits. Raises `CopyFailed`.
     """
+    words = words_of_unpack(folder, only=only, keep_owner=keep_owner, drop_special=drop_special)
+    return told(await _run("unpack", words, {0: source}, job))
+
+
+def words_of_unpack(
+    folder: bytes, *, only: bytes | None = None, keep_owner: bool = False, drop_special: bool = False
+) -> list[bytes]:
+    """The words behind the mode's own."""
     options = [*([b"-o"] if keep_owner else []), *([b"-s"] if drop_special else [])]
     options += [b"-n", only] if only is not None else []
-    return _told(await _run("unpack", [*options, folder], {0: source}, job))
+    return [*options, folder]
 
 
-async def _run(mode: str, words: Sequence[bytes], streams: dict[int, int], job: Job | None) -> list[_Record]:
+async def _run(mode: str, words: Sequence[bytes], streams: dict[int, int], job: Job | None) -> list[Record]:
     if job is not None and not isinstance(job, int):
         async with job.reached([mode.encode(), b"-j", *words]) as argv:
             return await _helped(mode, argv, streams)
@@ -102,7 +116,7 @@ async def _run(mode: str, words: Sequence[bytes], streams: dict[int, int], job: 
     return await _helped(mode, argv, {**streams, **({_JOB: job} if job is not None else {})})
 
 
-async def _helped(mode: str, argv: Sequence[str], places: dict[int, int]) -> list[_Record]:
+async def _helped(mode: str, argv: Sequence[str], places: dict[int, int]) -> list[Record]:
     try:
         report, theirs = os.pipe2(os.O_CLOEXEC)
     except OSError as error:
@@ -114,7 +128,7 @@ async def _helped(mode: str, argv: Sequence[str], places: dict[int, int]) -> lis
             os.close(theirs)
         status = await _ended(pid)
         os.set_blocking(report, False)
-        return _judged(mode, status, _records(report))
+        return judged(mode, os.waitstatus_to_exitcode(status), _said(report))
     finally:
         os.close(report)
 
@@ -131,32 +145,38 @@ async def _ended(pid: int) -> int:
         raise
 
 
-def _records(report: int) -> list[_Record]:
+def _said(report: int) -> bytes:
     """All that a helper says fits into the pipe."""
     try:
-        fields = os.read(report, _REPORT_MAX).split(b"\0")
+        return os.read(report, _REPORT_MAX)
     except BlockingIOError:
-        return []
-    texts = [field.decode("utf-8", "backslashreplace") for field in fields]
+        return b""
+
+
+def _records(said: bytes) -> list[Record]:
+    texts = [field.decode("utf-8", "backslashreplace") for field in said.split(b"\0")]
     return [
-        _Record(kind, int(number), text)
+        Record(kind, int(number), text)
         for kind, number, text in zip(*[iter(texts)] * 3, strict=False)
         if _NUMBER.fullmatch(number)  # a guest may have written it
     ]
 
 
-def _judged(mode: str, status: int, records: list[_Record]) -> list[_Record]:
+def judged(mode: str, code: int | None, said: bytes) -> list[Record]:
+    """What a helper told on its stderr, once it has ended. Raises `CopyFailed`."""
+    records = _records(said)
     for record in records:
         if record.kind == "error":
-            code = record.number
-            what = "it is no good tar stream" if code == errno.EBADMSG else os.strerror(code)
-            raise CopyFailed(f"{record.text}: {what}", errno=code, mend=_MENDS.get(code, ""))
-    if status != 0:
-        raise CopyFailed(f"{mode} ended with status {os.waitstatus_to_exitcode(status)}", mend="Copy again")
+            number = record.number
+            what = "it is no good tar stream" if number == errno.EBADMSG else os.strerror(number)
+            raise CopyFailed(f"{record.text}: {what}", errno=number, mend=_MENDS.get(number, ""))
+    if code != 0:
+        raise CopyFailed(f"{mode} ended with status {code}", mend="Copy again")
     return records
 
 
-def _told(records: list[_Record]) -> list[str]:
+def told(records: list[Record]) -> list[str]:
+    """What of it a caller is told."""
     texts = {
         "left-out": "{} devices, FIFOs and sockets were left out, the first is {}",
         "shrunk": "{} files got shorter while they were read and end in zeros, the first is {}",

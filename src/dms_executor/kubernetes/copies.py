@@ -1,0 +1,114 @@
+"""The power `copy`: a helper of `dms-pod` packs or unpacks in the pod, as the user of its container."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from ..copying import Found, found
+from ..engine import Execution, Handle
+from ..errors import CopyFailed, EngineUnreachable, ExecutionNotRunning, StartFailed
+from ..supervisor import files
+from .conversation import HELPER, Conversation, told_of
+from .descriptors import Descriptor
+from .execs import Execs
+
+__all__ = ["Copies"]
+
+_TOLD = 65536
+
+
+class Copies(Execs):
+    """What the engine has of `engine.Copies`."""
+
+    async def look(self, x: Execution, h: Handle, path: bytes) -> Found:
+        """What a path in the job is."""
+        async with _Helper(self, x, [b"look", path]) as helper:
+            helper.way.end_input()
+            await helper.take(None)
+            return found(files.kinds_of(await helper.ended()))
+
+    async def archive_out(
+        self, x: Execution, h: Handle, path: bytes, name: bytes, sink: int, *, follow: bool
+    ) -> list[str]:
+        """Raises `CopyFailed`, `ExecutionNotRunning`."""
+        words = [b"pack", *([b"-L"] if follow else []), name, path]
+        async with _Helper(self, x, words) as helper, Descriptor(sink, os.O_WRONLY) as file:
+            helper.way.end_input()
+            await helper.take(file)
+            return files.told(await helper.ended())
+
+    async def archive_in(self, x: Execution, h: Handle, folder: bytes, source: int, *, keep_owner: bool) -> list[str]:
+        """Raises `CopyFailed`, `ExecutionNotRunning`."""
+        words = [b"unpack", *files.words_of_unpack(folder, keep_owner=keep_owner)]
+        async with _Helper(self, x, words) as helper, Descriptor(source, os.O_RDONLY) as file:
+            giving = asyncio.ensure_future(helper.give(file))
+            try:
+                await helper.take(None)
+                records = await helper.ended()
+                await giving
+            finally:
+                giving.cancel()
+                await asyncio.wait([giving])
+            return files.told(records)
+
+
+class _Helper:
+    """One mode of docs/protocol.md, section 8, as long as the block lasts."""
+
+    way: Conversation
+
+    def __init__(self, engine: Copies, x: Execution, words: list[bytes]) -> None:
+        self._engine = engine
+        self._x = x
+        self._words = words
+        self._said = b""
+
+    async def __aenter__(self) -> _Helper:
+        try:
+            self.way = await self._engine._begun(self._x, Conversation, told_of(self._words, flags=HELPER))
+        except StartFailed as error:
+            raise CopyFailed(error.message, errno=error.errno or 0, execution_id=self._x.id) from error
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self.way.aclose()
+        except EngineUnreachable:  # it reads the end of the connection, and ends by that
+            return
+
+    async def take(self, sink: Descriptor | None) -> None:
+        """All that it gives, to its end."""
+        while (piece := await self.way.read()) is not None:
+            if piece[0] == "stderr":
+                self._said = (self._said + piece[1])[:_TOLD]
+            elif sink is not None:
+                try:
+                    await sink.write(piece[1])
+                except OSError as error:
+                    raise self._failed("the archive cannot be written", error) from error
+
+    async def give(self, source: Descriptor) -> None:
+        """All of `source`, as far as it reads it."""
+        try:
+            while data := await source.read():
+                await self.way.write(data)
+        except ExecutionNotRunning:
+            return  # it says itself why
+        except OSError as error:
+            raise self._failed("the archive cannot be read", error) from error
+        self.way.end_input()
+
+    async def ended(self) -> list[files.Record]:
+        """What it told. Raises `CopyFailed`, `ExecutionNotRunning`."""
+        code = await self.way.wait()
+        try:
+            return files.judged(self._words[0].decode(), code, self._said)
+        except CopyFailed as error:
+            error.execution_id = self._x.id
+            if not self._said and await self._engine._has_ended(self._x):
+                raise ExecutionNotRunning("it has ended", execution_id=self._x.id) from error
+            raise
+
+    def _failed(self, what: str, error: OSError) -> CopyFailed:
+        return CopyFailed(f"{what}: {error.strerror}", errno=error.errno or 0, execution_id=self._x.id)
