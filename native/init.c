@@ -1,5 +1,6 @@
 /* `dms-init [-r REPORT [-o] | -l REPORT | -c SOCKET | -e] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT]
- * [-a FOLDER] [-h ROOM] -- ARGV...`: pid 1 of a job, or the first process of a session in it. docs/protocol.md, section 3. */
+ * [-a FOLDER] [-h ROOM] [-u HELD]
+ * -- ARGV...`: pid 1 of a job, or the first process of a session in it. docs/protocol.md, section 3. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -17,6 +18,7 @@
 #include "calling.h"
 #include "console.h"
 #include "descendants.h"
+#include "errands.h"
 #include "frame.h"
 #include "handed.h"
 #include "lines.h"
@@ -27,6 +29,7 @@
 #include "search.h"
 #include "seccomp.h"
 #include "sending.h"
+#include "standing.h"
 #include "sys.h"
 #include "terminal.h"
 
@@ -319,12 +322,10 @@ int main(int argc, char **argv)
 {
     struct options options;
     const char *problem;
-    int scripts = -1, console = -1, input;
+    int scripts = -1, console = -1, input, status = errand(argc, argv);
     sigset_t all;
-    if (argc > 2 && strcmp(argv[1], "-k") == 0)
-        return sending(argv[2], argv[3]);
-    if (argc > 2 && strcmp(argv[1], "-g") == 0)
-        return handed_receive(argv[2]);
+    if (status >= 0)
+        return status;
     bool understood = options_parse(argc, argv, &options);
     stays = options.stays;
     if (options.report != NULL) {
@@ -349,6 +350,8 @@ int main(int argc, char **argv)
         hung_up();
     if (!understood)
         fail(EINVAL, "wrong arguments (docs/protocol.md, section 3)");
+    if (options.held != NULL && standing_hold(options.held) != 0)
+        fail(errno, "cannot hold what says that the job lives");
     if (options.scripts != NULL) {
         bool is_path = *options.scripts == '/';
         scripts = is_path ? open(options.scripts, O_RDONLY | O_CLOEXEC) : atoi(options.scripts);

@@ -13,7 +13,7 @@ struct options {
     const char *size;             /* -t */
     const char *scripts, *folder; /* -p */
     const char *input, *attached; /* -i, -a */
-    const char *room;             /* -h */
+    const char *room, *held;      /* -h, -u */
     char **argv;
 };
 

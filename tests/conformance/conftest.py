@@ -46,7 +46,7 @@ def _clusters() -> list[ClusterSubject]:
     """Only where the tests are given a cluster."""
     if not cluster.KUBECONFIG:
         return []
-    traits = (_PLAIN.traits | {"slow_preparation"}) - {"supervisor", "users", "volumes"}
+    traits = (_PLAIN.traits | {"slow_preparation"}) - {"supervisor", "users", "named_users", "cut_off"}
     settings = {"kubeconfig": cluster.KUBECONFIG}
     return [ClusterSubject(image=cluster.IMAGE, engine="kubernetes", engine_settings=settings, traits=traits)]
 

@@ -13,8 +13,11 @@ from dms_executor.errors import EngineUnavailable, InvalidRequest, NotSupported,
 from dms_executor.kubernetes import KubernetesSettings, KubernetesSpec
 from dms_executor.kubernetes.body import pod_of
 from dms_executor.kubernetes.check import check_request, limits_and_gaps
+from dms_executor.kubernetes.names import INIT_FOLDER
+from dms_executor.kubernetes.places import Place, places_of
 from dms_executor.kubernetes.spec import checked_params
 from dms_executor.types import PortMapping, StorageVolume
+from dms_executor.volumes import grant_volumes
 
 _SETTINGS = KubernetesSettings()
 
@@ -27,8 +30,7 @@ def request(params: dict[str, Any] | None = None, **fields: Any) -> ExecutionReq
 @pytest.mark.parametrize(
     ("field", "fields", "params"),
     [
-        ("$.inputs", {"inputs": [StorageVolume(source="/etc", target="/in")]}, {}),
-        ("$.results_dir", {"results_dir": "/tmp/r"}, {}),
+        ("$.inputs[0].type", {"inputs": [StorageVolume(type="volume", source="v", target="/in")]}, {}),
         ("$.ports", {"ports": [PortMapping(container_port=80)]}, {}),
         ("$.init", {"init": False}, {}),
         ("$.network", {"network": "host"}, {}),
@@ -62,12 +64,14 @@ def test_an_unknown_param_lists_those_that_are_known() -> None:
         checked_params({"image": "i", "cmd": ["x"], "unknown": 1})
 
 
-def pod(asked: ExecutionRequest, settings: KubernetesSettings = _SETTINGS) -> dict[str, Any]:
+def pod(
+    asked: ExecutionRequest, settings: KubernetesSettings = _SETTINGS, places: list[Place] | None = None
+) -> dict[str, Any]:
     check_request(asked, Policy.trusted(), settings)
     limits, _ = limits_and_gaps(asked, Policy.trusted(), settings)
     x = Execution(id="e.", token="t" * 20, executor_id="x", folder=Path("/nowhere"), request=asked)
     params = KubernetesSpec(**asked.engine_spec.params)
-    return pod_of(x, params, settings, limits, executor_id="x", init="init")
+    return pod_of(x, params, settings, limits, executor_id="x", init="init", places=places)
 
 
 def test_a_pod_has_no_more_rights_than_it_needs() -> None:
@@ -100,6 +104,26 @@ def test_nothing_secret_is_the_clusters_to_keep() -> None:
     told = pod(asked)
     assert "secret" not in str(told).lower().replace("imagepullsecrets", "")
     assert "-h" in told["spec"]["containers"][0]["command"]
+
+
+def test_a_pod_with_outputs_has_a_container_that_outlives_its_job(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").touch()
+    asked = request(
+        inputs=[StorageVolume(source=str(tmp_path / "in"), target="/in")],
+        outputs=[StorageVolume(source=str(tmp_path / "out"), target="/out")],
+    )
+    policy = Policy(read_roots=(tmp_path,), write_roots=(tmp_path,), missing_defaults="record")
+    places = places_of(grant_volumes(asked, policy, ()))
+    spec = pod(asked, places=places)["spec"]
+    job, outputs = spec["containers"]
+    (inputs,) = spec["initContainers"]
+    assert [mount["mountPath"] for mount in job["volumeMounts"] if mount.get("readOnly")] == [INIT_FOLDER, "/in"]
+    assert outputs["command"][1:3] == ["-z", "3600"]
+    for beside in (inputs, outputs):
+        assert beside["securityContext"] == {**job["securityContext"], "readOnlyRootFilesystem": True}
+    caps = [volume["emptyDir"]["sizeLimit"] for volume in spec["volumes"] if volume["name"].startswith("place-")]
+    assert caps == [str(8 << 30)] * 2
 
 
 def test_words_are_not_replaced_by_the_kubelet() -> None:

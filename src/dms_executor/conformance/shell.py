@@ -54,6 +54,7 @@ class ShellSubject(Subject):
     traits: frozenset[str] = frozenset(  # type: ignore[misc]
         {
             *("shell", "container", "users", "shared_kernel", "volumes", "survives_caller", "supervisor"),
+            *("named_users", "cut_off"),
             *("no_image", "no_command"),
         }
     )

@@ -35,6 +35,8 @@ TRAITS = {
     "shell": "jobs are processes that run POSIX shell (`Shell` steps)",
     "container": "jobs have a root, users and a process tree of their own",
     "users": "a further command may have another user than the job",
+    "named_users": "the user of a job may be a name that its image knows",
+    "cut_off": "a job without a network sees no interface but its own loopback",
     "shared_kernel": "a job's processes are the host kernel's: one that is out of memory takes the others not along",
     "volumes": "inputs, outputs, results_dir and stdin_file",
     "survives_caller": "jobs run on when their caller is killed, and every process can reach them",

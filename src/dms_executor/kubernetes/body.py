@@ -15,7 +15,8 @@ from ..errors import StartFailed
 from ..limits import Limits
 from ..types import ExecutionRequest
 from .handed import MOST, is_handed
-from .names import CONTAINER, INIT, INIT_FOLDER, REPORT, ROOM, annotations_of, labels_of, pod_name
+from .names import CONTAINER, HELD, INIT, INIT_FOLDER, REPORT, ROOM, annotations_of, labels_of, pod_name
+from .places import Place, containers_of, mounts_of, volumes_of
 from .spec import KubernetesParams, KubernetesSettings
 
 __all__ = ["init_map", "pod_of"]
@@ -43,9 +44,16 @@ def init_map(*programs: Path) -> dict[str, Any]:
 
 
 def pod_of(
-    x: Execution, params: KubernetesParams, settings: KubernetesSettings, limits: Limits, *, executor_id: str, init: str
+    x: Execution,
+    params: KubernetesParams,
+    settings: KubernetesSettings,
+    limits: Limits,
+    *,
+    executor_id: str,
+    init: str,
+    places: list[Place] | None = None,
 ) -> dict[str, Any]:
-    """`init`: the name of the ConfigMap. Raises `StartFailed` without a command."""
+    """`init`: the name of the ConfigMap; `places`: of inputs and outputs. Raises `StartFailed` without a command."""
     request = x.request
     argv = [*(params.entrypoint or []), *(params.cmd or [])]
     if not argv:
@@ -54,6 +62,8 @@ def pod_of(
     if params.platform is not None:
         system, _, architecture = params.platform.partition("/")
         selector |= {"kubernetes.io/os": system, "kubernetes.io/arch": architecture.partition("/")[0]}
+    places = places or []
+    job = _container(x, params, limits, argv, places)
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -65,8 +75,12 @@ def pod_of(
         "tolerations": list(settings.tolerations),
         "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
         # 0555: the kubelet owns it as root, and the job's user executes it.
-        "volumes": [{"name": "init", "configMap": {"name": init, "defaultMode": 0o555}}],
-        "containers": [_container(x, params, limits, argv)],
+        "volumes": [
+            {"name": "init", "configMap": {"name": init, "defaultMode": 0o555}},
+            *volumes_of(places, settings),
+        ],
+        "containers": [job],
+        **containers_of(places, job, settings),
     }
     if _needs_room(request):
         room = {"medium": "Memory", "sizeLimit": str(2 * MOST)}
@@ -91,7 +105,9 @@ def pod_of(
     }
 
 
-def _container(x: Execution, params: KubernetesParams, limits: Limits, argv: list[str]) -> dict[str, Any]:
+def _container(
+    x: Execution, params: KubernetesParams, limits: Limits, argv: list[str], places: list[Place]
+) -> dict[str, Any]:
     environment = {**params.environment, **x.request.environment}
     wrapper, mounts = [INIT, "-l", REPORT, "-w"], [{"name": "init", "mountPath": INIT_FOLDER, "readOnly": True}]
     if is_handed(x.request):
@@ -103,6 +119,8 @@ def _container(x: Execution, params: KubernetesParams, limits: Limits, argv: lis
         environment = {"TERM": "xterm", **environment}
     if _needs_room(x.request):
         mounts.append({"name": "room", "mountPath": ROOM})
+    if any(place.returns for place in places):
+        wrapper += ["-u", f"{HELD}/job"]
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": params.image,
@@ -111,7 +129,7 @@ def _container(x: Execution, params: KubernetesParams, limits: Limits, argv: lis
         "env": [{"name": name, "value": _literal(value)} for name, value in environment.items()],
         "terminationMessagePath": REPORT,
         "terminationMessagePolicy": "File",
-        "volumeMounts": mounts,
+        "volumeMounts": [*mounts, *mounts_of(places)],
         "securityContext": _security(params),
         "resources": _resources(x, limits),
     }

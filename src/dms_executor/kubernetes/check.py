@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 from ..errors import InvalidRequest, NotSupported
 from ..images import parse_reference
@@ -11,10 +14,11 @@ from ..limits import Limits, check_least, limits_of
 from ..policy import Limit, Policy
 from ..scripts import check_scripts
 from ..types import ExecutionRequest
-from .handed import check_handed
+from ..volumes import check_volumes, verify_volumes
+from .handed import MOST, check_handed
 from .spec import KubernetesParams, KubernetesSettings, checked_params
 
-__all__ = ["ENFORCED", "check_request", "limits_and_gaps"]
+__all__ = ["ENFORCED", "check_paths", "check_request", "limits_and_gaps"]
 
 ENFORCED = frozenset({"cpu", "memory"})
 _ENGINE = "kubernetes"
@@ -32,22 +36,47 @@ def check_request(request: ExecutionRequest, policy: Policy, settings: Kubernete
     check_scripts(request)
     for field, present, mend in (
         ("$.init", not request.init, "Leave init out: it is what reports the job's start and end"),
-        ("$.stdin_file", request.stdin_file, "Give stdin itself"),
-        ("$.inputs", request.inputs, "Let the job fetch them"),
-        ("$.outputs", request.outputs, "Let the job send them, or write to stdout"),
-        ("$.results_dir", request.results_dir, "Read the result and the log instead"),
         ("$.ports", request.ports, "Leave ports out"),
     ):
         if present:
             raise _lacking(field, mend)
     _check_params(params, policy)
     _check_network(request, policy, settings)
+    check_volumes(request, _ENGINE)
+    for index, volume in enumerate([*request.inputs, *request.outputs]):
+        if volume.type == "volume":
+            of = f"$.inputs[{index}]" if index < len(request.inputs) else f"$.outputs[{index - len(request.inputs)}]"
+            raise _lacking(f"{of}.type", "Use bind or tmpfs")
     check_handed(request)
     check_least(request)
     memory = request.resources.memory
     if memory is not None and memory < _LEAST_MEMORY:
         raise InvalidRequest(f"{memory} is too little to run", path="$.resources.memory", mend="At least 6MiB")
     return params
+
+
+def check_paths(request: ExecutionRequest, policy: Policy, refused: Sequence[Path]) -> None:
+    """Opens every host path that the request names, and makes nothing. Blocks.
+
+    Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`.
+    """
+    verify_volumes(request, policy, refused)
+    for index, volume in enumerate(request.inputs):
+        if volume.type != "bind" or volume.read_only is not False:
+            continue
+        field = f"$.inputs[{index}]"
+        with policy.open(volume.source or "", write=True, field=f"{field}.source", refused=refused) as granted:
+            if not granted.is_dir:
+                raise _lacking(f"{field}.read_only", "Give the folder that the file is in")
+    if request.stdin_file is not None:
+        with policy.open(request.stdin_file, field="$.stdin_file", refused=refused) as granted:
+            size = os.fstat(granted.fd).st_size
+        if size > MOST:
+            raise InvalidRequest(
+                f"{request.stdin_file!r} has {size} bytes, more than {MOST}",
+                path="$.stdin_file",
+                mend="Give it as an input",
+            )
 
 
 def limits_and_gaps(

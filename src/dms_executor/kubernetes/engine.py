@@ -9,7 +9,8 @@ both streams as lines. One watch tells of all pods of an executor. Nothing resta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 from typing import ClassVar, Self
@@ -19,24 +20,30 @@ import msgspec
 from ..engine import Chunk, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
 from ..errors import EngineUnavailable, EngineUnreachable, StartFailed
 from ..limits import loosened_by
+from ..policy import Grant, reopen
 from ..supervisor.binary import init_path, pod_path
 from ..supervisor.said import Report as InitReport
+from ..typed import known
 from ..types import ExecutionRequest, Output, Probe, Progress
+from ..volumes import Volumes, collect, grant_volumes, plain_volumes
 from .body import init_map, pod_of
-from .check import ENFORCED, check_request, limits_and_gaps
+from .check import ENFORCED, check_paths, check_request, limits_and_gaps
 from .client import ApiError, Client
 from .copies import Copies
 from .gauge import Gauge
-from .handed import handed, is_handed
+from .handed import MOST, handed, is_handed
 from .names import CONTAINER, INIT, ROOM, pod_name
 from .output import Reading, log_head, read_log
+from .places import Place, places_of
 from .pods import Pods
 from .signals import Signals
 from .spec import KubernetesParams, KubernetesSettings, checked_params, checked_settings
+from .transfers import Transfers
 from .view import Pod, ended, report_of, seen, trouble, waits_for
 
 __all__ = ["KubernetesEngine"]
 
+_log = logging.getLogger("dms_executor.kubernetes")
 _GO = "18"  # SIGCONT
 _STARTING = 120.0
 _REMOVAL = 90.0
@@ -44,7 +51,7 @@ _RETRIES = 3
 _POWERS = frozenset({"exact_signal", "oom_detection", "exec", "exec_kill", "copy", "attach", "tty", "stats"})
 
 
-class KubernetesEngine(Signals, Copies, Engine):
+class KubernetesEngine(Signals, Copies, Transfers, Engine):
     """See the module. Opened by `KubernetesEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "kubernetes"
@@ -93,6 +100,8 @@ class KubernetesEngine(Signals, Copies, Engine):
         """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""
         check_request(request, self._context.policy, self._settings)
         limits_and_gaps(request, self._context.policy, self._settings)
+        if plain_volumes(request) is None:
+            await asyncio.to_thread(check_paths, request, self._context.policy, (self._context.state_dir,))
         await self._client.namespace()
 
     async def prepare(self, x: Execution, report: Report) -> Prepared:
@@ -101,13 +110,25 @@ class KubernetesEngine(Signals, Copies, Engine):
         limits, unenforced = limits_and_gaps(x.request, policy, settings)
         params = checked_params(x.request.engine_spec.params)
         init = await self._init_map()
-        body = pod_of(x, params, settings, limits, executor_id=self._context.executor_id, init=init)
+        volumes = await asyncio.to_thread(grant_volumes, x.request, policy, (self._context.state_dir,))
+        places = await asyncio.to_thread(places_of, volumes)
+        whose = self._context.executor_id
+        body = pod_of(x, params, settings, limits, executor_id=whose, init=init, places=places)
         await self._pods.ready()
         pod = await self._made(x, body)
         self._pods.learn(pod)
-        pod = await self._waits(x, report)
+        if any(place.fills for place in places):
+            await self._waits(x, report, lambda pod: pod.takes_inputs)
+            await self._bring_in(x, places)
+        pod = await self._waits(x, report, lambda pod: pod.is_up)
+        kept = [(place.number, place.fills) for place in places if place.returns]
         return Prepared(
-            state={"node": pod.spec.node_name, "uid": pod.metadata.uid},
+            state={
+                "node": pod.spec.node_name,
+                "uid": pod.metadata.uid,
+                "volumes": msgspec.to_builtins(volumes),
+                "places": kept,
+            },
             loosened=loosened_by(x.request),
             unenforced=unenforced,
         )
@@ -115,13 +136,13 @@ class KubernetesEngine(Signals, Copies, Engine):
     async def create(self, x: Execution, p: Prepared) -> Handle:
         """All is made already, and nothing of the job has run."""
         ids = {"pod": pod_name(x.token), "namespace": await self._client.namespace(), "node": str(p.state["node"])}
-        return Handle(state={"uid": p.state["uid"]}, engine_ids=ids)
+        return Handle(state={name: p.state[name] for name in ("uid", "volumes", "places")}, engine_ids=ids)
 
     async def start(self, x: Execution, h: Handle) -> datetime:
         """Raises `StartFailed` with what the init said."""
         try:
             async with asyncio.timeout(_STARTING):
-                reading, code = await asyncio.gather(read_log(self._client, x.token, None), self._go(x))
+                reading, code = await asyncio.gather(read_log(self._client, x.token, None), self._go(x, h))
                 self._readings[x.token] = reading
                 started = await reading.started(x.id)
         except TimeoutError as error:
@@ -160,8 +181,16 @@ class KubernetesEngine(Signals, Copies, Engine):
         return exit_
 
     async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
-        """There are none: a request with outputs was refused."""
-        return []
+        """Fetches the outputs, and fills `results_dir`. Raises `PolicyDenied`, `CopyFailed`, `EngineUnreachable`.
+
+        What was in a pod that the cluster lost is lost with it.
+        """
+        volumes = msgspec.convert(h.state.get("volumes", {}), known(Volumes))
+        if exit.lost is None and exit.started_at is not None:
+            places = [Place(number, volumes.mounts[number], fills) for number, fills in h.state.get("places", [])]
+            for text in await self._bring_out(x, places):
+                _log.warning("outputs: %s", text, extra={"execution_id": x.id, "engine": self.name})
+        return await asyncio.to_thread(collect, volumes, x.folder, exit.code)
 
     async def destroy(self, x: Execution, h: Handle | None) -> None:
         """The pod with its log; returns when the cluster has nothing of it any more."""
@@ -244,14 +273,14 @@ class KubernetesEngine(Signals, Copies, Engine):
                 return seen(await self._client.call("GET", f"pods/{pod_name(x.token)}"))
             raise StartFailed(error.message, mend="Look at the cluster's quotas and rights") from error
 
-    async def _waits(self, x: Execution, report: Report) -> Pod:
-        """Follows the pod until its init runs. Raises what no waiting mends."""
+    async def _waits(self, x: Execution, report: Report, is_there: Callable[[Pod], bool]) -> Pod:
+        """Follows the pod until it is that far. Raises what no waiting mends."""
         told = ""
         async with aclosing(self._pods.changes(x.token)) as changes:
             async for pod in changes:
                 if pod is None:
                     raise StartFailed("its pod was deleted before its job ran", execution_id=x.id)
-                if pod.is_running:
+                if is_there(pod):
                     return pod
                 failure = trouble(pod)
                 if failure is not None:
@@ -262,11 +291,13 @@ class KubernetesEngine(Signals, Copies, Engine):
                     report(Progress(what=why, done=0, unit="pods"))
         raise EngineUnreachable("the watch ended", execution_id=x.id)
 
-    async def _go(self, x: Execution) -> int:
+    async def _go(self, x: Execution, h: Handle) -> int:
         """Tells the init to go on, with what the job is handed."""
         is_more = is_handed(x.request)
         words = ["-g", ROOM] if is_more else ["-k", _GO]
-        data = handed(x.request) if is_more else b""
+        stdin = msgspec.convert(h.state.get("volumes", {}), known(Volumes)).stdin
+        given = await asyncio.to_thread(_content, stdin) if stdin is not None else None
+        data = handed(x.request, given) if is_more else b""
         code, _ = await self._client.execute(pod_name(x.token), CONTAINER, [INIT, *words], data)
         return code
 
@@ -276,3 +307,12 @@ class KubernetesEngine(Signals, Copies, Engine):
             return (await log_head(self._client, token)).report.started_at is not None
         except ApiError:
             return False
+
+
+def _content(stdin: Grant) -> bytes:
+    """Of `stdin_file`, as far as it may be handed over. Blocks. Raises `PolicyDenied`, `StartFailed`."""
+    with reopen(stdin, field="$.stdin_file") as granted, open(f"/proc/self/fd/{granted.fd}", "rb") as file:
+        data = file.read(MOST + 1)
+    if len(data) > MOST:
+        raise StartFailed(f"stdin_file has more than {MOST} bytes by now", mend="Give it as an input")
+    return data

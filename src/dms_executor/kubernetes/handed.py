@@ -20,7 +20,7 @@ MOST = 16 << 20
 
 def is_handed(request: ExecutionRequest) -> bool:
     """Whether there is anything."""
-    return bool(request.secret_environment or request.stdin or request.provision_scripts)
+    return bool(request.secret_environment or request.stdin or request.provision_scripts or request.stdin_file)
 
 
 def check_handed(request: ExecutionRequest) -> None:
@@ -34,11 +34,14 @@ def check_handed(request: ExecutionRequest) -> None:
         )
 
 
-def handed(request: ExecutionRequest) -> bytes:
-    """As `dms-init -g` reads it: u32 length of a name, u32 length of its content, both; a name of no length ends it."""
+def handed(request: ExecutionRequest, stdin: bytes | None = None) -> bytes:
+    """As `dms-init -g` reads it: u32 length of a name, u32 length of its content, both; a name of no length ends it.
+
+    `stdin`: the content of `stdin_file`.
+    """
     files = {
         "environment": "".join(f"{name}={value}\0" for name, value in request.secret_environment.items()).encode(),
-        "input": request.stdin,
+        "input": stdin if stdin is not None else request.stdin,
         "scripts": encoded_scripts(request.provision_scripts) if request.provision_scripts else b"",
     }
     parts = [_part(name.encode(), data) for name, data in files.items() if data]

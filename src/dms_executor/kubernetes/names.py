@@ -7,6 +7,7 @@ import re
 __all__ = [
     "CONTAINER",
     "EXECUTOR",
+    "HELD",
     "INIT",
     "INIT_FOLDER",
     "POD",
@@ -30,6 +31,8 @@ POD = f"{INIT_FOLDER}/dms-pod"
 """What is executed beside the job for whoever asks for something in there."""
 ROOM = "/dev/.dms-executor-room"
 """A folder in memory, for what the job is handed with its go."""
+HELD = "/dev/.dms-executor-held"
+"""A folder of which the job's init holds a file as long as its container lives."""
 REPORT = "/dev/termination-log"
 """What the kubelet reads at most 4 KiB of, once the container has ended, into the pod's status."""
 

@@ -40,6 +40,8 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     limit of a job that names none. `image_pull_secrets`, `service_account`, `priority_class`, `tolerations`,
     `runtime_class`: of every pod; the account's token is not mounted. `network_policies`: the cluster enforces
     NetworkPolicy, and the namespace has one that cuts pods labelled `dms-executor/network: none` off (docs).
+    `volume_size`: bytes that an input or an output may have; a job that writes more is evicted. `keep_outputs`: seconds
+    that a pod with outputs stands after its job for whoever collects them; then they are lost.
     """
 
     kubeconfig: str | None = None
@@ -52,6 +54,8 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     tolerations: tuple[dict[str, Any], ...] = ()
     runtime_class: str | None = None
     network_policies: bool = False
+    volume_size: ByteSize = ByteSize("8GiB")
+    keep_outputs: float = 3600.0
 
 
 def checked_params(params: dict[str, Any]) -> KubernetesParams:

@@ -13,7 +13,7 @@ from ..engine import Exit
 from ..errors import ExecutorError, ImageNotFound, ImagePullFailed, StartFailed
 from ..supervisor.said import Report
 from ..typed import known
-from .names import TOKEN
+from .names import CONTAINER, TOKEN
 
 __all__ = ["Pod", "ended", "report_of", "seen", "trouble", "waits_for"]
 
@@ -47,6 +47,7 @@ class _State(msgspec.Struct, rename="camel"):
 
 
 class _Container(msgspec.Struct, rename="camel"):
+    name: str = ""
     state: _State = msgspec.field(default_factory=_State)
 
 
@@ -63,6 +64,7 @@ class _Status(msgspec.Struct, rename="camel"):
     message: str = ""
     conditions: list[_Condition] = []
     container_statuses: list[_Container] = []
+    init_container_statuses: list[_Container] = []
 
 
 class _Meta(msgspec.Struct, rename="camel"):
@@ -78,7 +80,7 @@ class _Spec(msgspec.Struct, rename="camel"):
 
 
 class Pod(msgspec.Struct, rename="camel"):
-    """`state`: of its one container."""
+    """`state`: of its job's container; others stand beside it where there are inputs or outputs."""
 
     metadata: _Meta
     spec: _Spec = msgspec.field(default_factory=_Spec)
@@ -92,13 +94,22 @@ class Pod(msgspec.Struct, rename="camel"):
     @property
     def state(self) -> _State:
         """The kubelet's word; without one yet, nothing."""
-        statuses = self.status.container_statuses
-        return statuses[0].state if statuses else _State()
+        return next((c.state for c in self.status.container_statuses if c.name in ("", CONTAINER)), _State())
 
     @property
     def is_running(self) -> bool:
         """Whether its init runs, be it that it only waits for the go."""
         return self.state.running is not None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether all of its containers do."""
+        return self.is_running and all(c.state.running is not None for c in self.status.container_statuses)
+
+    @property
+    def takes_inputs(self) -> bool:
+        """Whether what is to take them runs."""
+        return any(c.state.running is not None for c in self.status.init_container_statuses)
 
     @property
     def has_ended(self) -> bool:
@@ -113,7 +124,7 @@ def seen(raw: Any) -> Pod:
 
 def waits_for(pod: Pod) -> str:
     """Why it does not run yet, in the cluster's words; empty where it has none."""
-    waiting = pod.state.waiting
+    waiting = _waiting(pod)
     if waiting is not None and waiting.reason not in ("", "ContainerCreating", "PodInitializing"):
         return f"{waiting.reason}: {waiting.message}" if waiting.message else waiting.reason
     for condition in pod.status.conditions:
@@ -126,7 +137,7 @@ def trouble(pod: Pod) -> ExecutorError | None:
     """What no waiting mends. A registry that does not answer, and a full cluster, may be mended by it."""
     if pod.has_ended:
         return StartFailed(_why_ended(pod), mend=_MEND)
-    waiting = pod.state.waiting
+    waiting = _waiting(pod)
     if waiting is None:
         return None
     said = waits_for(pod)
@@ -141,6 +152,15 @@ def trouble(pod: Pod) -> ExecutorError | None:
         if "no match for platform" in lower:
             return ImagePullFailed(said, cause_kind="platform", mend="Use an image for the nodes' architecture")
     return StartFailed(said, mend=_MEND) if waiting.reason in _HOPELESS else None
+
+
+def _waiting(pod: Pod) -> _Waiting | None:
+    """What the first of its containers that has a reason waits for: those before the job's come first."""
+    for container in [*pod.status.init_container_statuses, *pod.status.container_statuses]:
+        waiting = container.state.waiting
+        if waiting is not None and waiting.reason not in ("", "ContainerCreating", "PodInitializing"):
+            return waiting
+    return pod.state.waiting
 
 
 def report_of(pod: Pod) -> Report:

@@ -61,7 +61,7 @@ async def test_a_command_that_cannot_be_executed_fails_the_start(bench: Bench, c
     assert error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.EISDIR, errno.ENOTDIR)
 
 
-@line("12", needs={"container", "shell"})
+@line("12", needs={"container", "shell", "named_users"})
 async def test_an_unknown_user_fails_the_start(bench: Bench) -> None:
     await _fails(bench, expected=(StartFailed,), spec=_command(bench, "true", user="nobody-knows"))
 
@@ -81,7 +81,7 @@ async def test_a_plain_sleep_ends_by_term(bench: Bench) -> None:
     assert (result.status, result.exit_code, result.signal) == ("cancelled", 143, 15), result
 
 
-@line("7", needs={"container", "shell"})
+@line("7", needs={"container", "shell", "cut_off"})
 async def test_a_job_sees_no_network_and_no_host_process(bench: Bench) -> None:
     script = "ls /sys/class/net /proc/net/dev; cat /proc/net/dev | tail -n +3; ps | wc -l; id -u; echo $$"
     result = await bench.executor.run(bench.request(spec=_command(bench, "sh", "-c", script)))

@@ -1,0 +1,189 @@
+"""What a job is brought before it, and what is fetched after it: tar streams through execs beside its container.
+
+Both ends are our programs (docs/protocol.md, sections 8 and 11): the pod's unpacks beneath its place, the host's
+beneath the folder that was granted. What comes out of a pod is a stranger's: it is bounded here, too, and none of its
+bytes are looked at in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from ..engine import Execution
+from ..errors import CopyFailed, EngineUnreachable, ExecutionNotRunning, StartFailed
+from ..policy import Granted, reopen
+from ..supervisor import files
+from .client import ApiError
+from .conversation import HELPER, Conversation, told_of
+from .names import INIT, POD, pod_name
+from .places import FILES, INPUTS, TREE, Place, place_folder
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .spec import KubernetesSettings
+
+__all__ = ["Transfers"]
+
+_PIECE = 1 << 16
+_BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds between two tries where the cluster does not answer; the outputs stand there meanwhile."""
+_SLACK = 64 << 20  # bytes for what a tar has beside its files' data, on top of a sixteenth of it
+
+
+class Transfers:
+    """The part of the engine that moves files."""
+
+    _client: Client
+    _settings: KubernetesSettings
+
+    async def _bring_in(self, x: Execution, places: list[Place]) -> None:
+        """All that the job finds, then the job's container may come. Raises `StartFailed`, `EngineUnreachable`."""
+        try:
+            for place in places:
+                if place.fills:
+                    await self._fill(x, place)
+            code, said = await self._client.execute(pod_name(x.token), INPUTS, [INIT, "-k", "15"])
+        except (ApiError, CopyFailed, ExecutionNotRunning) as error:
+            raise StartFailed(
+                f"the inputs were not brought into the pod: {error.message}", execution_id=x.id
+            ) from error
+        if code not in (0, 137):  # its container has ended, and perhaps took it along
+            raise StartFailed(f"the pod kept waiting for inputs: {said}", execution_id=x.id)
+
+    async def _bring_out(self, x: Execution, places: list[Place]) -> list[str]:
+        """What there is to tell. Idempotent. Raises `CopyFailed`, `EngineUnreachable`, `PolicyDenied`."""
+        told: list[str] = []
+        for place in places:
+            if place.returns:
+                told += await _persistent(lambda place=place: self._fetch(x, place))  # type: ignore[misc]
+        return told
+
+    async def _fill(self, x: Execution, place: Place) -> None:
+        with await _opened(place) as granted:
+            source, sink = os.pipe2(os.O_CLOEXEC)
+            packing = asyncio.create_task(_closing(sink, files.pack(_path(granted), TREE.encode(), sink, follow=True)))
+            helper = None
+            try:
+                helper = await self._helper(x, INPUTS, [b"unpack", os.fsencode(place_folder(place))])
+                while data := await asyncio.to_thread(os.read, source, _PIECE):
+                    try:
+                        await helper.write(data)
+                    except ExecutionNotRunning:
+                        break  # it says itself why it has ended
+                helper.end_input()
+                await _said(helper, "unpack")
+                await packing
+            finally:
+                packing.cancel()
+                await asyncio.wait([packing])
+                os.close(source)
+                if helper is not None:
+                    await helper.drop()
+
+    async def _fetch(self, x: Execution, place: Place) -> list[str]:
+        folder = place_folder(place) + (f"/{TREE}" if place.fills else "")
+        with await _opened(place) as granted:
+            source, sink = os.pipe2(os.O_CLOEXEC)
+            taking = asyncio.create_task(_closing(source, files.unpack(_path(granted), source, drop_special=True)))
+            helper = None
+            try:
+                helper = await self._helper(x, FILES, [b"pack", b".", os.fsencode(folder)])
+                told = await _said(helper, "pack", sink, int(self._settings.volume_size))
+                os.close(sink)
+                sink = -1
+                return [*told, *await taking]
+            except BrokenPipeError:
+                return await taking  # raises what it ended of
+            finally:
+                # Before its reader could take a part for the whole: it is ended, not told the end.
+                taking.cancel()
+                await asyncio.wait([taking])
+                if sink >= 0:
+                    os.close(sink)
+                if helper is not None:
+                    await helper.drop()
+
+    async def _helper(self, x: Execution, container: str, words: list[bytes]) -> Conversation:
+        """Raises `CopyFailed` where there is no such container any more."""
+        try:
+            wire = await self._client.converse(pod_name(x.token), container, [POD])
+        except ApiError as error:
+            raise CopyFailed(
+                f"the container that keeps the files is gone ({error.message})",
+                errno=errno.ENODATA,
+                mend="Collect sooner, or raise keep_outputs in the engine's settings",
+            ) from error
+        helper = Conversation(wire, told_of(words, flags=HELPER), _never)
+        try:
+            await helper.started()
+        except BaseException as error:
+            await helper.drop()
+            if isinstance(error, StartFailed):
+                raise EngineUnreachable(error.message, mend="It is tried again", execution_id=x.id) from error
+            raise
+        return helper
+
+
+async def _persistent(work: Callable[[], Awaitable[list[str]]]) -> list[str]:
+    """Until the cluster answers, within a minute."""
+    for pause in itertools.chain(_BACKOFF, [None]):
+        try:
+            return await work()
+        except EngineUnreachable:
+            if pause is None:
+                raise
+            await asyncio.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+async def _said(helper: Conversation, mode: str, sink: int | None = None, most: int = 0) -> list[str]:
+    """Its output to `sink`, to its end, and what it told. Raises `CopyFailed`, `EngineUnreachable`."""
+    said, count = b"", 0
+    while (piece := await helper.read()) is not None:
+        stream, data = piece
+        if stream == "stderr":
+            said = (said + data)[-_PIECE:]
+            continue
+        count += len(data)
+        if count > most + most // 16 + _SLACK:
+            raise CopyFailed(
+                f"there is more of it than {most} bytes", errno=errno.EFBIG, mend="Raise volume_size, or write less"
+            )
+        if sink is not None:
+            await asyncio.to_thread(_write_all, sink, data)
+    code = await helper.wait()
+    if code is None:
+        raise EngineUnreachable("the connection ended before the files were through", mend="It is tried again")
+    return files.told(files.judged(mode, code, said))
+
+
+async def _opened(place: Place) -> Granted:
+    grant = place.mount.grant
+    assert grant is not None
+    return await asyncio.to_thread(reopen, grant, field=f"{place.mount.field}.source")
+
+
+async def _closing(fd: int, work: Awaitable[list[str]]) -> list[str]:
+    try:
+        return await work
+    finally:
+        os.close(fd)
+
+
+async def _never() -> bool:
+    return False
+
+
+def _path(granted: Granted) -> bytes:
+    return b"/proc/%d/fd/%d" % (os.getpid(), granted.fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

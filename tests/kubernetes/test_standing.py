@@ -1,0 +1,50 @@
+"""The container that outlives a job's: how it learns of that end, here without a pod."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dms_executor.supervisor.binary import init_path
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace takes root")
+
+_INSIDE = ["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
+
+
+def begun(*words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*_INSIDE, str(init_path()), *words], stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("end", ["exits", "killed"])
+def test_what_stands_beside_a_job_ends_after_it(tmp_path: Path, end: str) -> None:
+    held, report = tmp_path / "held", tmp_path / "report"
+    report.touch()
+    beside = begun("-z", "0", str(held))
+    job = begun("-l", str(report), "-u", str(held), "--", "sh", "-c", "echo here; read -r word </dev/zero")
+    assert job.stdout is not None
+    while b"o 0" not in job.stdout.readline():  # its first output: the job runs
+        pass
+    assert held.read_bytes() == b"1"
+    with pytest.raises(subprocess.TimeoutExpired):
+        beside.wait(0.5)
+    if end == "killed":
+        job.kill()
+    else:
+        children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGTERM)
+    assert beside.wait(30) == 0
+    job.wait(30)
+
+
+def test_it_can_be_told_to_go(tmp_path: Path) -> None:
+    beside = begun("-z", "1000", str(tmp_path / "held"))
+    while not (tmp_path / "held").exists():
+        assert beside.poll() is None
+    children = Path(f"/proc/{beside.pid}/task/{beside.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGTERM)
+    assert beside.wait(30) == 0
