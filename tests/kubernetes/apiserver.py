@@ -42,6 +42,8 @@ class ApiServer:
         self.requests: dict[str, int] = {}
         self.rights = granted()
         """What the asker may do: as the document's role says."""
+        self.refuses: set[str] = set()
+        """Headers of users that are none, or no more."""
         self.addresses: list[str] = []
         """What was asked, as an API server writes it into its audit log."""
         self.version = 1
@@ -95,6 +97,8 @@ class ApiServer:
         if needed is not None and needed not in self.rights:
             return _refused(403, "Forbidden")
         self.addresses.append(request.path_qs)
+        if request.headers.get("Authorization", "") in self.refuses:
+            return _refused(401, "Unauthorized")
         answer: web.StreamResponse = await handler(request)
         return answer
 

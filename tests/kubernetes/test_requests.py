@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from dms_executor import ByteSize, ExecutionRequest, Executor, Policy, Resources, Settings
@@ -15,7 +16,7 @@ from dms_executor.kubernetes.body import pod_of
 from dms_executor.kubernetes.check import check_request, limits_and_gaps
 from dms_executor.kubernetes.names import INIT_FOLDER
 from dms_executor.kubernetes.places import Place, places_of
-from dms_executor.kubernetes.spec import checked_params
+from dms_executor.kubernetes.spec import checked_params, checked_settings
 from dms_executor.types import PortMapping, StorageVolume
 from dms_executor.volumes import grant_volumes
 
@@ -96,6 +97,75 @@ def test_a_default_limit_reserves_nothing_and_a_named_one_does() -> None:
     (container,) = pod(asked)["spec"]["containers"]
     named = {"cpu": "500m", "memory": str(64 << 20)}
     assert container["resources"] == {"limits": named, "requests": named}
+
+
+_TEMPLATE: dict[str, Any] = {
+    "metadata": {"labels": {"team": "a", "dms-executor/token": "not-ours"}},
+    "spec": {
+        "affinity": {"nodeAffinity": {}},
+        "tolerations": [{"key": "gpu"}],
+        "securityContext": {"fsGroup": 7},
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "init", "emptyDir": {}}],
+        "containers": [
+            {
+                "name": "job",
+                "env": [{"name": "A", "valueFrom": {}}, {"name": "B", "value": "below"}],
+                "resources": {"limits": {"example.com/gpu": "1", "memory": "1"}},
+                "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+            }
+        ],
+    },
+}
+
+
+def test_a_template_lies_under_what_is_ours() -> None:
+    settings = checked_settings({"pod_template": _TEMPLATE, "tolerations": [{"key": "x"}]})
+    told = pod(request(environment={"A": "above"}), settings)
+    spec, (container,) = told["spec"], told["spec"]["containers"]
+    assert told["metadata"]["labels"]["team"] == "a"
+    assert told["metadata"]["labels"]["dms-executor/token"] == "t" * 20
+    assert spec["securityContext"] == {"fsGroup": 7, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert spec["tolerations"] == [{"key": "gpu"}, {"key": "x"}]
+    assert [volume["name"] for volume in spec["volumes"]] == ["data", "init"]
+    assert "configMap" in spec["volumes"][1]
+    assert container["env"] == [{"name": "B", "value": "below"}, {"name": "A", "value": "above"}]
+    assert container["resources"]["limits"] == {"example.com/gpu": "1", "memory": str(2 << 30)}
+    assert [mount["name"] for mount in container["volumeMounts"]] == ["data", "init"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        {"spec": {"hostNetwork": True}},
+        {"spec": {"hostPID": True}},
+        {"spec": {"shareProcessNamespace": True}},
+        {"spec": {"initContainers": []}},
+        {"spec": {"volumes": [{"name": "root", "hostPath": {"path": "/"}}]}},
+        {"spec": {"securityContext": {"seccompProfile": {"type": "Unconfined"}}}},
+        {"spec": {"containers": [{"name": "job", "securityContext": {"privileged": True}}]}},
+        {"spec": {"containers": [{"name": "beside", "env": []}]}},
+        {"spec": {"containers": [{"name": "job", "ports": [{"hostPort": 1}]}]}},
+        {"spec": []},
+    ],
+)
+def test_a_template_says_nothing_of_what_a_job_is_held_by(template: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        checked_settings({"pod_template": template})
+    assert caught.value.path.startswith("$.engines.kubernetes.pod_template.spec")
+    assert caught.value.mend
+
+
+def test_a_named_disk_is_the_nodes_to_watch_and_told_as_unenforced() -> None:
+    asked = request(resources=Resources(disk=ByteSize("1GiB")))
+    with pytest.raises(NotSupported, match="evicts"):
+        limits_and_gaps(asked, Policy.trusted(), _SETTINGS)
+    policy = msgspec.structs.replace(Policy.trusted(), unenforced=("disk",))
+    limits, gaps = limits_and_gaps(asked, policy, _SETTINGS)
+    assert "disk" in gaps
+    x = Execution(id="e.", token="t" * 20, executor_id="x", folder=Path("/nowhere"), request=asked)
+    told = pod_of(x, KubernetesSpec(**asked.engine_spec.params), _SETTINGS, limits, executor_id="x", init="init")
+    assert told["spec"]["containers"][0]["resources"]["limits"]["ephemeral-storage"] == str(1 << 30)
 
 
 def test_nothing_secret_is_the_clusters_to_keep() -> None:

@@ -18,6 +18,7 @@ from .handed import MOST, is_handed
 from .names import CONTAINER, HELD, INIT, INIT_FOLDER, REPORT, ROOM, annotations_of, labels_of, pod_name
 from .places import Place, containers_of, mounts_of, volumes_of
 from .spec import KubernetesParams, KubernetesSettings
+from .template import under
 
 __all__ = ["init_map", "pod_of"]
 
@@ -93,7 +94,7 @@ def pod_of(
     ):
         if value is not None:
             spec[field] = value
-    return {
+    ours = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
@@ -103,6 +104,7 @@ def pod_of(
         },
         "spec": spec,
     }
+    return under(settings.pod_template, ours)
 
 
 def _container(
@@ -175,4 +177,6 @@ def _resources(x: Execution, limits: Limits) -> dict[str, Any]:
         if limit is not None:
             capped[word] = limit
             reserved[word] = limit if is_named else "0"
+    if named.disk is not None:  # a kubelet evicts what passes it: no limit that holds, and told as unenforced
+        capped["ephemeral-storage"] = reserved["ephemeral-storage"] = str(int(named.disk))
     return {"limits": capped, "requests": reserved}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import EngineUnavailable, EngineUnreachable, ExecutorError
+from .credentials import Tickets
 from .kubeconfig import Access, find_access
 from .spec import KubernetesSettings
 from .wire import PROTOCOLS, Wire
@@ -48,6 +49,7 @@ class Client:
     def __init__(self, settings: KubernetesSettings) -> None:
         self._settings = settings
         self._access: Access | None = None
+        self._tickets: Tickets | None = None
         self._session: aiohttp.ClientSession | None = None
         self._opening = asyncio.Lock()
 
@@ -89,14 +91,15 @@ class Client:
         timeout = aiohttp.ClientTimeout(total=deadline, sock_connect=_CONNECT, sock_read=silence)
         begun = time.monotonic()
         try:
-            response = await session.request(
-                method,
-                await self._url(path),
-                json=body,
-                params=query,
-                headers=await self._headers(),
-                timeout=timeout,
-            )
+            for is_last in (False, True):
+                headers = await self._headers()
+                response = await session.request(
+                    method, await self._url(path), json=body, params=query, headers=headers, timeout=timeout
+                )
+                if response.status != 401 or is_last or self._tickets is None:
+                    break
+                response.close()  # a token may be taken back before its time
+                self._tickets.refused(headers["Authorization"].removeprefix("Bearer "))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _unreachable(where, error) from error
         try:
@@ -160,6 +163,7 @@ class Client:
         async with self._opening:
             if self._access is None:
                 self._access = await asyncio.to_thread(find_access, self._settings)
+                self._tickets = Tickets(self._access.plugin) if self._access.plugin is not None else None
             return self._access
 
     async def _url(self, path: str) -> str:
@@ -169,6 +173,8 @@ class Client:
 
     async def _headers(self) -> dict[str, str]:
         access = await self._found()
+        if self._tickets is not None:
+            return {"Authorization": f"Bearer {await self._tickets.token()}"}
         return access.headers() if access.token_file is None else await asyncio.to_thread(access.headers)
 
     async def _open(self) -> aiohttp.ClientSession:

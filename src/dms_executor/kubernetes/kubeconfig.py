@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from ..errors import EngineUnavailable
+from .credentials import Plugin, plugin_of
 from .spec import KubernetesSettings
 
 __all__ = ["Access", "find_access"]
@@ -25,13 +26,14 @@ _MEND = "Give kubeconfig and context in Settings(engines={'kubernetes': {...}}),
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """`server`: a URL; `token_file`: read again and again, since it is renewed."""
+    """`server`: a URL; `token_file`: read again and again, since it is renewed; `plugin`: what is asked for a token."""
 
     server: str
     namespace: str
     tls: ssl.SSLContext | None = None
     token: str = ""
     token_file: Path | None = None
+    plugin: Plugin | None = None
 
     def headers(self) -> dict[str, str]:
         """What says who we are. Raises `EngineUnavailable`."""
@@ -55,7 +57,7 @@ def find_access(settings: KubernetesSettings) -> Access:
     _, context = _named(configs, "contexts", "context", chosen)
     folder, cluster = _named(configs, "clusters", "cluster", str(context.get("cluster", "")))
     home, user = _named(configs, "users", "user", str(context.get("user", "")))
-    for field in ("exec", "auth-provider", "username"):
+    for field in ("auth-provider", "username"):
         if user.get(field):
             raise _unusable(f"the kubeconfig's user authenticates by {field}, which this engine does not do yet")
     token_file = user.get("tokenFile")
@@ -65,6 +67,9 @@ def find_access(settings: KubernetesSettings) -> Access:
         tls=_tls(cluster, folder, user, home),
         token=str(user.get("token") or ""),
         token_file=home / token_file if token_file and not user.get("token") else None,
+        plugin=plugin_of(user["exec"], home, cluster)
+        if user.get("exec") and not (user.get("token") or token_file)
+        else None,
     )
 
 

@@ -9,6 +9,7 @@ import msgspec
 from ..errors import InvalidRequest
 from ..images.params import ImageParams, as_params, converted, set_params
 from ..types import ByteSize, SpecConfig
+from .template import check_template
 
 __all__ = ["KubernetesParams", "KubernetesSettings", "KubernetesSpec", "checked_params", "checked_settings"]
 
@@ -38,7 +39,8 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     `kubeconfig`: a file; None: as kubectl finds it (`KUBECONFIG`, in a pod its service account, `~/.kube/config`).
     `context`: of it; None: its current one. `namespace`: where the pods are made; None: the context's. `memory`: the
     limit of a job that names none. `image_pull_secrets`, `service_account`, `priority_class`, `tolerations`,
-    `runtime_class`: of every pod; the account's token is not mounted. `network_policies`: the cluster enforces
+    `runtime_class`: of every pod; the account's token is not mounted. `pod_template`: what else every pod has, under
+    what is ours (docs). `network_policies`: the cluster enforces
     NetworkPolicy, and the namespace has one that cuts pods labelled `dms-executor/network: none` off (docs).
     `volume_size`: bytes that an input or an output may have; a job that writes more is evicted. `keep_outputs`: seconds
     that a pod with outputs stands after its job for whoever collects them; then they are lost.
@@ -56,6 +58,7 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     network_policies: bool = False
     volume_size: ByteSize = ByteSize("8GiB")
     keep_outputs: float = 3600.0
+    pod_template: dict[str, Any] = {}
 
 
 def checked_params(params: dict[str, Any]) -> KubernetesParams:
@@ -65,9 +68,11 @@ def checked_params(params: dict[str, Any]) -> KubernetesParams:
 
 def checked_settings(settings: Any) -> KubernetesSettings:
     """The engine's settings out of a struct, a mapping or None. Raises `InvalidRequest`."""
-    if isinstance(settings, KubernetesSettings):
-        return settings
-    checked = converted(KubernetesSettings, settings or {}, "$.engines.kubernetes")
+    is_whole = isinstance(settings, KubernetesSettings)
+    checked: KubernetesSettings = (
+        settings if is_whole else converted(KubernetesSettings, settings or {}, "$.engines.kubernetes")
+    )
+    check_template(checked.pod_template)
     if checked.memory <= 0:
         raise InvalidRequest(f"{checked.memory} is no limit", path="$.engines.kubernetes.memory", mend="E.g. '2GiB'")
     return checked

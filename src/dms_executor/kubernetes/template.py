@@ -1,0 +1,85 @@
+"""The owner's own part of every pod: a pod template that lies under ours, in what it says of nothing that we vouch for.
+
+What may stand in it is listed, so that neither a mistake nor a field of a later release loosens what a job is held by.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import InvalidRequest
+from .names import CONTAINER
+
+__all__ = ["check_template", "under"]
+
+_PATH = "$.engines.kubernetes.pod_template"
+_SPEC = frozenset(
+    {
+        *("affinity", "containers", "dnsConfig", "dnsPolicy", "hostAliases", "nodeSelector", "preemptionPolicy"),
+        *("schedulerName", "securityContext", "tolerations", "topologySpreadConstraints", "volumes"),
+    }
+)
+_SECURITY = frozenset({"fsGroup", "fsGroupChangePolicy", "runAsNonRoot", "seLinuxOptions", "supplementalGroups"})
+_CONTAINER = frozenset({"name", "env", "envFrom", "resources", "volumeMounts"})
+_VOLUME = frozenset(
+    {"name", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "nfs", "persistentVolumeClaim", "secret"}
+)
+_ALLOWED: dict[str, frozenset[str]] = {
+    "": frozenset({"metadata", "spec"}),
+    ".metadata": frozenset({"labels", "annotations"}),
+    ".spec": _SPEC,
+    ".spec.securityContext": _SECURITY,
+    ".spec.containers[]": _CONTAINER,
+    ".spec.volumes[]": _VOLUME,
+}
+
+
+def check_template(template: dict[str, Any]) -> None:
+    """Raises `InvalidRequest`."""
+    _check(template, "")
+    for container in (template.get("spec") or {}).get("containers") or []:
+        if container.get("name") != CONTAINER:
+            raise InvalidRequest(
+                f"a pod has one container, {CONTAINER!r}", path=f"{_PATH}.spec.containers", mend="Name no other"
+            )
+
+
+def under(template: dict[str, Any], pod: dict[str, Any]) -> dict[str, Any]:
+    """Both as one: where both say something, `pod` counts; lists are joined, of two of one name `pod`'s is taken."""
+    return dict(_merged(template, pod))
+
+
+def _check(found: Any, at: str) -> None:
+    if isinstance(found, list) and f"{at}[]" in _ALLOWED:
+        for one in found:
+            _check(one, f"{at}[]")
+        return
+    allowed = _ALLOWED.get(at)
+    if allowed is None and f"{at}[]" not in _ALLOWED:
+        return
+    if not isinstance(found, dict) or allowed is None:
+        raise InvalidRequest("something else is wanted", path=f"{_PATH}{at}", mend="As a PodTemplateSpec has it")
+    for name, value in found.items():
+        if name not in allowed:
+            raise InvalidRequest(
+                f"{name} is not the template's to say",
+                path=f"{_PATH}{at}.{name}",
+                mend=f"Use {', '.join(sorted(allowed))}",
+            )
+        _check(value, f"{at}.{name}")
+
+
+def _merged(below: Any, above: Any) -> Any:
+    if isinstance(below, dict) and isinstance(above, dict):
+        return {**below, **{name: _merged(below.get(name), value) for name, value in above.items()}}
+    if isinstance(below, list) and isinstance(above, list):
+        names = {one.get("name") for one in above if isinstance(one, dict)}
+        first = [one for one in below if not (isinstance(one, dict) and one.get("name", "") in names)]
+        # A variable is a value or a reference, a volume of one kind: only a container's parts are joined.
+        same = next((one for one in below if isinstance(one, dict) and one.get("name") == CONTAINER), None)
+        return [*first, *(_merged(same, one) if _is_job(one) else one for one in above)]
+    return above
+
+
+def _is_job(one: Any) -> bool:
+    return isinstance(one, dict) and one.get("name") == CONTAINER and "volumeMounts" in one
