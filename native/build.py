@@ -31,7 +31,7 @@ PROGRAMS: dict[str, list[str]] = {
         *SHARED,
         *("init.c", "scripts.c", "search.c", "seccomp.c", "terminal.c", "reportfile.c", "usage.c"),
         *("options.c", "calling.c", "descendants.c", "console.c"),
-        *("lines.c", "output.c", "passing.c", "sending.c", "handed.c", "standing.c", "errands.c"),
+        *("lines.c", "output.c", "passing.c", "sending.c", "handed.c", "standing.c", "errands.c", "deadline.c"),
     ],
     "dms-vm": [
         *SHARED,

@@ -7,6 +7,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "frame.h"
 #include "sys.h"
 
 enum { STREAMS = 3 };
@@ -73,4 +74,29 @@ ssize_t calling_receive(int connection, void *bytes, size_t size)
     if (got > 0 && message.msg_controllen > 0)
         become_standard(&control.header);
     return got;
+}
+
+/* Nothing of a session runs before it is in the control group by which it can be killed. It moves itself; where it may
+ * not (before Linux 5.16 the writer's rights counted, not the opener's), or where that group has gone with who asked for
+ * us, it waits. */
+bool calling_await_go(int connection, int group)
+{
+    bool joined = group >= 0 && write(group, "0", 1) == 1;
+    if (group >= 0)
+        close(group);
+    if (joined)
+        return true;
+
+    uint8_t bytes[FRAME_HEADER];
+    struct frame frame;
+    size_t have = 0;
+    while (have < sizeof bytes) {
+        ssize_t got = calling_receive(connection, bytes + have, sizeof bytes - have);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return false;
+        have += (size_t)got;
+    }
+    return frame_parse(bytes, have, TO_INIT, &frame) == FRAME_HEADER && frame.type == FRAME_INIT_GO;
 }

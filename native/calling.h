@@ -2,6 +2,7 @@
 #ifndef DMS_CALLING_H
 #define DMS_CALLING_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -11,5 +12,8 @@ int calling_connect(char *path);
 
 /* As recv(2). The three descriptors that come along become the standard ones. */
 ssize_t calling_receive(int connection, void *bytes, size_t size);
+
+/* Whether a session may run: it is in its group, or was told to go. False: who asked for it has hung up. */
+bool calling_await_go(int connection, int group);
 
 #endif

@@ -1,5 +1,5 @@
 /* `dms-init [-r REPORT [-o] | -l REPORT | -c SOCKET | -e] [-w [-j FD]] [-t SIZE] [-s FD] [-p FD FOLDER] [-i INPUT]
- * [-a FOLDER] [-h ROOM] [-u HELD]
+ * [-a FOLDER] [-h ROOM] [-u HELD] [-d MS:GRACE]
  * -- ARGV...`: pid 1 of a job, or the first process of a session in it. docs/protocol.md, section 3. */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,6 +17,7 @@
 
 #include "calling.h"
 #include "console.h"
+#include "deadline.h"
 #include "descendants.h"
 #include "errands.h"
 #include "frame.h"
@@ -148,6 +149,7 @@ static void start_job(void)
     if (running)
         return;
     running = true; /* with the first script, if there are any */
+    deadline_begin();
     uint8_t stamp[8];
     put_u64(stamp, sys_realtime());
     say(FRAME_INIT_STARTED, stamp, sizeof stamp);
@@ -202,32 +204,6 @@ static _Noreturn void hung_up(void)
     if (getpid() != 1)
         descendants_kill();
     _exit(HUNG_UP);
-}
-
-/* Nothing of a session runs before it is in the control group by which it can be killed. It moves itself; where it may
- * not (before Linux 5.16 the writer's rights counted, not the opener's), or where that group has gone with who asked for
- * us, it waits. */
-static void await_go(int group)
-{
-    bool joined = group >= 0 && write(group, "0", 1) == 1;
-    if (group >= 0)
-        close(group);
-    if (joined)
-        return;
-
-    uint8_t bytes[FRAME_HEADER];
-    struct frame frame;
-    size_t have = 0;
-    while (have < sizeof bytes) {
-        ssize_t got = calling_receive(report, bytes + have, sizeof bytes - have);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            hung_up();
-        have += (size_t)got;
-    }
-    if (frame_parse(bytes, have, TO_INIT, &frame) != FRAME_HEADER || frame.type != FRAME_INIT_GO)
-        hung_up();
 }
 
 static void await_signal(const sigset_t *all)
@@ -305,10 +281,29 @@ static void reap(void)
         _exit(code); /* it left nothing */
 }
 
+/* Said at once: what comes of it may be the end of us all. */
+static void time_is_up(int signum)
+{
+    if (job <= 0)
+        return;
+    halted = true;
+    if (signum == SIGKILL) {
+        kill(getpid() == 1 ? -1 : job, SIGKILL);
+        return;
+    }
+    say(FRAME_INIT_DEADLINE, NULL, 0);
+    kill(job, signum);
+}
+
 static void pass_on(int signals)
 {
     struct signalfd_siginfo info;
     while (read(signals, &info, sizeof info) == sizeof info) {
+        int due = deadline_due(&info);
+        if (due != 0) {
+            time_is_up(due);
+            continue;
+        }
         /* Our own is SIGPIPE, by a write of the console's. */
         if (info.ssi_signo != SIGCHLD && info.ssi_pid != (uint32_t)getpid() && job > 0)
             kill(job, (int)info.ssi_signo);
@@ -348,7 +343,7 @@ int main(int argc, char **argv)
     say(FRAME_INIT_BORN, NULL, 0);
     if (in_file && reportfile_halted(report))
         hung_up();
-    if (!understood)
+    if (!understood || (options.limit != NULL && !deadline_set(options.limit)))
         fail(EINVAL, "wrong arguments (docs/protocol.md, section 3)");
     if (options.held != NULL && standing_hold(options.held) != 0)
         fail(errno, "cannot hold what says that the job lives");
@@ -377,8 +372,8 @@ int main(int argc, char **argv)
     }
     if (options.waits && in_file)
         await_signal(&all);
-    else if (options.waits)
-        await_go(options.group);
+    else if (options.waits && !calling_await_go(report, options.group))
+        hung_up();
     if (options.room != NULL && (problem = handed_take(options.room, &scripts, &options.folder)) != NULL)
         fail(errno, problem);
     if (options.attached != NULL && (console = console_open(options.attached, options.size, &terminal)) < 0)

@@ -6,7 +6,7 @@
 /* Puts the words of one option into its place. How many they are beside its name, -1 for no such option. */
 static int take(const char *name, char **words, int left, struct options *out)
 {
-    static const char valued[] = "rlcjtsiahu";
+    static const char valued[] = "rlcjtsiahud";
     if (name[0] != '-' || name[1] == 0 || name[2] != 0)
         return -1;
     if (strchr("woe", name[1]) != NULL) {
@@ -24,6 +24,7 @@ static int take(const char *name, char **words, int left, struct options *out)
     case 'r': out->report = words[0]; break;
     case 'l': out->report = words[0]; out->lines = true; break;
     case 'h': out->room = words[0]; break;
+    case 'd': out->limit = words[0]; break;
     case 'u': out->held = words[0]; break;
     case 'c': out->socket = words[0]; out->waits = out->stays = true; break;
     case 'j': out->group = atoi(words[0]); break;

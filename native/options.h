@@ -14,6 +14,7 @@ struct options {
     const char *scripts, *folder; /* -p */
     const char *input, *attached; /* -i, -a */
     const char *room, *held;      /* -h, -u */
+    const char *limit;            /* -d */
     char **argv;
 };
 

@@ -1,4 +1,4 @@
-"""The container that outlives a job's: how it learns of that end, here without a pod."""
+"""What a job's init does for others: who outlives it learns of its end, and its timeout is kept. Without a pod."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dms_executor.kubernetes.lines import Lines
 from dms_executor.supervisor.binary import init_path
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace takes root")
@@ -48,3 +49,29 @@ def test_it_can_be_told_to_go(tmp_path: Path) -> None:
     children = Path(f"/proc/{beside.pid}/task/{beside.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGTERM)
     assert beside.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [("echo here; exec sleep 1000", 15), ("trap 'exit 7' TERM; while :; do sleep 0.1; done", 7 << 8)]
+    + [("trap '' TERM; while :; do sleep 0.1; done", 9)],
+)
+def test_a_jobs_init_keeps_its_timeout(tmp_path: Path, script: str, status: int) -> None:
+    report = tmp_path / "report"
+    report.touch()
+    job = begun("-l", str(report), "-d", "300:300", "--", "sh", "-c", script)
+    log, _ = job.communicate(timeout=60)
+    lines = Lines()
+    for _ in lines.take(log):
+        pass
+    assert (lines.report.status, lines.report.timed_out) == (status, True)
+
+
+def test_a_job_that_ends_in_time_has_not_timed_out(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    report.touch()
+    log, _ = begun("-l", str(report), "-d", "60000:0", "--", "sh", "-c", "kill -ALRM 1; exit 3").communicate(timeout=60)
+    lines = Lines()
+    for _ in lines.take(log):
+        pass
+    assert not lines.report.timed_out

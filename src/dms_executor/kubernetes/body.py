@@ -53,8 +53,12 @@ def pod_of(
     executor_id: str,
     init: str,
     places: list[Place] | None = None,
+    grace: float = 10.0,
 ) -> dict[str, Any]:
-    """`init`: the name of the ConfigMap; `places`: of inputs and outputs. Raises `StartFailed` without a command."""
+    """`init`: the name of the ConfigMap; `places`: of inputs and outputs; `grace`: seconds of a timeout's end.
+
+    Raises `StartFailed` without a command.
+    """
     request = x.request
     argv = [*(params.entrypoint or []), *(params.cmd or [])]
     if not argv:
@@ -64,7 +68,7 @@ def pod_of(
         system, _, architecture = params.platform.partition("/")
         selector |= {"kubernetes.io/os": system, "kubernetes.io/arch": architecture.partition("/")[0]}
     places = places or []
-    job = _container(x, params, limits, argv, places)
+    job = _container(x, params, limits, argv, places, grace)
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -108,7 +112,7 @@ def pod_of(
 
 
 def _container(
-    x: Execution, params: KubernetesParams, limits: Limits, argv: list[str], places: list[Place]
+    x: Execution, params: KubernetesParams, limits: Limits, argv: list[str], places: list[Place], grace: float
 ) -> dict[str, Any]:
     environment = {**params.environment, **x.request.environment}
     wrapper, mounts = [INIT, "-l", REPORT, "-w"], [{"name": "init", "mountPath": INIT_FOLDER, "readOnly": True}]
@@ -121,6 +125,8 @@ def _container(
         environment = {"TERM": "xterm", **environment}
     if _needs_room(x.request):
         mounts.append({"name": "room", "mountPath": ROOM})
+    if x.request.timeout is not None:
+        wrapper += ["-d", f"{round(x.request.timeout * 1000)}:{round(grace * 1000)}"]
     if any(place.returns for place in places):
         wrapper += ["-u", f"{HELD}/job"]
     container: dict[str, Any] = {

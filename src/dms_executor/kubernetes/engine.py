@@ -59,7 +59,7 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
     params: ClassVar[type[msgspec.Struct]] = KubernetesParams
     settings: ClassVar[type[KubernetesSettings]] = KubernetesSettings
     keeps_log: ClassVar[bool] = False
-    keeps_deadline: ClassVar[bool] = False
+    keeps_deadline: ClassVar[bool] = True
 
     def __init__(self, context: EngineContext, settings: KubernetesSettings) -> None:
         self._context = context
@@ -113,7 +113,9 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
         volumes = await asyncio.to_thread(grant_volumes, x.request, policy, (self._context.state_dir,))
         places = await asyncio.to_thread(places_of, volumes)
         whose = self._context.executor_id
-        body = pod_of(x, params, settings, limits, executor_id=whose, init=init, places=places)
+        body = pod_of(
+            x, params, settings, limits, executor_id=whose, init=init, places=places, grace=self._context.grace
+        )
         await self._pods.ready()
         pod = await self._made(x, body)
         self._pods.learn(pod)

@@ -180,10 +180,13 @@ def report_of(pod: Pod) -> Report:
 def ended(pod: Pod | None, report: Report, *, killed: bool, stopped: bool = False) -> Exit | None:
     """The end of a pod, None while it has not ended. One that something else than its job or we ended is lost.
 
-    `killed`: it was sent a signal by us; `stopped`: for a stop, and it had not ended then.
+    `killed`: it was sent a signal by us; `stopped`: for a stop, and it had not ended then. Which of a stop and a
+    timeout came first is known better by who has both times.
     """
-    found = _ended(pod, report, killed=killed)
-    return msgspec.structs.replace(found, stopped_by="stop") if stopped and found is not None else found
+    found = _ended(pod, report, killed=killed or report.timed_out)
+    if found is None or not (stopped or report.timed_out):
+        return found
+    return msgspec.structs.replace(found, stopped_by="deadline" if report.timed_out else "stop")
 
 
 def _ended(pod: Pod | None, report: Report, *, killed: bool) -> Exit | None:

@@ -14,7 +14,7 @@ from .record import command_errno
 
 __all__ = ["Report"]
 
-_STARTED, _FAILED, _EXITED, _SCRIPT, _USAGE, _SCRIPTED, _WROTE = 96, 97, 98, 100, 106, 107, 109
+_STARTED, _FAILED, _EXITED, _SCRIPT, _USAGE, _SCRIPTED, _WROTE, _DEADLINE = 96, 97, 98, 100, 106, 107, 109, 113
 _UNKNOWN = 2**64 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -22,7 +22,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Report(msgspec.Struct, kw_only=True):
     """What the init has said so far. `status`: the raw wait status of the job; `error`: why it never ran.
 
-    `wrote`: the bytes of stdout and of stderr that the job has written in all, where the init has counted them.
+    `timed_out`: its timeout was over, which the init has kept. `wrote`: the bytes of stdout and of stderr that the job
+    has written in all, where the init has counted them.
     """
 
     started_at: datetime | None = None
@@ -34,6 +35,7 @@ class Report(msgspec.Struct, kw_only=True):
     errno: int | None = None
     usage: Usage = Usage()
     wrote: tuple[int, int] | None = None
+    timed_out: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -81,6 +83,8 @@ def _take(report: Report, kind: int, payload: bytes) -> None:
             status, name = struct.unpack_from("<I", payload)[0] & 0xFFFF, payload[4:].decode("utf-8", "replace")
             report.script_failed = True
             report.error = f"provision script {name} {_ending(status)}"
+        elif kind == _DEADLINE:
+            report.timed_out = True
         elif kind == _SCRIPTED:
             report.scripts_done = True
         elif kind == _WROTE:
