@@ -200,12 +200,14 @@ async def starts(field: Field) -> list[Workload]:
     times = await field.in_turn({name: peers.spawned(command) for name, command in imports.items()}, rounds)
     what = "A whole process of Python that imports one thing."
     found = [Workload("import", "Import", what, times)]
-    script = str(Path(python).with_name("dms-executor"))
+    script = Path(python).with_name("dms-executor")
+    # From a checkout that is not installed there is no program beside Python's.
+    program = [str(script)] if script.exists() else [python, "-m", "dms_executor.cli"]
     commands: dict[str, Run] = {}
     for runtime in filter(shutil.which, RUNTIMES):
         settings = scratch / f"{runtime}.json"
         settings.write_text(json.dumps({"engines": {"oci": {"runtime": runtime}}}))
-        words = [script, "--state-dir", str(scratch / f"cli-{runtime}"), "--settings", str(settings)]
+        words = [*program, "--state-dir", str(scratch / f"cli-{runtime}"), "--settings", str(settings)]
         words += ["run", "--engine", "oci", "--rm", f"rootfs:{field.root}", *ECHO]
         commands[f"dms-executor run, {runtime}"] = peers.spawned(words)
     everyone = await peers.launched(field)

@@ -45,7 +45,7 @@ def scratch(oci_runtime: str) -> Iterator[Path]:
 @pytest.mark.parametrize("workload", OURS)
 async def test_a_workload_is_done_by_us_on_each_runtime(workload: str, scratch: Path) -> None:
     if workload in ("cancel", "log", "line") and shutil.which("cc") is None:
-        pytest.skip("the jobs' program needs a C compiler")
+        pytest.skip("no C compiler here, and the jobs' program needs one")
     if workload == "image" and not (shutil.which("umoci") and shutil.which("skopeo")):
         pytest.skip("needs umoci and skopeo")
     async with opened(scratch, SIZES["tiny"], [], "") as field:
