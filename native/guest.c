@@ -29,7 +29,7 @@
 
 static struct guest_config config;
 static struct guest_job job = GUEST_NO_JOB;
-static bool running, is_clone; /* of a snapshot that was taken when we had said HELLO */
+static bool running;
 
 static uint8_t *told; /* the configuration, as far as it has come */
 static size_t told_length;
@@ -123,7 +123,7 @@ static void go(const struct frame *frame)
     errno = EPROTO;
     if (problem != NULL)
         fail(problem);
-    if ((problem = guest_wake(frame, is_clone)) != NULL || (problem = guest_root_layers(&config)) != NULL ||
+    if ((problem = guest_begin(frame)) != NULL || (problem = guest_root_layers(&config)) != NULL ||
         (problem = guest_limits_set(&config)) != NULL || (problem = guest_job_start(&config, &job)) != NULL)
         fail(problem);
     running = true;
@@ -217,7 +217,7 @@ static void hear_host(void)
         else if (frame.type == FRAME_GUEST_GO && !running)
             go(&frame);
         else if (frame.type == FRAME_GUEST_WAKE && !running) {
-            is_clone = true;
+            guest_disks_release();
             greet();
         }
         else if (frame.type == FRAME_GUEST_STDIN)

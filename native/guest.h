@@ -57,9 +57,11 @@ const char *guest_root_layers(const struct guest_config *config);
 const char *guest_root_enter(const struct guest_config *config);
 int guest_wait_for(const char *path); /* 0 once it is there */
 
-/* guest_wake.c: what GO says, and in a clone of a snapshot the disks anew. What cannot be done, with errno, or NULL. */
+/* guest_wake.c. Their driver lets go of the disks, for a snapshot: size, content and all is what a clone of it finds when
+ * it begins. That takes them again, and what GO says: what cannot be done, with errno, or NULL. */
 struct frame;
-const char *guest_wake(const struct frame *go, bool is_clone);
+void guest_disks_release(void);
+const char *guest_begin(const struct frame *go);
 
 /* guest_network.c: the loopback, too */
 const char *guest_network_up(const struct guest_config *config);

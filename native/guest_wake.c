@@ -18,6 +18,8 @@
 
 enum { MOST_DISKS = 64 };
 
+static int released[MOST_DISKS], released_count; /* in the order of their names */
+
 static int set_clock(uint64_t stamp)
 {
     struct timespec now = {.tv_sec = (time_t)(stamp / 1000000000u), .tv_nsec = (long)(stamp % 1000000000u)};
@@ -50,26 +52,29 @@ static int tell_driver(const char *file, int device)
     return sys_write_file(file, name, (size_t)length);
 }
 
-/* Their driver lets go of them and finds them again, in their order: size, content and all is what they have now. */
-static int renew_disks(void)
+void guest_disks_release(void)
 {
-    int devices[MOST_DISKS], count = 0, result = 0;
     DIR *folder = opendir(DISKS);
     struct dirent *entry;
-    while (folder != NULL && (entry = readdir(folder)) != NULL && count < MOST_DISKS)
-        if (sscanf(entry->d_name, "virtio%d", &devices[count]) == 1)
-            count++;
+    while (folder != NULL && (entry = readdir(folder)) != NULL && released_count < MOST_DISKS)
+        if (sscanf(entry->d_name, "virtio%d", &released[released_count]) == 1)
+            released_count++;
     if (folder != NULL)
         closedir(folder);
-    qsort(devices, (size_t)count, sizeof *devices, compare);
-    for (int i = 0; i < count; i++)
-        result |= tell_driver(DISKS "/unbind", devices[i]);
-    for (int i = 0; i < count; i++)
-        result |= tell_driver(DISKS "/bind", devices[i]);
+    qsort(released, (size_t)released_count, sizeof *released, compare);
+    for (int i = 0; i < released_count; i++)
+        tell_driver(DISKS "/unbind", released[i]); /* one that stays cannot be bound later, which is said then */
+}
+
+static int take_disks(void)
+{
+    int result = 0;
+    for (int i = 0; i < released_count; i++)
+        result |= tell_driver(DISKS "/bind", released[i]);
     return result;
 }
 
-const char *guest_wake(const struct frame *go, bool is_clone)
+const char *guest_begin(const struct frame *go)
 {
     errno = EPROTO;
     if (go->length != GO_LENGTH)
@@ -78,7 +83,7 @@ const char *guest_wake(const struct frame *go, bool is_clone)
         return "cannot set the clock";
     if (reseed(go->payload + 8) != 0)
         return "cannot take the host's random numbers";
-    if (is_clone && renew_disks() != 0)
-        return "cannot look at its disks anew";
+    if (take_disks() != 0)
+        return "cannot take its disks";
     return NULL;
 }

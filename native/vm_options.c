@@ -10,7 +10,7 @@
 #include "vm_tap.h"
 
 #define USAGE                                                                                                              \
-    "usage: dms-vm [-i] [-t COLUMNSxROWS] [-r] [-N NAMESPACE] [-u UID GID GROUP] [-d FOLDER] [-l SOCKET UID] [-a SOCKET] [-w WORDS] [-k] [-n TAP UID] [-j CGROUP_PROCS]... -- ARGV..."
+    "usage: dms-vm [-i] [-t COLUMNSxROWS] [-r] [-N NAMESPACE] [-u UID GID GROUP] [-d FOLDER] [-l SOCKET UID] [-a SOCKET] [-w WARM COLD] [-k] [-n TAP UID] [-j CGROUP_PROCS]... -- ARGV..."
 
 static unsigned number(const char *word)
 {
@@ -20,7 +20,7 @@ static unsigned number(const char *word)
 /* How many words follow an option; -1: there is no such. */
 static int words_of(char option)
 {
-    const char *found = strchr("i0r0k0t1N1u3d1l2a1w1n2j1", option);
+    const char *found = strchr("i0r0k0t1N1u3d1l2a1w2n2j1", option);
     return option == 0 || found == NULL || (option >= '0' && option <= '9') ? -1 : found[1] - '0';
 }
 
@@ -38,6 +38,7 @@ static const char *apply(char option, char **words, struct vm_options *options)
         break;
     case 'w':
         options->warm = number(words[0]);
+        options->cold = number(words[1]);
         break;
     case 'u':
         options->owner.uid = number(words[0]);

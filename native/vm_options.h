@@ -11,7 +11,7 @@ struct vm_options {
     const char *terminal; /* -t: COLUMNSxROWS, the job has one */
     bool raw;          /* -r: there is no agent, the console is the job's output */
     bool template;     /* -k: nobody tells its agent anything, a snapshot is taken of it */
-    unsigned warm;     /* -w: how many of the last words of argv make it a start from a snapshot; 0: it boots */
+    unsigned warm, cold; /* -w: argv ends in so many words of a start from a snapshot, 0: it boots; and of a boot */
     const char *api;   /* -a: the socket of the monitor's API in its folder; NULL: there is none */
     struct vmm_owner owner;
     struct vmm_place place;

@@ -127,8 +127,14 @@ static enum outcome wake(struct vmm *vmm, int report, int folder, int signals)
 
 bool vm_warm_start(struct vmm *vmm, struct vm_options *options, int report, int folder, int signals)
 {
-    size_t words = 0;
     enum outcome outcome = GONE;
+    char **end = options->argv;
+    while (*end != NULL)
+        end++;
+    if ((size_t)(end - options->argv) <= options->warm + options->cold)
+        return false;
+    char **behind = end - options->cold, *first = *behind;
+    *behind = NULL;
     if (vmm_start(vmm, options->argv, &options->owner, &options->place, true) == 0)
         outcome = wake(vmm, report, folder, signals);
     if (outcome == GREETED || outcome == TOLD) /* what the shim says cannot wait, and is not ours to judge */
@@ -139,9 +145,8 @@ bool vm_warm_start(struct vmm *vmm, struct vm_options *options, int report, int 
     if (vmm->pid > 0)
         vmm_kill(vmm);
     close_all(vmm);
-    while (options->argv[words] != NULL)
-        words++;
-    options->argv[words > options->warm ? words - options->warm : words] = NULL;
+    *behind = first;
+    memmove(behind - options->warm, behind, (options->cold + 1) * sizeof *behind);
     return false;
 }
 
@@ -157,12 +162,14 @@ _Noreturn void vm_template(struct vmm *vmm, int report, int folder, int signals)
 {
     uint8_t payload[4 + FRAME_TEXT_MAX] = {0};
     enum outcome outcome = wait_for(vmm, true, report, folder, signals, -1);
+    if (outcome == GREETED && recv(vmm->channel, payload, FRAME_HEADER + 4, 0) > 0) /* so that it is no clone's work */
+        outcome = wake(vmm, report, folder, signals);
     if (outcome == GREETED) {
         put_u64(payload, sys_realtime());
         say(report, FRAME_INIT_STARTED, payload, 8);
         outcome = wait_for(vmm, false, report, folder, signals, -1);
     }
-    if (outcome == GONE) {
+    if (outcome == GONE || outcome == LATE) {
         listen_to_the_end(vmm, folder);
         int length = snprintf((char *)payload + 4, FRAME_TEXT_MAX, "%s", vmm_last_words());
         put_u32(payload, 0);

@@ -14,10 +14,11 @@ import msgspec
 from ..microvm.network import GuestNetwork
 from ..types import PortMapping
 
-__all__ = ["CHANNEL", "FIRST_DISK", "NETWORK", "Disk", "Machine", "qemu_argv", "restored"]
+__all__ = ["CHANNEL", "COLD", "FIRST_DISK", "NETWORK", "WARM", "Disk", "Machine", "qemu_argv"]
 
 CHANNEL = "dms.channel"  # the port's name, as native/guest.c looks for it
 FIRST_DISK = 8
+WARM, COLD = 2, 6  # words at the end of a command line
 _CHANNEL_FD, _CONSOLE_FD, _KERNEL_FD, _INITRD_FD = 3, 4, 6, 7  # native/vmm.h
 _OWN_MEMORY = 96  # MiB that the guest's kernel and agent have beside the job
 _BUFFER = 64  # MiB of translated code
@@ -59,11 +60,13 @@ def qemu_argv(
     *,
     timed: bool = True,
     monitored: bool = False,
+    restored: bool = False,
 ) -> list[str]:
     """`disks` in the order in which the guest finds them (vda, vdb, ...); they are passed from `FIRST_DISK` on.
 
     `ports`: of a guest with a network, None: it has none. `timed`: it is told the rate of its clock. `monitored`: it
-    listens to QMP on the descriptor behind those of the disks.
+    listens to QMP on the descriptor behind those of the disks. `restored`: from a snapshot, which is that descriptor;
+    its last words are then `WARM` of such a start, and `COLD` of a boot in its place.
     """
     emulated = machine.accelerator == "tcg"
     words = _WORDS
@@ -75,7 +78,6 @@ def qemu_argv(
     argv += ["-accel", f"tcg,tb-size={_BUFFER}" if emulated else "kvm", "-cpu", "max" if emulated else "host"]
     argv += ["-smp", str(cores), "-m", f"{memory}M"]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-sandbox", _SANDBOX]
-    argv += ["-kernel", f"/proc/self/fd/{_KERNEL_FD}", "-initrd", f"/proc/self/fd/{_INITRD_FD}", "-append", words]
     argv += ["-chardev", f"socket,id=console,fd={_CONSOLE_FD}", "-serial", "chardev:console"]
     argv += ["-device", "virtio-serial-device", "-chardev", f"socket,id=channel,fd={_CHANNEL_FD}"]
     argv += ["-device", f"virtserialport,chardev=channel,name={CHANNEL}"]
@@ -90,12 +92,12 @@ def qemu_argv(
         argv += ["-device", f"virtio-blk-device,drive=d{number}"]
     if monitored:
         argv += ["-chardev", f"socket,id=monitor,fd={place}", "-mon", "chardev=monitor,mode=control"]
-    return argv + (_network(ports) if ports is not None else [])
-
-
-def restored(disks: Sequence[Disk]) -> list[str]:
-    """The words with which it goes on from a snapshot, whose descriptor is that behind those of the disks."""
-    return ["-incoming", f"fd:{FIRST_DISK + sum(len(disk.fds) for disk in disks)}"]
+    if ports is not None:
+        argv += _network(ports)
+    if restored:
+        argv += ["-incoming", f"fd:{place}"]
+    # All of a guest's memory is in its snapshot: these are neither read nor missed there.
+    return [*argv, "-kernel", f"/proc/self/fd/{_KERNEL_FD}", "-initrd", f"/proc/self/fd/{_INITRD_FD}", "-append", words]
 
 
 def _network(ports: Sequence[PortMapping]) -> list[str]:

@@ -17,7 +17,7 @@ from ..microvm.network import GuestNetwork
 from ..microvm.plan import FOLDER, Plan
 from ..microvm.settings import vm_memory
 from ..microvm.warm import Template, Templates
-from .command import NETWORK, Disk, Machine, qemu_argv, restored
+from .command import COLD, NETWORK, WARM, Disk, Machine, qemu_argv
 from .host import Host, prepare_host
 from .spec import QemuParams, QemuSettings, checked_params, checked_settings
 from .template import template_of
@@ -84,13 +84,12 @@ class QemuEngine(MicrovmEngine[QemuSettings, Host]):
             path, flags = x.folder / FOLDER / drive.name, os.O_NOFOLLOW | os.O_CLOEXEC
             disks.append(Disk(fds=[launch.keep(os.open(path, mode | flags)) for mode in modes]))
         ports = x.request.ports if x.request.network == "user" else None
-        argv = qemu_argv(self._machine(host, plan), disks, ports)
         passed = [launch.keep(readable(plan.kernel)), launch.keep(readable(plan.initrd))]
         passed += [fd for disk in disks for fd in disk.fds]
         options = ["-u", str(launch.owner), str(launch.owner), str(host.kvm_group)]
         if plan.snapshot is not None:
             with suppress(FileNotFoundError):  # least recently used, and gone meanwhile: it boots
                 passed.append(launch.keep(os.open(plan.snapshot, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)))
-                words = restored(disks)
-                argv, options = [*argv, *words], [*options, "-w", str(len(words))]
+                options += ["-w", str(WARM), str(COLD)]
+        argv = qemu_argv(self._machine(host, plan), disks, ports, restored="-w" in options)
         return Monitor(argv=argv, passed=passed, options=options)
