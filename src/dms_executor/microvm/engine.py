@@ -327,7 +327,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         address = await self._keeping.stopped(x, h)
         host = await self._ready()
         await asyncio.to_thread(clear, x, host.cgroups, self._group(host, x), address)
-        self._store.unpin(x.token)
+        await asyncio.to_thread(self._store.unpin, x.token)
         self._gauge.forget(x.token)
         self._births.ports.pop(x.token, None)
 
