@@ -25,9 +25,10 @@ _NUMBERS = count()
 class Bench:
     """`client`: beside the engine's own, to look at the cluster, and to meddle."""
 
-    def __init__(self, executor: Executor, client: Client) -> None:
+    def __init__(self, executor: Executor, client: Client, kubeconfig: str) -> None:
         self.executor = executor
         self.client = client
+        self.kubeconfig = kubeconfig
         self.job = f"j{uuid4().hex}"
         """Of all its executions: others may run jobs in the same namespace."""
 
@@ -64,7 +65,7 @@ async def opened(
     settings = Settings(engines={"kubernetes": {"kubeconfig": kubeconfig}})
     client = Client(KubernetesSettings(kubeconfig=admin or kubeconfig))
     async with Executor.open(state, policy=Policy.trusted(), settings=settings) as executor:
-        yield Bench(executor, client)
+        yield Bench(executor, client, kubeconfig)
         for info in await executor.list() if clears else []:
             await executor.remove(info.request.execution_id, force=True)
     await client.close()

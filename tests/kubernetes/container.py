@@ -50,7 +50,8 @@ class Container:
     async def start(self, spec: dict[str, Any]) -> None:
         self._env = {"PATH": _PATH, **{e["name"]: e["value"].replace("$$", "$") for e in spec["env"]}}
         words = [word.replace("$$", "$") for word in spec["command"]]
-        place = [str(self.folder), str(self.lower), str(init_path().parent), spec.get("workingDir", "/")]
+        programs = (await asyncio.to_thread(init_path)).parent
+        place = [str(self.folder), str(self.lower), str(programs), spec.get("workingDir", "/")]
         self.process = await asyncio.create_subprocess_exec(
             *_INSIDE, "sh", "-c", _ROOT, "sh", *place, *words,
             stdin=asyncio.subprocess.DEVNULL,

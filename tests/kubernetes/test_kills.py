@@ -1,0 +1,62 @@
+"""The calling program is killed at every step, and so is the one that recovers; every job has its true end, once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from dms_executor.faults import POINTS
+
+from .conftest import Bench, opened
+
+_STEPS = [step for step in POINTS[: POINTS.index("intent_committed")] if step not in ("ended_committed", "collected")]
+_ALL = bool(os.environ.get("DMS_EXECUTOR_ALL_LINES"))
+_CALLER = """
+import asyncio, sys
+from pathlib import Path
+import msgspec
+from tests.kubernetes.conftest import opened
+async def main(state, kubeconfig, step, execution_id):
+    async with opened(Path(state), kubeconfig, clears=False) as bench:
+        script = "echo begin; cat; sleep 0.3; echo end >&2; exit 7"
+        request = bench.request("sh", "-c", script, stdin=step.encode())
+        await bench.executor.run(msgspec.structs.replace(request, execution_id=execution_id))
+        await asyncio.sleep(10)  # for what comes after its result is told
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def killed_at(step: str, state: Path, kubeconfig: str, execution_id: str) -> None:
+    """A caller that begins a job and dies there, be it while it recovers another."""
+    folder = Path(__file__).parents[2]
+    environment = {**os.environ, "DMS_EXECUTOR_FAULT": step, "PYTHONPATH": str(folder)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _CALLER, str(state), kubeconfig, step, execution_id, env=environment, cwd=folder
+    )
+    assert await asyncio.wait_for(process.wait(), 100) == -signal.SIGKILL, f"{step} was never reached"
+
+
+@pytest.mark.skipif(not _ALL, reason="two programs die for each step: with DMS_EXECUTOR_ALL_LINES, as .ci/full has it")
+@pytest.mark.parametrize("step", _STEPS)
+async def test_a_caller_killed_between_two_steps(either: Bench, step: str, tmp_path: Path) -> None:
+    state = tmp_path / "killed"
+    for execution_id in ("first", "second"):
+        await killed_at(step, state, either.kubeconfig, execution_id)
+    async with opened(state, either.kubeconfig) as bench:
+        found = await bench.executor.list()
+        assert found
+        for info in found:
+            result = await asyncio.wait_for(bench.executor.wait(info.request.execution_id), 60)
+            if result.started_at is None:
+                assert (result.reason, result.stdout) == ("start_failed", b""), result
+            else:
+                assert (result.exit_code, result.reason) == (7, "exited"), result
+                assert (result.stdout, result.stderr) == (b"begin\n" + step.encode(), b"end\n"), result
+        tokens = [info.engine_ids.get("pod", "no pod") for info in found]
+    left = [pod["metadata"]["name"] for pod in (await either.client.call("GET", "pods"))["items"]]
+    assert not set(tokens) & set(left)
