@@ -15,7 +15,7 @@
 
 enum { GUEST_ARGS = 4096, GUEST_GROUPS = 64, GUEST_FILES = 8, GUEST_VOLUMES = 64 };
 enum { GUEST_READ_ONLY = 1, GUEST_INPUT = 2, GUEST_HELPER = 4, GUEST_ATTACH = 8 };
-enum guest_volume_kind { VOLUME_FOLDER = 1, VOLUME_FILE = 2, VOLUME_TMPFS = 3, VOLUME_OUTPUT = 4 };
+enum guest_volume_kind { VOLUME_FOLDER = 1, VOLUME_FILE = 2, VOLUME_TMPFS = 3, VOLUME_OUTPUT = 4, VOLUME_OUTPUT_FILE = 5 };
 
 struct guest_volume {
     enum guest_volume_kind kind;
@@ -29,6 +29,11 @@ struct guest_file {
     size_t length;
 };
 
+static inline bool guest_is_output(const struct guest_volume *volume)
+{
+    return volume->kind == VOLUME_OUTPUT || volume->kind == VOLUME_OUTPUT_FILE;
+}
+
 /* What the host says of the job; docs/protocol.md, section 10. Strings point into the payload. */
 struct guest_config {
     char *argv[GUEST_ARGS + 1], *env[GUEST_ARGS + 1];
@@ -39,7 +44,7 @@ struct guest_config {
     size_t group_count;
     uint32_t flags;
     uint64_t memory, pids, cpu_us, capabilities;
-    const uint8_t *network; /* address, mask, gateway, 4 bytes each; or NULL */
+    const uint8_t *network; /* address, mask, gateway, 4 bytes each, and a u32, the MTU; or NULL */
     const uint8_t *scripts, *filter; /* `filter`: of seccomp, compiled */
     size_t scripts_length, filter_length;
     struct guest_file files[GUEST_FILES];

@@ -79,8 +79,8 @@ static bool add_volume(const struct entry *entry, struct guest_config *config)
     struct guest_volume volume = {.kind = get_u32(entry->bytes), .size = get_u64(entry->bytes + 4)};
     volume.device = (const char *)entry->bytes + VOLUME_HEADER;
     const uint8_t *end = memchr(volume.device, 0, entry->length - VOLUME_HEADER);
-    if (end == NULL || volume.kind < VOLUME_FOLDER || volume.kind > VOLUME_OUTPUT ||
-        (volume.kind == VOLUME_OUTPUT && volume.size >= GUEST_VOLUMES))
+    if (end == NULL || volume.kind < VOLUME_FOLDER || volume.kind > VOLUME_OUTPUT_FILE ||
+        (guest_is_output(&volume) && volume.size >= GUEST_VOLUMES))
         return false;
     volume.target = (const char *)end + 1;
     config->volumes[config->volume_count++] = volume;
@@ -128,7 +128,7 @@ static bool apply(const struct entry *entry, struct guest_config *config, bool *
         return true;
     case TAG_NETWORK:
         config->network = entry->bytes;
-        return entry->length == 12;
+        return entry->length == 16;
     case TAG_LIMITS:
         return set_limits(entry, config);
     case TAG_FILE:

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "frame.h"
 #include "guest.h"
 #include "sys.h"
 
@@ -37,12 +38,15 @@ static int connect_to(int fd, const uint8_t *network)
 {
     struct ifreq address = {.ifr_name = NAME, .ifr_addr = address_of(network)};
     struct ifreq mask = {.ifr_name = NAME, .ifr_netmask = address_of(network + 4)};
+    struct ifreq mtu = {.ifr_name = NAME, .ifr_mtu = (int)get_u32(network + 12)};
     struct rtentry route = {
         .rt_dst = address_of(NULL),
         .rt_genmask = address_of(NULL),
         .rt_gateway = address_of(network + 8),
         .rt_flags = RTF_UP | RTF_GATEWAY,
     };
+    if (mtu.ifr_mtu != 0 && ioctl(fd, SIOCSIFMTU, &mtu) != 0)
+        return -1;
     return ioctl(fd, SIOCSIFADDR, &address) != 0 || ioctl(fd, SIOCSIFNETMASK, &mask) != 0 || up(fd, NAME) != 0 ||
                    ioctl(fd, SIOCADDRT, &route) != 0
                ? -1
@@ -61,6 +65,8 @@ const char *guest_network_up(const struct guest_config *config)
         /* As Docker sets them: port 80 and ping take no capability. */
         sys_write_file("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0", 1);
         sys_write_file("/proc/sys/net/ipv4/ping_group_range", "0 2147483647", 12);
+        /* And whom the host's loopback leads to ours, where our monitor's namespace has none (vm_way.c). */
+        sys_write_file("/proc/sys/net/ipv4/conf/all/route_localnet", "1", 1);
         result = guest_wait_for("/sys/class/net/" NAME) != 0 ? -1 : connect_to(fd, config->network);
     }
     close(fd);

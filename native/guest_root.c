@@ -136,7 +136,7 @@ static int mount_sources(const struct guest_config *config)
         numbered("/inputs", i, image, sizeof image);
         if (volume->kind != VOLUME_TMPFS && volume->device[0] != 0 && mount_image(volume->device, image) != 0)
             return -1;
-        if (volume->kind == VOLUME_OUTPUT && make_output(config, volume->size, volume->device, image) != 0)
+        if (guest_is_output(volume) && make_output(config, volume->size, volume->device, image) != 0)
             return -1;
     }
     return 0;
@@ -168,6 +168,9 @@ static int mount_volume(size_t index, const struct guest_volume *volume)
         return bind_on(text, volume->target, false, MS_RDONLY | SAFE);
     case VOLUME_OUTPUT:
         return bind_on(numbered(GUEST_OUTPUTS, volume->size, text, sizeof text), volume->target, true, SAFE);
+    case VOLUME_OUTPUT_FILE:
+        snprintf(text, sizeof text, GUEST_OUTPUTS "/%llu/file", (unsigned long long)volume->size);
+        return bind_on(text, volume->target, false, SAFE);
     case VOLUME_TMPFS:
         break;
     }

@@ -52,10 +52,14 @@ static size_t waiting(const struct stream *stream)
     return stream->from >= 0 && ioctl(stream->from, FIONREAD, &there) == 0 && there > 0 ? (size_t)there : 0;
 }
 
-/* Where the kernel, or one that is none, cannot splice. Not more than there is. */
+/* Where the kernel, or one that is none, cannot splice. Not more than there is, nor than is taken at once (PIPE_BUF) by
+ * what takes anything: an init that waits here would hear no signal. */
 static ssize_t copy(const struct stream *stream, size_t most)
 {
     uint8_t piece[PIECE];
+    struct pollfd out = {.fd = stream->target, .events = POLLOUT};
+    if (poll(&out, 1, 0) <= 0)
+        return 0;
     ssize_t got = read(stream->from, piece, most < sizeof piece ? most : sizeof piece);
     if (got > 0 && sys_write_all(stream->target, piece, (size_t)got) != 0)
         return -1;

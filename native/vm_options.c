@@ -8,9 +8,10 @@
 
 #include "sys.h"
 #include "vm_tap.h"
+#include "vm_way.h"
 
 #define USAGE                                                                                                              \
-    "usage: dms-vm [-i] [-t COLUMNSxROWS] [-r] [-N NAMESPACE] [-u UID GID GROUP] [-d FOLDER] [-l SOCKET UID] [-a SOCKET] [-w WARM COLD] [-k] [-n TAP UID] [-j CGROUP_PROCS]... -- ARGV..."
+    "usage: dms-vm [-i] [-t COLUMNSxROWS] [-r] [-N NAMESPACE] [-u UID GID GROUP] [-d FOLDER] [-l SOCKET UID] [-a SOCKET] [-w WARM COLD] [-k] [-n TAP UID] [-f INTERFACE ADDRESS MASK GATEWAY OWN] [-j CGROUP_PROCS]... -- ARGV..."
 
 static unsigned number(const char *word)
 {
@@ -20,7 +21,7 @@ static unsigned number(const char *word)
 /* How many words follow an option; -1: there is no such. */
 static int words_of(char option)
 {
-    const char *found = strchr("i0r0k0t1N1u3d1l2a1w2n2j1", option);
+    const char *found = strchr("i0r0k0t1N1u3d1l2a1w2n2f5j1", option);
     return option == 0 || found == NULL || (option >= '0' && option <= '9') ? -1 : found[1] - '0';
 }
 
@@ -62,8 +63,15 @@ static const char *apply(char option, char **words, struct vm_options *options)
         options->terminal = words[0];
         break;
     case 'n':
-        if (vm_tap_make(words[0], number(words[1])) != 0)
+        options->tap = words[0];
+        if (vm_tap_make(words[0], number(words[1]), options->owner.network) != 0)
             return "its network device cannot be made";
+        break;
+    case 'f':
+        if (options->tap == NULL)
+            return USAGE;
+        if (vm_way_make(options->tap, words[0], words + 1) != 0)
+            return "its network device cannot be connected";
         break;
     case 'j':
         if (sys_write_file(words[0], "0", 1) != 0)

@@ -12,6 +12,7 @@ struct vm_options {
     bool raw;          /* -r: there is no agent, the console is the job's output */
     bool template;     /* -k: nobody tells its agent anything, a snapshot is taken of it */
     unsigned warm, cold; /* -w: argv ends in so many words of a start from a snapshot, 0: it boots; and of a boot */
+    const char *tap;   /* -n: the monitor's network device, NULL: it has none of ours */
     const char *api;   /* -a: the socket of the monitor's API in its folder; NULL: there is none */
     struct vmm_owner owner;
     struct vmm_place place;

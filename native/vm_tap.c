@@ -10,12 +10,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "vmm.h"
+
 /* https://docs.kernel.org/networking/tuntap.html */
-int vm_tap_make(const char *name, uid_t owner)
+int vm_tap_make(const char *name, uid_t owner, const char *network)
 {
     struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
     snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
-    if (unshare(CLONE_NEWNET) != 0)
+    if ((network != NULL ? vmm_enter_network(network) : unshare(CLONE_NEWNET)) != 0)
         return -1;
     int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
     if (fd < 0)

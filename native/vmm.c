@@ -24,16 +24,22 @@ static size_t last_length;
 static size_t written;
 static int file = -1;
 
+int vmm_enter_network(const char *path)
+{
+    int namespace = open(path, O_RDONLY | O_CLOEXEC);
+    int result = namespace < 0 ? -1 : setns(namespace, CLONE_NEWNET), error = errno;
+    if (namespace >= 0)
+        close(namespace);
+    errno = error;
+    return result;
+}
+
 static void join_network(const char *path)
 {
-    int namespace = path == NULL ? -1 : open(path, O_RDONLY | O_CLOEXEC);
-    if (path == NULL)
+    if (path == NULL || vmm_enter_network(path) == 0)
         return;
-    if (namespace < 0 || setns(namespace, CLONE_NEWNET) != 0) {
-        dprintf(2, "cannot enter the network namespace: %s\n", strerror(errno));
-        _exit(126);
-    }
-    close(namespace);
+    dprintf(2, "cannot enter the network namespace: %s\n", strerror(errno));
+    _exit(126);
 }
 
 static void become(const struct vmm_owner *owner)

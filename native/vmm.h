@@ -32,6 +32,8 @@ struct vmm_place {
 /* Starts it; -1 with errno. It dies with us. `wants_channel`: else the guest has no agent. */
 int vmm_start(struct vmm *vmm, char **argv, const struct vmm_owner *owner, const struct vmm_place *place, bool wants_channel);
 
+int vmm_enter_network(const char *file); /* a namespace's; -1 with errno */
+
 /* Takes the agent's call, the first one alone. */
 void vmm_accept(struct vmm *vmm);
 

@@ -26,6 +26,27 @@ _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+_ASK = 'ask() { echo "$1 $(timeout 20 nc -w 5 $1 $2 </dev/null 2>/dev/null | head -c 40)"; }'
+
+
+def ask_all(*own: str) -> str:
+    """The script of a job that asks outside, the metadata service, and the host's loopback by `own` addresses, too."""
+    outside = "; ".join(f"ask {address} {PORT}" for address in (OUTSIDE, FAR, METADATA))
+    closed = "; ".join(f"ask {address} {LOOPBACK_PORT}" for address in ("127.0.0.1", *own, HOST))
+    return f"{_ASK}\n{outside}; {closed}"
+
+
+def answers(stdout: bytes | None) -> dict[str, str]:
+    """What each address said to it."""
+    return dict(line.partition(" ")[::2] for line in (stdout or b"").decode().splitlines())
+
+
+def right_answers(*own: str) -> dict[str, str]:
+    """Outside as the host, and nothing of the host's own."""
+    nowhere = (METADATA, "127.0.0.1", *own, HOST)
+    return {**dict.fromkeys((OUTSIDE, FAR), f"hello {HOST}"), **dict.fromkeys(nowhere, "")}
+
+
 def missing() -> str:
     """Why these tests cannot be run here; empty where they can."""
     programs = [name for name in ("ip", "pasta", "slirp4netns") if shutil.which(name) is None]

@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from . import wire
+
 __all__ = ["programs"]
 
 _HELLO, _STDOUT, _STDERR, _CONFIG, _GO, _END = 128, 129, 130, 133, 134, 135
@@ -108,7 +110,7 @@ async def _run(api: str, config: dict[str, Any], metadata: Any) -> None:
     stand_in.metadata = metadata
     async with stand_in.running():
         if "vsock" in config:
-            await _guest(f"{config['vsock']['uds_path']}_{_PORT}")
+            await _guest(f"{config['vsock']['uds_path']}_{_PORT}", config.get("network-interfaces", []))
         else:
             print(f"console: {config['boot-source']['boot_args']}", flush=True)
             print(f"metadata: {json.dumps(metadata)}", flush=True)
@@ -117,7 +119,7 @@ async def _run(api: str, config: dict[str, Any], metadata: Any) -> None:
                 await stand_in.asked.wait()
 
 
-async def _guest(path: str) -> None:
+async def _guest(path: str, interfaces: list[dict[str, Any]]) -> None:
     """The agent's part, for one job."""
     reader, writer = await asyncio.open_unix_connection(path)
     _say(writer, _HELLO, struct.pack("<I", 1))
@@ -126,9 +128,18 @@ async def _guest(path: str) -> None:
         configuration += frame[1]
     argv = [value.decode() for tag, value in _entries(configuration) if tag == 2]
     environment = dict(value.decode().split("=", 1) for tag, value in _entries(configuration) if tag == 3)
+    networks = [value for tag, value in _entries(configuration) if tag == 18]
+    namespaces = [wire.connected(i["host_dev_name"], i["guest_mac"], networks.pop()) for i in interfaces]
+    assert not networks
     pipe = asyncio.subprocess.PIPE
     job = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: [wire.enter(namespace) for namespace in namespaces],
     )
     _say(writer, _STARTED, bytes(8))
     listening = asyncio.create_task(_obey(reader, job.pid))

@@ -8,18 +8,27 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dms_executor import ByteSize, ExecutionRequest, Executor, Resources, StorageVolume
+from dms_executor import (
+    ByteSize,
+    ExecutionRequest,
+    Executor,
+    LogStreamRequest,
+    PortMapping,
+    Resources,
+    StorageVolume,
+)
 from dms_executor.firecracker import FirecrackerSpec
 from dms_executor.microvm import cpio
 from dms_executor.policy import Policy
 from dms_executor.types import ExecutionResult, Settings
-from tests import firecrackers, kernels
+from tests import firecrackers, kernels, lan
+from tests.oci.talk import reply
 
 pytestmark = firecrackers.needed
 
@@ -77,20 +86,23 @@ async def test_outputs_come_back_above_what_was_there(executor: Executor, rootfs
     (own / "given" / "file").write_text("given")
     (own / "old").mkdir()
     (own / "old" / "kept").write_text("kept")
+    (own / "list").write_text("one\n")
     result = await run(
         executor,
         rootfs,
-        "cat /in/file /one /out/kept; echo new >/out/sub; echo x >/results/y; touch /in/z || exit 4",
+        "cat /in/file /one /out/kept; echo new >/out/sub; echo more >>/list; echo x >/results/y; touch /in/z || exit 4",
         inputs=[
             StorageVolume(source=str(own / "given"), target="/in"),
             StorageVolume(source=str(own / "given" / "file"), target="/one"),
             StorageVolume(source=str(own / "old"), target="/out", read_only=False),
+            StorageVolume(source=str(own / "list"), target="/list", read_only=False),
         ],
         outputs=[StorageVolume(target="/results")],
         results_dir=str(own / "results"),
         resources=Resources(disk=ByteSize("64MiB")),
     )
     assert (result.exit_code, result.stdout) == (4, b"givengivenkept"), result
+    assert (own / "list").read_text() == "one\nmore\n"
     assert {path.name: path.read_text() for path in (own / "old").iterdir()} == {"kept": "kept", "sub": "new\n"}
     assert (own / "results" / "outputs" / "results" / "y").read_text() == "x\n"
 
@@ -117,6 +129,34 @@ async def test_the_end_of_the_monitor_is_no_result(executor: Executor, rootfs: P
     os.kill(_monitor(int(info.engine_ids["shim"])), signal.SIGKILL)
     result = await asyncio.wait_for(executor.wait(request.execution_id), 600)
     assert (result.status, result.reason, result.exit_code) == ("failed", "engine_lost", None), result
+
+
+@pytest.fixture
+def on_a_host_of_its_own() -> Iterator[None]:
+    """A network namespace of the test's own, with a server outside."""
+    lan.needed()
+    with lan.host_and_outside():
+        yield
+
+
+@pytest.mark.usefixtures("on_a_host_of_its_own")
+async def test_a_network_reaches_outside_and_a_port_the_job(executor: Executor, rootfs: Path) -> None:
+    own = ("10.0.2.2", "10.0.2.3")
+    serve = "while :; do printf hi | nc -l -p 8080 >/dev/null; done"
+    script = f"exec 2>/dev/null; {lan.ask_all(*own)}; echo serving; {serve}"
+    ports = [PortMapping(container_port=8080)]
+    request = job(rootfs, "sh", "-c", script, network="user", ports=ports)
+    await executor.start(request)
+    name, said = request.execution_id, b""
+    async with await executor.get_log_stream(LogStreamRequest(execution_id=name, follow=True)) as stream:
+        async for chunk in stream:
+            said += chunk
+            if b"serving" in said:
+                break
+    assert lan.answers(said) == {**lan.right_answers(*own), "serving": ""}
+    (port,) = (await executor.inspect(name)).ports
+    assert await asyncio.to_thread(reply, "127.0.0.1", port.host_port, "tcp") == b"hi"
+    await executor.cancel(name, grace=0)
 
 
 async def test_a_machine_of_the_user_s_own_is_its_console(executor: Executor, rootfs: Path, folder: Path) -> None:

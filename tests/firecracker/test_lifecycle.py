@@ -8,7 +8,7 @@ import asyncio
 import os
 import select
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +17,23 @@ import pytest
 
 from dms_executor import ByteSize, ExecutionRequest, Executor, LogStreamRequest, Resources, StorageVolume
 from dms_executor.errors import EngineUnreachable, InvalidRequest, NotSupported
-from dms_executor.firecracker import FirecrackerSpec, host
-from dms_executor.firecracker import raw as raw_machine
+from dms_executor.firecracker import FirecrackerSpec
 from dms_executor.firecracker.api import ApiRefused
 from dms_executor.firecracker.spec import checked_params
-from dms_executor.microvm import launch
 from dms_executor.policy import Policy
 from dms_executor.types import Settings
 from tests import kernels
-
-from .fake import programs
 
 pytestmark = [
     kernels.needed,
     pytest.mark.skipif(os.geteuid() != 0, reason="the engine firecracker takes root so far"),
 ]
-_API = os.environ.get("DMS_EXECUTOR_FIRECRACKER_API")
 
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One for all tests: kernel, initrd and root image are made once."""
     return tmp_path_factory.mktemp("firecracker") / "state"
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return programs(tmp_path_factory.mktemp("tools") / "bin", _API)
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +48,10 @@ async def executor(
     state: Path,
     rootfs: Path,
     folder: Path,
-    tools: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
+    stood_in: Callable[[bool], dict[str, Any]],
 ) -> AsyncIterator[Executor]:
-    # A machine without a KVM runs these, too: what is asked of its node is another's.
-    monkeypatch.setattr(host, "missing_kvm", lambda: "")
-    monkeypatch.setattr(host, "kvm_owner", lambda: (os.getgid() + 1, 0o660))
-    if not request.param:
-        # The stand-in is a program of Python's, which may lie where no user but ours reads it.
-        monkeypatch.setattr(launch, "owner_of", lambda token: 0)
-        monkeypatch.setattr(raw_machine, "owner_of", lambda token: 0)
     policy = Policy(read_roots=(rootfs, folder), write_roots=(folder,))
-    engine = {"program": tools["firecracker"], "jailer": tools["jailer"], "jailed": request.param}
-    engine["kernel_image"] = kernels.installed()[0]
+    engine = stood_in(request.param)
     async with Executor.open(state, policy=policy, settings=Settings(engines={"firecracker": engine})) as opened:
         yield opened
 
@@ -174,6 +155,23 @@ async def test_a_machine_of_the_user_s_own_is_its_console(executor: Executor, fo
     assert (result.status, result.exit_code) == ("cancelled", None), result
     assert b"console: reboot=k panic=-1 pci=off quiet cryptomgr.notests console=ttyS0 init=/sbin/init" in result.stdout
     assert (folder / "root.ext4").read_bytes() == b"of the user's own"
+
+
+@pytest.mark.parametrize("executor", [True], ids=["jailed"], indirect=True)
+@pytest.mark.parametrize("killer", ["asked", "another"])
+async def test_a_machine_of_the_user_s_own_that_is_killed(executor: Executor, folder: Path, killer: str) -> None:
+    request = raw(folder)
+    await executor.start(request)
+    await until(executor, request, b"metadata")
+    if killer == "asked":
+        await executor.send_signal(request.execution_id, "KILL")
+    else:
+        info = await executor.inspect(request.execution_id)
+        os.kill(child_of(child_of(int(info.engine_ids["shim"]))), signal.SIGKILL)
+    result = await asyncio.wait_for(executor.wait(request.execution_id), 60)
+    expected = ("signaled", 9) if killer == "asked" else ("engine_lost", None)
+    assert (result.status, result.reason, result.signal, result.exit_code) == ("failed", *expected, None), result
+    assert (result.usage.cpu_seconds is not None) == (killer == "asked")
 
 
 @pytest.mark.parametrize("executor", [True], ids=["jailed"], indirect=True)

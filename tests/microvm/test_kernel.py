@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dms_executor.errors import EngineUnavailable, InvalidRequest
+from dms_executor.errors import EngineUnavailable, InvalidRequest, PolicyDenied
 from dms_executor.microvm import kernel
+from dms_executor.policy import Policy
 from tests import kernels
 
 _MACHINES = {"x86_64": 62, "aarch64": 183}
@@ -81,6 +82,24 @@ async def test_a_named_one_that_is_none(tmp_path: Path, case: str) -> None:
         await asyncio.wait_for(kernel.find(image, tmp_path / "cache"), 10)
     assert raised.value.path == "$.engine_spec.params.kernel_image"
     assert not (tmp_path / "cache").exists()
+
+
+async def test_a_granted_one_is_what_was_granted(tmp_path: Path) -> None:
+    """And what lies beside it was not."""
+    image, cache = tmp_path / "boot/vmlinuz", tmp_path / "cache"
+    image.parent.mkdir()
+    image.write_bytes(vmlinux("6.99.1-mine"))
+    (tmp_path / "lib/modules/6.99.1-mine/kernel").mkdir(parents=True)
+    policy = Policy(read_roots=(tmp_path,))
+    with await asyncio.to_thread(policy.open, str(image), field=kernel.FIELD) as granted:
+        grant = granted.grant
+    found = await kernel.find_granted(grant, cache, root=tmp_path / "nowhere")
+    assert (found.path.parent, found.modules, found.release) == (cache, None, "6.99.1-mine")
+    assert found.path.read_bytes() == image.read_bytes()
+    image.rename(tmp_path / "away")
+    os.mkfifo(image)
+    with pytest.raises(PolicyDenied):
+        await asyncio.wait_for(kernel.find_granted(grant, cache), 10)
 
 
 async def test_a_release_that_leads_elsewhere_finds_no_modules(tmp_path: Path) -> None:

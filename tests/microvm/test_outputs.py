@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import shutil
 import struct
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dms_executor.errors import CopyFailed, ResourcesUnavailable
+from dms_executor.microvm import written
 from dms_executor.microvm.outputs import BLOCK, MAGIC, make_device, unpack_outputs
 
 Member = tuple[tarfile.TarInfo, bytes]
@@ -92,6 +94,34 @@ async def test_each_output_comes_back_into_its_folder(tmp_path: Path, device: Pa
         assert tree(tmp_path / "two") == {"other": b"second"}
     status = (tmp_path / "one/sub/result").stat()
     assert (status.st_mode & 0o7777, int(status.st_mtime), status.st_nlink) == (0o640, 981169445, 2)
+
+
+async def test_a_file_that_was_written_stays_the_same_file(tmp_path: Path, device: Path) -> None:
+    host = tmp_path / "host"
+    host.write_text("longer than what comes")
+    before = host.stat().st_ino
+    for member_, expected in (
+        (member("file", b"new", mode=0o6640), None),
+        (member("file", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "cannot be written"),
+        (member("file", type=tarfile.DIRTYPE), "no file"),
+        (member("other", b"x"), "not what was asked for"),
+    ):
+        place = await asyncio.to_thread(written.place_for, tmp_path / "place")
+        granted = os.open(host, os.O_PATH)
+        write(device, [stream(member_)])
+        try:
+            if expected is None:
+                await unpack_outputs(device, [place], keep_owner=False, only={0: written.NAME})
+                await asyncio.to_thread(written.put_back, place, granted, str(host))
+            else:
+                with pytest.raises(CopyFailed, match=expected):
+                    await unpack_outputs(device, [place], keep_owner=False, only={0: written.NAME})
+                    await asyncio.to_thread(written.put_back, place, granted, str(host))
+        finally:
+            os.close(place)
+            os.close(granted)
+            await asyncio.to_thread(shutil.rmtree, tmp_path / "place")
+    assert (host.read_text(), host.stat().st_ino, host.stat().st_mode & 0o7777) == ("new", before, 0o640)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

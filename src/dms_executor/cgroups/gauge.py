@@ -12,6 +12,8 @@ from .hierarchies import Cgroups
 
 __all__ = ["Gauge", "limit_of", "network_of", "number_in"]
 
+_NOT_COUNTED = ("lo", "tap0")  # the latter leads to a microVM: its bytes are those of the other interface
+
 
 class Gauge:
     """Remembers the last sample of each job, without which there is no `cpu_percent`."""
@@ -63,7 +65,7 @@ def _seconds(numbers: dict[str, int | None]) -> float | None:
 
 
 def _network(pids: set[int]) -> tuple[int | None, int | None]:
-    """Of all interfaces but loopback, as a process of the job has them: proc(5), `/proc/pid/net/dev`."""
+    """Of the interface that the network program has, as a process of the job sees it: proc(5), `/proc/pid/net/dev`."""
     for pid in sorted(pids):
         try:
             lines = Path(f"/proc/{pid}/net/dev").read_text(encoding="ascii").splitlines()[2:]
@@ -79,7 +81,8 @@ def _network(pids: set[int]) -> tuple[int | None, int | None]:
 
 def network_of(lines: list[str]) -> tuple[int | None, int | None]:
     """Received and sent, of all interfaces but loopback: `/proc/pid/net/dev` without its head."""
-    counted = [fields.split() for name, _, fields in (line.partition(":") for line in lines) if name.strip() != "lo"]
+    named = [(name.strip(), fields.split()) for name, _, fields in (line.partition(":") for line in lines)]
+    counted = [fields for name, fields in named if name not in _NOT_COUNTED]
     if not counted:
         return None, None
     return sum(int(fields[0]) for fields in counted), sum(int(fields[8]) for fields in counted)

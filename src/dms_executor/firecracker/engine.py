@@ -20,6 +20,7 @@ from ..microvm.engine import MicrovmEngine
 from ..microvm.files import GuestFiles
 from ..microvm.kernel import Kernel
 from ..microvm.launch import Launch, Monitor
+from ..microvm.network import GuestNetwork
 from ..microvm.plan import FOLDER, Plan
 from ..microvm.standing import is_standing
 from ..threads import finished
@@ -27,6 +28,7 @@ from ..types import ExecutionRequest, Output
 from .api import Api
 from .host import Host, prepare_host
 from .launch import monitor_of
+from .network import NETWORK
 from .place import api_of
 from .raw import as_told, assemble_raw, check_raw, granted_files, prepare_raw
 from .spec import FirecrackerParams, FirecrackerSettings, checked_params, checked_settings
@@ -49,6 +51,7 @@ class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
         "?crc32c_generic",
         "erofs",
     )
+    guest_network: ClassVar[GuestNetwork] = NETWORK
 
     async def validate(self, request: ExecutionRequest) -> None:
         """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""
@@ -157,10 +160,12 @@ class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
         return self._read_params(x.request.engine_spec.params)
 
     async def _kernel(self, params: ImageParams) -> Kernel:
-        if not isinstance(params, FirecrackerParams) or params.kernel_image is None:
+        grant = None
+        if isinstance(params, FirecrackerParams):
+            grant, _, _ = await asyncio.to_thread(granted_files, params, self._context.policy, self._refused)
+        if grant is None:
             return await super()._kernel(params)
-        path, _, _ = await asyncio.to_thread(granted_files, params, self._context.policy, self._refused)
-        return await kernels.find(Path(path), self._cache("kernels"))
+        return await kernels.find_granted(grant, self._cache("kernels"))
 
     def _monitor(self, x: Execution, host: Host, launch: Launch, plan: Plan, drives: Drives) -> Monitor:
         cache = self._context.state_dir

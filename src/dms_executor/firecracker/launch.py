@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..engine import Execution
+from ..errors import StartFailed
 from ..microvm.drives import Drives
 from ..microvm.launch import Launch, Monitor
 from ..microvm.plan import FOLDER, Plan
 from .config import AGENT_PORT, Drive, Machine, boot_args, document, vcpus
 from .host import Host
+from .network import interface, way_to
 from .place import API, CONFIG, METADATA, VSOCK, Place
 from .spec import FirecrackerParams, FirecrackerSettings
 
@@ -40,6 +43,7 @@ def monitor_of(
         name = Path(drive.name).stem
         path = (place.lend if drive.read_only else place.give)(disks / drive.name, drive.name)
         described.append(Drive(name=name.replace("-", "_"), path=path, read_only=drive.read_only))
+    has_network = x.request.network == "user"
     machine = Machine(
         kernel=kernel_in(place, Path(plan.kernel), cache),
         initrd=place.lend(Path(plan.initrd), "initrd"),
@@ -47,19 +51,26 @@ def monitor_of(
         memory=(plan.limits.memory or settings.memory << 20) + _OWN_MEMORY,
         boot_args=boot_args([*_WORDS, *settings.kernel_args.split()], params.kernel_args),
         drives=described,
+        interfaces=[interface()] if has_network else [],
         vsock=Path(VSOCK),
     )
     place.write(CONFIG, document(machine))
     calls = ["-l", f"{VSOCK}_{AGENT_PORT}", str(launch.owner), "-a", API]
+    calls += way_to(launch.owner) if has_network else []
     return run_in(place, x, host, launch.owner, calls, ["--level", "Warning"])
 
 
 def kernel_in(place: Place, kernel: Path, cache: Path) -> Path:
-    """A kernel that lies uncompressed where it is installed stays as it is."""
+    """One that lies uncompressed where the machine's owner has it stays as it is. Raises `StartFailed`."""
     if kernel.is_relative_to(cache):
         return place.lend(kernel, "kernel")
-    with kernel.open("rb") as file:
-        return place.copy(file.fileno(), "kernel")
+    fd = os.open(kernel, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise StartFailed(f"{os.fspath(kernel)!r} is no file any more", mend="Put the kernel back in its place")
+        return place.copy(fd, "kernel")
+    finally:
+        os.close(fd)
 
 
 def run_in(place: Place, x: Execution, host: Host, owner: int, options: Sequence[str], words: Sequence[str]) -> Monitor:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
+from ..microvm.holes import copy_data
 from ..microvm.launch import readable
 
 __all__ = ["API", "CONFIG", "LOG", "METADATA", "VSOCK", "Place", "api_of"]
@@ -59,35 +59,14 @@ class Place:
         target = self.write(name, b"")
         fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._fill(fd, name)
+            with open(self.folder / name, "r+b") as file:
+                copy_data(fd, file.fileno())
         finally:
             os.close(fd)
         return target
-
-    def _fill(self, fd: int, name: str) -> None:
-        with open(self.folder / name, "r+b") as file:
-            size = os.fstat(fd).st_size
-            file.truncate(size)
-            for start, end in _parts(fd, size):
-                os.lseek(fd, start, os.SEEK_SET)
-                os.lseek(file.fileno(), start, os.SEEK_SET)
-                while start < end and (sent := os.sendfile(file.fileno(), fd, None, min(end - start, 1 << 30))):
-                    start += sent
 
 
 def api_of(disks: Path) -> Path:
     """Its API's socket, wherever the Firecracker of these disks runs. Blocks."""
     found = [*disks.glob(f"{_JAIL}/*/*/{_ROOT}/{API}"), disks / _RUN / API]
     return found[0]
-
-
-def _parts(fd: int, size: int) -> list[tuple[int, int]]:
-    """Where there is data, as lseek(2) tells."""
-    found: list[tuple[int, int]] = []
-    at = 0
-    with suppress(OSError):  # ENXIO: none from here on
-        while at < size:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-            at = os.lseek(fd, start, os.SEEK_HOLE)
-            found.append((start, at))
-    return found

@@ -28,13 +28,13 @@ from ..types import ExecutionRequest
 from .config import Drive, Interface, Machine, boot_args, document, memory_mib, vcpus
 from .host import Host
 from .launch import kernel_in, run_in
+from .network import TAP
 from .place import API, CONFIG, LOG, METADATA, Place
 from .spec import FirecrackerParams, FirecrackerSettings
 
 __all__ = ["RawPlan", "as_told", "assemble_raw", "check_raw", "prepare_raw"]
 
 _ENGINE = "firecracker"
-_TAP = "tap0"
 _SIGTERM = 15
 _OF_JOBS = ("inputs", "outputs", "stdin", "stdin_file", "stdin_open", "environment", "secret_environment")
 _LACKING = (*_OF_JOBS, "provision_scripts", "ports", "devices", "tty")
@@ -92,7 +92,9 @@ async def prepare_raw(
     """Grants the files for good. Raises `PolicyDenied`, `InvalidRequest`."""
     limits, unenforced = check_raw(x.request, settings, policy)
     kernel, root, initrd = await asyncio.to_thread(granted_files, params, policy, refused)
-    found = await kernels.find(Path(kernel), cache)
+    if kernel is None:
+        raise InvalidRequest("there is no kernel_image", path=kernels.FIELD, mend="Name one")
+    found = await kernels.find_granted(kernel, cache)
     await asyncio.to_thread((x.folder / FOLDER).mkdir, 0o700, exist_ok=True)
     plan = RawPlan(kernel=os.fspath(found.path), root=root, initrd=initrd, limits=limits)
     return Prepared(state={"raw": msgspec.to_builtins(plan)}, stop_signal=_SIGTERM, unenforced=unenforced)
@@ -100,8 +102,8 @@ async def prepare_raw(
 
 def granted_files(
     params: FirecrackerParams, policy: Policy, refused: Sequence[Path]
-) -> tuple[str, Grant | None, Grant | None]:
-    """The kernel's path, and the grants of root and initrd. Blocks."""
+) -> tuple[Grant | None, Grant | None, Grant | None]:
+    """Of kernel, root and initrd, each where it is named. Blocks. Raises `PolicyDenied`, `InvalidRequest`."""
     found: list[Grant | None] = []
     for name in ("kernel_image", "root_file_system", "initrd_path"):
         path, field = getattr(params, name), f"{PARAMS}.{name}"
@@ -113,7 +115,7 @@ def granted_files(
                 raise InvalidRequest(f"{path!r} is no regular file", path=field, mend="Name a file")
             found.append(granted.grant)
     kernel, root, initrd = found
-    return kernel.host_path if kernel else "", root, initrd
+    return kernel, root, initrd
 
 
 def assemble_raw(
@@ -134,7 +136,7 @@ def assemble_raw(
         options = ["-r", "-a", API]
         if params.mmds_message is not None:
             place.write(METADATA, msgspec.json.encode(params.mmds_message))
-            options += ["-n", _TAP, str(launch.owner)]
+            options += ["-n", TAP, str(launch.owner)]
         launch.spec = shim_spec(
             launch,
             x,
@@ -158,6 +160,8 @@ def as_told(exit: Exit) -> Exit:
     """Of the end of Firecracker itself: 0 is a guest that shut down or crashed, and says nothing of its job."""
     if exit.code is None or exit.lost is not None:
         return exit
+    if exit.signal is not None:  # it was asked for: `dms-vm` says nothing of another's
+        return msgspec.structs.replace(exit, code=None)
     lost = f"firecracker ended with {exit.code}" if exit.code else None
     return msgspec.structs.replace(exit, code=None, lost=lost)
 
@@ -182,7 +186,7 @@ def _machine(
         memory=plan.limits.memory or settings.memory << 20,
         boot_args=boot_args(["console=ttyS0", *settings.kernel_args.split()], params.kernel_args),
         drives=drives,
-        interfaces=[Interface(name="eth0", tap=_TAP)] if has_metadata else [],
+        interfaces=[Interface(name="eth0", tap=TAP)] if has_metadata else [],
         metadata_to=["eth0"] if has_metadata else [],
         log=place.write(LOG, b""),
     )

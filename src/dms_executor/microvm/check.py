@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,8 +62,10 @@ def check_paths(
         if volume.type == "bind" and volume.read_only is False:
             field = f"$.inputs[{index}]"
             with policy.open(volume.source or "", write=True, field=f"{field}.source", refused=refused) as granted:
-                if not granted.is_dir:
-                    raise _lacking(engine, f"{field}.read_only of a file", "Give the folder that it lies in")
+                if not granted.is_dir and not stat.S_ISREG(os.fstat(granted.fd).st_mode):
+                    raise _lacking(
+                        engine, f"{field}.read_only of what is neither file nor folder", "Leave it read-only"
+                    )
     return grant
 
 

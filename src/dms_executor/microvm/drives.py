@@ -1,8 +1,8 @@
 """The disks of a guest: its root, what it may write to, what it is given and what it gives back.
 
 All lie in one folder of the execution's, under names of ours. A guest finds them in the order of `Drives.files`, as
-vda, vdb and so on. An input is an image (`rootimage`), a writable folder an image of what is there already, with the
-guest's layer above, that comes back as an output (`outputs`); both by descriptors of what was granted.
+vda, vdb and so on. An input is an image (`rootimage`), a writable folder or file an image of what is there already,
+with the guest's layer above, that comes back as an output (`outputs`, `written`); by descriptors of what was granted.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from pathlib import Path
 import msgspec
 
 from ..policy import Granted, reopen
+from ..threads import finished
 from ..volumes import Volume, Volumes
 from .guest import GuestVolume
 from .outputs import make_device, unpack_outputs
 from .rootimage import fingerprint, lend
 from .scratch import make_scratch
+from .written import NAME, place_for, put_back
 
 __all__ = ["MOST", "ROOT", "Drive", "Drives", "collect_drives", "drives_of", "lend_folder", "make_drives", "written"]
 
@@ -48,7 +50,7 @@ class Drives(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def written(volumes: Volumes) -> list[Volume]:
-    """The folders of the host that the job writes to, in the order of their streams: targets land in another one."""
+    """What of the host the job writes to, in the order of their streams: targets land in another one."""
     found = [mount for mount in volumes.mounts if mount.grant is not None and not mount.read_only]
     return sorted(found, key=lambda mount: mount.field)
 
@@ -65,7 +67,7 @@ async def make_drives(volumes: Volumes, folder: Path, cache: Path, *, disk: int 
             continue
         granted = await asyncio.to_thread(reopen, mount.grant, field=f"{mount.field}.source")
         with granted:
-            if mount.read_only or not await asyncio.to_thread(_is_empty, granted):
+            if mount.read_only or not granted.is_dir or not await asyncio.to_thread(_is_empty, granted):
                 await lend_folder(granted, cache, folder / _image(mount))
     if written(volumes):
         await make_device(folder / _OUTPUTS, most)
@@ -96,7 +98,7 @@ def drives_of(volumes: Volumes, folder: Path) -> Drives:
 
 
 async def collect_drives(volumes: Volumes, folder: Path) -> list[str]:
-    """Unpacks what the guest wrote to its outputs into the folders that were granted; what there is to tell.
+    """Unpacks what the guest wrote to its outputs into the folders and files that were granted; what there is to tell.
 
     Idempotent. Raises `CopyFailed`, `PolicyDenied`.
     """
@@ -104,20 +106,32 @@ async def collect_drives(volumes: Volumes, folder: Path) -> list[str]:
     if not mounts:
         return []
     opened: list[Granted] = []
+    beside: dict[int, int] = {}
     try:
-        for mount in mounts:
+        for number, mount in enumerate(mounts):
             if mount.grant is not None:
                 opened.append(await asyncio.to_thread(reopen, mount.grant, field=f"{mount.field}.source"))
-        return await unpack_outputs(folder / _OUTPUTS, [granted.fd for granted in opened], keep_owner=False)
+                if not mount.grant.is_dir:
+                    beside[number] = await finished(os.close, place_for, folder / f"{number}.written")
+        folders = [beside.get(number, granted.fd) for number, granted in enumerate(opened)]
+        told = await unpack_outputs(folder / _OUTPUTS, folders, keep_owner=False, only=dict.fromkeys(beside, NAME))
+        for number, place in beside.items():
+            granted = opened[number]
+            await finished(None, put_back, place, granted.fd, granted.grant.host_path)
+        return told
     finally:
         for granted in opened:
             granted.close()
+        for place in beside.values():
+            os.close(place)
 
 
 def _guest_volume(mount: Volume, number: int, device: Callable[[str], str]) -> GuestVolume:
     if mount.grant is None:
         return GuestVolume(kind="tmpfs", target=mount.target, size=mount.size or 0)
-    kind = "output" if not mount.read_only else "folder" if mount.grant.is_dir else "file"
+    kind = "folder" if mount.grant.is_dir else "file"
+    if not mount.read_only:
+        kind = "output" if mount.grant.is_dir else "output-file"
     return GuestVolume(kind=kind, target=mount.target, device=device(_image(mount)), size=number)
 
 

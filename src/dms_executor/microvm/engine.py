@@ -88,11 +88,11 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
     """See the module. Opened by `open`; belongs to one event loop.
 
     `modules`: those of the kernel that a guest loads, in that order: each costs an emulated boot a tenth of a second.
-    `guest_network`: what the monitor's own network gives a guest; None: there is none.
+    `guest_network`: what a guest's interface is told.
     """
 
     modules: ClassVar[tuple[str, ...]]
-    guest_network: ClassVar[GuestNetwork | None] = None
+    guest_network: ClassVar[GuestNetwork]
     keeps_log: ClassVar[bool] = True
     keeps_deadline: ClassVar[bool] = True
 
@@ -130,12 +130,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
 
     def _networks(self) -> Networks:
         """What of networks is to be had here."""
-        lack = "" if self.guest_network is not None else "its guests have none yet"
-        return Networks(engine=self.name, program=self._network_program(), room=ROOM, lack=lack)
-
-    def _network_program(self) -> str | None:
-        """Of the settings."""
-        return None
+        return Networks(engine=self.name, program=self._settings.network_program, room=ROOM)
 
     @classmethod
     @asynccontextmanager
@@ -345,7 +340,9 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         group = self._group(host, x)
         if not await asyncio.to_thread(host.cgroups.processes, group):
             raise ExecutionNotRunning("it has ended", execution_id=x.id)
-        return await asyncio.to_thread(self._gauge.read, host.cgroups, group, x.token, own_kernel=True)
+        return await asyncio.to_thread(
+            self._gauge.read, host.cgroups, group, x.token, own_kernel=True, network=x.request.network
+        )
 
     async def attach(self, x: Execution, h: Handle) -> Attached:
         """Raises `ExecutionNotRunning`."""

@@ -17,7 +17,7 @@ __all__ = ["CPU_PERIOD", "GuestJob", "GuestVolume", "encode", "encode_helper"]
 CPU_PERIOD = 100_000  # microseconds, as native/guest_limits.c has it
 _VERSION = 1
 _READ_ONLY, _INPUT, _HELPER = 1, 2, 4
-_KINDS = {"folder": 1, "file": 2, "tmpfs": 3, "output": 4}
+_KINDS = {"folder": 1, "file": 2, "tmpfs": 3, "output": 4, "output-file": 5}
 _NUMBERS = {  # https://github.com/torvalds/linux/blob/master/include/uapi/linux/capability.h
     "CAP_CHOWN": 0,
     "CAP_DAC_OVERRIDE": 1,

@@ -16,12 +16,13 @@ from pathlib import Path
 import msgspec
 
 from ..errors import EngineUnavailable, InvalidRequest
+from ..policy import Grant, reopen
 from .bzimage import LIMIT, NotAKernel, is_plain, kernel_release, uncompressed
 from .compressed import Corrupt
 from .modules import ModuleSet
 from .once import sweep, write_once
 
-__all__ = ["FIELD", "NEEDED", "Kernel", "find"]
+__all__ = ["FIELD", "NEEDED", "Kernel", "find", "find_granted"]
 
 FIELD = "$.engine_spec.params.kernel_image"
 
@@ -45,6 +46,15 @@ class Kernel(msgspec.Struct, frozen=True, kw_only=True):
     release: str
 
 
+async def find_granted(grant: Grant, cache: Path, *, root: Path = Path("/")) -> Kernel:
+    """The kernel that a request named, as it was granted; it lies in `cache` then, whatever becomes of its file.
+
+    Its modules are those of `root` alone: what lies beside it was not granted. Raises `InvalidRequest`, `PolicyDenied`.
+    """
+    with await asyncio.to_thread(reopen, grant, field=FIELD) as granted:
+        return await asyncio.to_thread(_find, Path(grant.host_path), cache, root, granted.fd)
+
+
 async def find(kernel_image: Path | None, cache: Path, *, root: Path = Path("/")) -> Kernel:
     """The kernel in `kernel_image`; None: the newest below `root` that suits, cloud flavours first.
 
@@ -55,10 +65,10 @@ async def find(kernel_image: Path | None, cache: Path, *, root: Path = Path("/")
     return await asyncio.to_thread(_find, kernel_image, cache, root)
 
 
-def _find(kernel_image: Path | None, cache: Path, root: Path) -> Kernel:
+def _find(kernel_image: Path | None, cache: Path, root: Path, opened: int | None = None) -> Kernel:
     if kernel_image is not None:
         try:
-            return _read(kernel_image, cache, root)
+            return _read(kernel_image, cache, root, opened)
         except (NotAKernel, Corrupt) as error:
             raise InvalidRequest(
                 f"{str(kernel_image)!r} is no kernel that boots here: {error}",
@@ -108,23 +118,31 @@ def _rank(image: Path) -> tuple[bool, list[tuple[int, str]]]:
     return "cloud" in release, [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def _read(image: Path, cache: Path, root: Path) -> Kernel:
+def _read(image: Path, cache: Path, root: Path, opened: int | None = None) -> Kernel:
+    """`opened`: what was granted under that name, and is read in its place."""
     # A request's image may be a stranger's: a pipe would hold us for ever.
-    fd = os.open(image, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    place = image if opened is None else f"/proc/self/fd/{opened}"
+    fd = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb") as file:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or not _HEAD <= status.st_size <= LIMIT:
             raise NotAKernel("not a file, or not of a kernel's size")
         head = file.read(_HEAD)
-        if is_plain(head, platform.machine()):
+        if is_plain(head, platform.machine()) and opened is None:
             # A symlink among an installation's names may point elsewhere tomorrow.
             path, release = image.resolve(), kernel_release(head + file.read())
         else:
             path = cache / _identity(status)
-            if write_once(path, lambda: uncompressed(head + file.read(), platform.machine())):
+            if write_once(path, lambda: _plain(head + file.read())):
                 sweep(cache, _UNUSED)
             release = kernel_release(head) or kernel_release(path.read_bytes())
-    return Kernel(path=path, modules=_modules(image, release, root), release=release or "")
+    modules = _modules(image if opened is None else None, release, root)
+    return Kernel(path=path, modules=modules, release=release or "")
+
+
+def _plain(data: bytes) -> bytes:
+    machine = platform.machine()
+    return data if is_plain(data[:_HEAD], machine) else uncompressed(data, machine)
 
 
 def _identity(status: os.stat_result) -> str:
@@ -133,9 +151,9 @@ def _identity(status: os.stat_result) -> str:
     return hashlib.sha256(repr(words).encode()).hexdigest()
 
 
-def _modules(image: Path, release: str | None, root: Path) -> Path | None:
+def _modules(image: Path | None, release: str | None, root: Path) -> Path | None:
     if release is None or not _RELEASE.fullmatch(release):
         return None
-    beside = image.parent.parent
-    places = [image.parent, beside / "lib/modules" / release, root / "lib/modules" / release]
+    beside = [] if image is None else [image.parent, image.parent.parent / "lib/modules" / release]
+    places = [*beside, root / "lib/modules" / release]
     return next((place for place in places if place.name == release and (place / "kernel").is_dir()), None)

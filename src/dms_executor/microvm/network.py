@@ -1,13 +1,15 @@
-"""The network `user` of a guest: its monitor's own, in a network namespace that the shim makes and connects.
+"""The network `user` of a guest: its monitor is in a network namespace that the shim makes and connects.
 
-So what a job reaches, and what it does not, is the same as on the engine oci: it is that namespace's. The monitor
-carries the guest's traffic there by ordinary sockets.
+So what a job reaches, and what it does not, is the same as on the engine oci: it is that namespace's. A monitor with a
+network of its own carries the guest's traffic there by ordinary sockets; of one that has but a tap device the kernel
+forwards it (native/vm_way.c).
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import struct
 from pathlib import Path
 
 import msgspec
@@ -22,16 +24,19 @@ MODULES = ("virtio_net",)
 
 
 class GuestNetwork(msgspec.Struct, frozen=True, kw_only=True):
-    """What a monitor's own network gives a guest: addresses of IPv4 as text."""
+    """What a guest's one interface is told: addresses of IPv4 as text; `mtu` in bytes, 0: the device's own."""
 
     address: str
     mask: str
     gateway: str
+    mtu: int = 0
 
     @property
     def packed(self) -> bytes:
         """As the guest is told."""
-        return b"".join(ipaddress.IPv4Address(text).packed for text in (self.address, self.mask, self.gateway))
+        addresses = (self.address, self.mask, self.gateway)
+        packed = b"".join(ipaddress.IPv4Address(text).packed for text in addresses)
+        return packed + struct.pack("<I", self.mtu)
 
 
 async def make_room() -> None:

@@ -18,7 +18,7 @@ import asyncio
 import errno
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,21 +51,26 @@ async def make_device(path: Path, size: int) -> None:
 
 
 async def unpack_outputs(
-    device: Path, folders: Sequence[int], *, keep_owner: bool, deadline: float = _DEADLINE
+    device: Path,
+    folders: Sequence[int],
+    *,
+    keep_owner: bool,
+    only: Mapping[int, bytes] | None = None,
+    deadline: float = _DEADLINE,
 ) -> list[str]:
     """Unpacks each stream into the opened folder of its number; gives what is to be told (device nodes left out).
 
-    What has the same name gives way; what the job has removed stays. Without set-user-id bits. Idempotent. `deadline`
-    in seconds, of all together. Raises `CopyFailed`: the guest ended before it had written them, the streams are
-    damaged, the disk is full.
+    What has the same name gives way; what the job has removed stays. Without set-user-id bits. Idempotent. `only`: the
+    one entry that a stream of that number may have. `deadline` in seconds, of all together. Raises `CopyFailed`: the
+    guest ended before it had written them, the streams are damaged, the disk is full.
     """
     fd = await finished(os.close, os.open, device, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         places = await asyncio.to_thread(_places, fd, len(folders))
         told: list[str] = []
         async with asyncio.timeout(deadline):
-            for folder, (begin, length) in zip(folders, places, strict=True):
-                told += await _unpack(fd, begin, length, folder, keep_owner)
+            for number, (folder, place) in enumerate(zip(folders, places, strict=True)):
+                told += await _unpack(fd, place, folder, keep_owner, (only or {}).get(number))
         return told
     except TimeoutError:
         raise CopyFailed(
@@ -75,12 +80,12 @@ async def unpack_outputs(
         os.close(fd)
 
 
-async def _unpack(fd: int, begin: int, length: int, folder: int, keep_owner: bool) -> list[str]:
+async def _unpack(fd: int, stream: tuple[int, int], folder: int, keep_owner: bool, only: bytes | None) -> list[str]:
     source, sink = os.pipe2(os.O_CLOEXEC)
-    feeding = asyncio.ensure_future(asyncio.to_thread(_feed, fd, begin, length, sink))
+    feeding = asyncio.ensure_future(asyncio.to_thread(_feed, fd, *stream, sink))
     try:
         place = b"/proc/%d/fd/%d" % (os.getpid(), folder)
-        return await files.unpack(place, source, keep_owner=keep_owner, drop_special=True)
+        return await files.unpack(place, source, only=only, keep_owner=keep_owner, drop_special=True)
     finally:
         # Who still writes to it ends now; the descriptors are its own until then.
         os.close(source)

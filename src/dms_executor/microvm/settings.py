@@ -16,13 +16,14 @@ _STEP = 128 << 20
 class VmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`kernel_image`: the guest's kernel; None: what the environment names by DMS_EXECUTOR_KERNEL_IMAGE, else the
     newest installed one that suits. `memory`: MiB that a job has where its request names none. `cgroup_parent`: the
-    cgroup of all jobs. `umoci`, `skopeo`, `registries`, `auth_file`, `image_limits`: as of the engine oci
-    (docs/images.md).
+    cgroup of all jobs. `network_program`, `umoci`, `skopeo`, `registries`, `auth_file`, `image_limits`: as of the
+    engine oci (docs/images.md).
     """
 
     kernel_image: str | None = None
     memory: int = 512
     cgroup_parent: str = "dms-executor"
+    network_program: str | None = None
     umoci: str | None = None
     skopeo: str | None = None
     registries: dict[str, RegistryHost] = {}

@@ -19,7 +19,19 @@ import msgspec
 from ..errors import EngineUnavailable
 from ..types import PortMapping
 
-__all__ = ["ADDRESS", "API_SOCKET", "FORWARDER", "GATEWAY", "INTERFACE", "MEND", "Program", "find_program"]
+__all__ = [
+    "ADDRESS",
+    "API_SOCKET",
+    "FORWARDER",
+    "GATEWAY",
+    "INTERFACE",
+    "MASK",
+    "MEND",
+    "MTU",
+    "Program",
+    "answers_remapped",
+    "find_program",
+]
 
 ADDRESS = "10.0.2.100"
 GATEWAY = "10.0.2.2"
@@ -27,9 +39,10 @@ FORWARDER = "10.0.2.3"
 """Queries that are sent here go to the host's own first nameserver, wherever that listens."""
 INTERFACE = "eth0"
 API_SOCKET = "network.sock"
-_PREFIX = 24
+MASK = "255.255.255.0"
 _ADDRESS6, _GATEWAY6 = "fd00:6a6f:6200::100", "fe80::1"  # used where the host has a route of IPv6
-_MTU = 65520
+MTU = 65520
+"""Of the job's interface: pasta's own choice, and what slirp4netns is told."""
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MEND = "Install the package passt (or slirp4netns), or name the program by the setting `network_program`"
 
@@ -53,7 +66,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         # As root it would become nobody, who may not enter the namespace.
         user = ["--runas", "0"] if os.geteuid() == 0 else []
         argv = [self.path, "--foreground", "--quiet", *user, "--config-net", "--ns-ifname", INTERFACE]
-        argv += ["--address", ADDRESS, "--netmask", str(_PREFIX), "--gateway", GATEWAY]
+        argv += ["--address", ADDRESS, "--netmask", MASK, "--gateway", GATEWAY]
         argv += ["--address", _ADDRESS6, "--gateway", _GATEWAY6]
         # Neither the gateway nor ports of the job's loopback lead to the host's.
         argv += ["--no-map-gw", "--tcp-ns", "none", "--udp-ns", "none", "--dns-forward", FORWARDER]
@@ -64,7 +77,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
         return [*argv, "--pid", ready, "--no-netns-quit", "--netns", namespace]
 
     def _slirp(self, namespace: str) -> list[str]:
-        argv = [self.path, "--configure", f"--mtu={_MTU}", "--disable-host-loopback", "--ready-fd=3"]
+        argv = [self.path, "--configure", f"--mtu={MTU}", "--disable-host-loopback", "--ready-fd=3"]
         argv += ["--enable-sandbox", "--enable-seccomp", f"--api-socket={API_SOCKET}", "--netns-type=path"]
         return [*argv, namespace, INTERFACE]
 

@@ -41,10 +41,7 @@ class QemuEngine(MicrovmEngine[QemuSettings, Host]):
         "erofs",
     )
 
-    guest_network: ClassVar[GuestNetwork | None] = NETWORK
-
-    def _network_program(self) -> str | None:
-        return self._settings.network_program
+    guest_network: ClassVar[GuestNetwork] = NETWORK
 
     def _read_settings(self, settings: Any) -> QemuSettings:
         return checked_settings(settings)
