@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from dms_executor import ByteSize, ExecutionRequest, Executor, LogStreamRequest, Resources, StorageVolume
-from dms_executor.errors import EngineUnreachable, InvalidRequest, NotSupported
+from dms_executor.errors import EngineUnreachable, ExecutionNotRunning, InvalidRequest, NotSupported
 from dms_executor.firecracker import FirecrackerSpec
 from dms_executor.firecracker.api import ApiRefused
 from dms_executor.firecracker.spec import checked_params
@@ -100,13 +100,15 @@ async def test_a_launch_that_the_description_allows(
     assert not [*state.glob("executions/*/vm")]
 
 
-async def test_pause_and_resume_are_calls_of_the_api(executor: Executor, rootfs: Path, state: Path) -> None:
+async def test_pause_and_resume_are_calls_of_the_api(executor: Executor, rootfs: Path, folder: Path) -> None:
     request = job(rootfs, "/bin/sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done")
     await executor.start(request)
     await until(executor, request, b"ready")
     for _ in range(2):  # once it stands still its API answers nobody
         await asyncio.wait_for(executor.pause(request.execution_id), 5)
         assert (await executor.inspect(request.execution_id)).status == "paused"
+    with pytest.raises(ExecutionNotRunning, match="paused"):
+        await asyncio.wait_for(executor.copy_out(request.execution_id, "/file", folder / "copied"), 5)
     for _ in range(2):
         await executor.resume(request.execution_id)
     await executor.pause(request.execution_id)

@@ -112,3 +112,5 @@ async def test_a_network_that_cannot_be_is_refused_with_its_mend(
     async with Executor.open(state, policy=policy, settings=Settings(engines={"firecracker": engine})) as opened:
         with pytest.raises(NotSupported, match="passt"):
             await opened.run(python(rootfs, ""))
+        with pytest.raises(NotSupported, match="IPv6"):
+            await opened.run(python(rootfs, "", ports=[PortMapping(container_port=80, host_ip="::1")]))

@@ -10,13 +10,19 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
+import msgspec
 import pytest
 
-from dms_executor import Executor, opening, registry
+from dms_executor import ByteSize, Executor, opening, registry
 from dms_executor.engine import EngineContext
 from dms_executor.errors import ExecutionCancelled, StateTooNew
+from dms_executor.firecracker import FirecrackerSettings
+from dms_executor.images.limits import ImageLimits
+from dms_executor.oci import OciSettings
+from dms_executor.qemu import QemuSettings
+from dms_executor.types import Settings
 
 from .stand_in import StandIn, request
 
@@ -57,6 +63,28 @@ async def test_a_refused_opening_leaves_no_descriptor_and_no_thread(state_dir: P
     assert len(os.listdir("/proc/self/fd")) == before
     await asyncio.sleep(0.1)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("dms-journal")]
+
+
+@pytest.mark.parametrize("kind", [OciSettings, QemuSettings, FirecrackerSettings])
+async def test_an_engine_s_settings_are_its_struct_or_a_dict(
+    state_dir: Path, kind: type[OciSettings | QemuSettings | FirecrackerSettings]
+) -> None:
+    class Told(StandIn):
+        settings: ClassVar[type[msgspec.Struct]] = kind
+
+        @classmethod
+        @asynccontextmanager
+        async def open(cls, context: EngineContext) -> AsyncIterator[Self]:
+            told.append(context.settings)
+            yield cls(context)
+
+    told: list[object] = []
+    registry.register(Told)
+    struct = kind(image_limits=ImageLimits(size=ByteSize("5GiB")))
+    for given in (struct, {"image_limits": {"size": "5GiB"}}):
+        async with Executor.open(state_dir, settings=Settings(engines={"stand-in": given})) as executor:
+            await executor.run(request("struct" if given is struct else "dict"))
+    assert told == [struct, struct]
 
 
 async def test_an_engine_is_closed_after_what_still_calls_it(state_dir: Path) -> None:

@@ -71,7 +71,7 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True):
     def probe(self, engine: str, powers: frozenset[str], gpus: list[GPU]) -> Probe:
         """As a usable engine's, with what devices there are."""
         capabilities = powers | _POWERS | self.limits | ({"oom_detection"} if "memory" in self.limits else set())
-        capabilities |= {"copy"} if can_copy() else set()
+        capabilities |= {"copy", "copy_paused"} if can_copy() else set()
         capabilities -= set() if self.has_groups else OF_GROUPS
         return Probe(
             engine=engine,

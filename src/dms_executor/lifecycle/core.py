@@ -22,7 +22,6 @@ from ..journal import Journal, Owners, Row
 from ..policy import Policy
 from ..registry import engine_class, names_by_rank
 from ..tasks import Tasks
-from ..typed import known
 from ..types import (
     Capacity,
     ExecutionRequest,
@@ -32,6 +31,7 @@ from ..types import (
     Settings,
     SpecConfig,
     check_id,
+    from_builtins,
 )
 from .live import Live
 
@@ -209,7 +209,7 @@ class Core:
     async def _open_engine(self, name: str) -> Engine:
         kind = await self.in_thread(engine_class, name)  # may read the metadata of all that is installed
         try:
-            chosen = msgspec.convert(self.settings.engines.get(name, {}), known(kind.settings), strict=True)
+            chosen = from_builtins(self.settings.engines.get(name, {}), kind.settings)
         except msgspec.ValidationError as error:
             names = ", ".join(kind.settings.__struct_fields__)
             raise InvalidRequest(

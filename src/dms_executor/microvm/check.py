@@ -40,6 +40,9 @@ def check_request(request: ExecutionRequest, params: ImageParams, policy: Policy
     ):
         if named:
             raise _lacking(engine, field, "Leave it out, or use the engine oci")
+    for index, port in enumerate(request.ports):
+        if ":" in port.host_ip:
+            raise _lacking(engine, f"$.ports[{index}].host_ip of IPv6", "Give an address of IPv4, e.g. 127.0.0.1")
     check_scripts(request)
     if not request.init:
         raise _lacking(engine, "$.init", "Leave init out")

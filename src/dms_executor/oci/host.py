@@ -24,7 +24,9 @@ from .userns import problem_of_host
 
 __all__ = ["Host", "capabilities", "capacity", "look", "prepare_host"]
 
-_POWERS = frozenset({"pause", "stats", "copy", "exec", "exec_kill", "attach", "tty", "exact_signal", "oom_detection"})
+_POWERS = frozenset(
+    {"pause", "stats", "copy", "copy_paused", "exec", "exec_kill", "attach", "tty", "exact_signal", "oom_detection"}
+)
 
 
 _SHARED = "all jobs of an ordinary user share its one range of ids"

@@ -1,7 +1,7 @@
 """The data that callers pass and get: frozen, keyword-only msgspec structs."""
 
 from .bytesize import ByteSize
-from .codec import check_id, decode, decode_request, encode, signal_number, to_builtins, validated
+from .codec import check_id, decode, decode_request, encode, from_builtins, signal_number, to_builtins, validated
 from .record import (
     TERMINAL,
     Capacity,
@@ -57,6 +57,7 @@ __all__ = [
     "decode",
     "decode_request",
     "encode",
+    "from_builtins",
     "json_schema",
     "signal_number",
     "to_builtins",

@@ -19,7 +19,16 @@ from ..typed import known
 from .bytesize import ByteSize
 from .request import ExecutionRequest, LogStreamRequest
 
-__all__ = ["check_id", "decode", "decode_request", "encode", "signal_number", "to_builtins", "validated"]
+__all__ = [
+    "check_id",
+    "decode",
+    "decode_request",
+    "encode",
+    "from_builtins",
+    "signal_number",
+    "to_builtins",
+    "validated",
+]
 
 T = TypeVar("T")
 
@@ -41,6 +50,11 @@ def to_builtins(value: object) -> Any:
 def decode(data: bytes | str, kind: type[T]) -> T:
     """One JSON object as `kind`. Raises `msgspec.ValidationError`."""
     return msgspec.json.decode(data, type=known(kind), dec_hook=_decode_foreign)
+
+
+def from_builtins(value: object, kind: type[T]) -> T:
+    """JSON types as `kind`. Raises `msgspec.ValidationError`."""
+    return msgspec.convert(value, known(kind), dec_hook=_decode_foreign)
 
 
 def decode_request(data: bytes, *, yaml: bool = False) -> ExecutionRequest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import enum
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -255,11 +255,18 @@ class RecoveryReport(_Record, frozen=True, kw_only=True):
     leftovers: list[str] = []
 
 
+if TYPE_CHECKING:
+    EngineSettings = dict[str, Any] | msgspec.Struct
+else:
+    EngineSettings = dict[str, Any]  # a struct is taken apart before (codec)
+
+
 class Settings(_Record, frozen=True, kw_only=True):
     """How this executor works. Sizes in bytes, times in seconds.
 
     `durability`: "process" survives kill -9 of everything but the kernel; "power" a power cut too (its cost is in
-    docs/decisions.md). `capacity` overrides what an engine reports. `engines` maps an engine's name to its settings.
+    docs/decisions.md). `capacity` overrides what an engine reports. `engines` maps an engine's name to its settings,
+    the engine's struct or a dict of the same fields.
     When `cleanup` comes, images go that nobody used for `image_retention`, and those unused longest while an engine has
     more than `image_cache` of them.
     """
@@ -274,4 +281,4 @@ class Settings(_Record, frozen=True, kw_only=True):
     image_retention: float = 30 * 86400.0
     capacity: Capacity | None = None
     durability: Literal["process", "power"] = "process"
-    engines: dict[str, dict[str, Any]] = {}
+    engines: dict[str, EngineSettings] = {}

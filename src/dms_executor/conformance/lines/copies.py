@@ -265,12 +265,29 @@ async def test_a_read_only_input_takes_no_copy(bench: Bench) -> None:
     assert list((bench.folder / "given").iterdir()) == []
 
 
-@line("12", needs=_NEEDS | {"pause"})
+@line("12", needs=_NEEDS | {"pause", "copy_paused"})
 async def test_a_paused_job_can_be_copied_from(bench: Bench) -> None:
     execution_id = await _idle(bench, "echo x > /tmp/f")
     await bench.executor.pause(execution_id)
     await bench.executor.copy_out(execution_id, "/tmp/f", str(bench.folder / "f"))
     assert (bench.folder / "f").read_text() == "x\n"
+    await bench.executor.cancel(execution_id, grace=1)
+
+
+@line("5", needs=_NEEDS | {"pause"}, lacks={"copy_paused"})
+async def test_a_copy_of_a_paused_job_is_refused(bench: Bench) -> None:
+    execution_id = await _idle(bench, "echo x > /tmp/f")
+    await bench.executor.pause(execution_id)
+    (bench.folder / "f").touch()
+    for copy in (
+        bench.executor.copy_out(execution_id, "/tmp/f", str(bench.folder / "out")),
+        bench.executor.copy_in(execution_id, bench.folder / "f", "/tmp/g"),
+    ):
+        with pytest.raises(ExecutionNotRunning) as caught:
+            await copy
+        assert caught.value.status == "paused"
+        assert caught.value.mend
+    assert not (bench.folder / "out").exists()
     await bench.executor.cancel(execution_id, grace=1)
 
 
