@@ -39,7 +39,7 @@ from .pods import Pods
 from .signals import Signals
 from .spec import KubernetesParams, KubernetesSettings, checked_params, checked_settings
 from .transfers import Transfers
-from .view import Pod, ended, report_of, seen, trouble, waits_for
+from .view import Pod, ended, forsaken, report_of, seen, trouble, waits_for
 
 __all__ = ["KubernetesEngine"]
 
@@ -48,6 +48,7 @@ _GO = "18"  # SIGCONT
 _STARTING = 120.0
 _REMOVAL = 90.0
 _RETRIES = 3
+_SILENT = 15.0  # seconds beyond a deleted pod's grace in which its kubelet ends it, if there is one
 _POWERS = frozenset({"exact_signal", "oom_detection", "exec", "exec_kill", "copy", "attach", "tty", "stats"})
 
 
@@ -70,6 +71,7 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
         self._ends: dict[str, int] = {}
         self._signalling: dict[str, asyncio.Lock] = {}
         self._gauge = Gauge()
+        self._forsaken: set[str] = set()
         self._init = ""
 
     @classmethod
@@ -170,10 +172,11 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
 
     async def watch(self, x: Execution, h: Handle) -> Exit:
         """What the init reported, else what the cluster says."""
-        async with aclosing(self._pods.changes(x.token)) as changes:
-            async for pod in changes:
-                if pod is None or pod.has_ended:
-                    break
+        pod, is_forsaken = await self._last_seen(x)
+        if pod is not None and is_forsaken:
+            self._forsaken.add(x.token)
+            self._ends[x.token] = 0
+            return forsaken(pod)
         report = report_of(pod) if pod is not None else InitReport()
         was_killed, was_stopped = await self._was_signalled(x)
         exit_ = ended(pod, report, killed=was_killed, stopped=was_stopped)
@@ -181,6 +184,21 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
         if exit_ is None:
             raise EngineUnreachable("the watch ended before the pod did", execution_id=x.id)
         return exit_
+
+    async def _last_seen(self, x: Execution) -> tuple[Pod | None, bool]:
+        """Once it has ended; or was deleted, and its node has not done that in its time and some more."""
+        loop, gone_at = asyncio.get_running_loop(), None
+        async with aclosing(self._pods.changes(x.token)) as changes:
+            pod = await anext(changes)
+            while pod is not None and not pod.has_ended:
+                if gone_at is None and pod.metadata.deletion_timestamp is not None:
+                    gone_at = loop.time() + pod.metadata.deletion_grace_period_seconds + _SILENT
+                try:
+                    async with asyncio.timeout_at(gone_at):
+                        pod = await anext(changes)
+                except TimeoutError:
+                    return pod, True
+        return pod, False
 
     async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
         """Fetches the outputs, and fills `results_dir`. Raises `PolicyDenied`, `CopyFailed`, `EngineUnreachable`.
@@ -205,10 +223,13 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
         try:
             await self._pods.ready()
             # One that has ended goes at once, whatever the grace: the kubelet has no say in it any more.
-            await self._client.call("DELETE", f"pods/{pod_name(x.token)}", gracePeriodSeconds="1")
+            # No kubelet answers for a forsaken one: it is taken off the cluster's books.
+            grace = "0" if x.token in self._forsaken else "1"
+            await self._client.call("DELETE", f"pods/{pod_name(x.token)}", gracePeriodSeconds=grace)
             async with asyncio.timeout(_REMOVAL), aclosing(self._pods.changes(x.token)) as changes:
                 async for pod in changes:
                     if pod is None:
+                        self._forsaken.discard(x.token)
                         return
         except ApiError as error:
             if error.status != 404:

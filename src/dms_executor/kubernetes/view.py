@@ -15,7 +15,7 @@ from ..supervisor.said import Report
 from ..typed import known
 from .names import CONTAINER, TOKEN
 
-__all__ = ["Pod", "ended", "report_of", "seen", "trouble", "waits_for"]
+__all__ = ["Pod", "ended", "forsaken", "report_of", "seen", "trouble", "waits_for"]
 
 _KILLED = 137
 _MISSING = ("not found", "manifest unknown", "does not exist", "not present", "no such image")
@@ -73,6 +73,7 @@ class _Meta(msgspec.Struct, rename="camel"):
     resource_version: str = ""
     labels: dict[str, str] = {}
     deletion_timestamp: datetime | None = None
+    deletion_grace_period_seconds: int = 0
 
 
 class _Spec(msgspec.Struct, rename="camel"):
@@ -175,6 +176,11 @@ def report_of(pod: Pod) -> Report:
             except binascii.Error:
                 continue
     return report
+
+
+def forsaken(pod: Pod) -> Exit:
+    """The end of a pod that was to be gone long ago: its node is dead, or cut off."""
+    return Exit(lost=f"its node does not answer: {_why_lost(pod) or 'no reason given'}", finished_at=datetime.now(UTC))
 
 
 def ended(pod: Pod | None, report: Report, *, killed: bool, stopped: bool = False) -> Exit | None:

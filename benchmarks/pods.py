@@ -1,0 +1,126 @@
+"""Jobs in pods beside the cluster's own Jobs by the same client: `echo hi`, and COUNT at once (100).
+
+usage: scripts/cluster run scripts/bench pods [COUNT]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from dms_executor import ExecutionRequest, Executor, Policy, Settings
+from dms_executor.kubernetes import KubernetesSpec
+from dms_executor.kubernetes.client import Client
+from dms_executor.kubernetes.spec import KubernetesSettings
+
+_KUBECONFIG = os.environ.get("DMS_EXECUTOR_CLUSTER_ADMIN", "")
+_IMAGE = "localhost/busybox:1"
+_JOBS = "/apis/batch/v1/namespaces/default/jobs"
+_ONE = 7
+
+
+class Requests(logging.Handler):
+    """What the client has asked, by its own log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.counts: Counter[str] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        args = record.args
+        if isinstance(args, tuple) and args and " ms" in record.msg:
+            method, _, path = str(args[0]).partition(" ")
+            kind = "log" if path.endswith("/log") else path.partition("/")[0]
+            self.counts["exec" if method == "exec" else f"{method} {kind}"] += 1
+
+
+async def plain(client: Client, count: int) -> float:
+    """Seconds from the first creation to the last log; one watch for all. Taken away afterwards."""
+    label, names = f"j{uuid4().hex}", [f"plain-{uuid4().hex[:12]}" for _ in range(count)]
+
+    async def one(name: str) -> None:
+        container = {"name": "job", "image": _IMAGE, "command": ["echo", "hi"]}
+        pod = {"metadata": {"labels": {"bench": label}}, "spec": {"restartPolicy": "Never", "containers": [container]}}
+        body = {"metadata": {"name": name}, "spec": {"backoffLimit": 0, "template": pod}}
+        await client.call("POST", _JOBS, {"apiVersion": "batch/v1", "kind": "Job", **body}, deadline=120.0)
+
+    began = time.perf_counter()
+    making = asyncio.gather(*map(one, names))
+    logs: dict[str, asyncio.Task[None]] = {}
+    query = {"watch": "1", "labelSelector": f"bench={label}"}
+    async with client.stream("GET", "pods", query=query) as pieces:
+        rest = b""
+        async for piece in pieces:
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                pod: dict[str, Any] = json.loads(line)["object"]
+                name = pod["metadata"]["name"]
+                if pod["status"].get("phase") in ("Succeeded", "Failed") and name not in logs:
+                    logs[name] = asyncio.create_task(_log(client, name))
+            if len(logs) == count:
+                break
+    await making
+    await asyncio.gather(*logs.values())
+    took = time.perf_counter() - began
+    await asyncio.gather(*(client.call("DELETE", f"{_JOBS}/{name}", propagationPolicy="Background") for name in names))
+    return took
+
+
+async def _log(client: Client, name: str) -> None:
+    async with client.stream("GET", f"pods/{name}/log", deadline=60.0) as pieces:
+        text = b"".join([piece async for piece in pieces])
+    assert text == b"hi\n", text
+
+
+async def ours(executor: Executor, count: int) -> float:
+    """Seconds from the first start to the last result, pods taken away."""
+
+    async def one() -> None:
+        spec = KubernetesSpec(image=_IMAGE, cmd=["echo", "hi"]).build()
+        result = await executor.run(ExecutionRequest(job_id="bench", execution_id=uuid4().hex, engine_spec=spec))
+        assert result.stdout == b"hi\n", result
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one() for _ in range(count)))
+    return time.perf_counter() - began
+
+
+async def main(count: int) -> None:
+    counter = Requests()
+    log = logging.getLogger("dms_executor.kubernetes")
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    client = Client(KubernetesSettings(kubeconfig=_KUBECONFIG))
+    settings = Settings(engines={"kubernetes": {"kubeconfig": _KUBECONFIG}})
+    with tempfile.TemporaryDirectory(prefix="dms-executor-") as folder:
+        async with Executor.open(Path(folder), policy=Policy.trusted(), settings=settings) as executor:
+            await ours(executor, 1)
+            await plain(client, 1)
+            pairs = [(await plain(client, 1), await ours(executor, 1)) for _ in range(_ONE)]
+            _tell("echo hi", *(statistics.median(side) for side in zip(*pairs, strict=True)))
+            many = await plain(client, count)
+            await asyncio.sleep(20)  # their pods go in the background
+            log.addHandler(counter)
+            _tell(f"{count} at once", many, await ours(executor, count))
+            print(f"asked for {count}: " + ", ".join(f"{what} {n}" for what, n in counter.counts.most_common()))
+    await client.close()
+
+
+def _tell(what: str, theirs: float, mine: float) -> None:
+    print(f"{what}: Jobs {theirs:.2f} s, this package {mine:.2f} s, ratio {mine / theirs:.2f}")
+
+
+if __name__ == "__main__":
+    if not _KUBECONFIG:
+        sys.exit("usage: scripts/cluster run scripts/bench pods [COUNT]")
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100))
