@@ -170,8 +170,7 @@ class Execs:
         return begun
 
     async def _has_ended(self, x: Execution) -> bool:
-        pod = await self._pods.now(x.token)
-        return pod is None or pod.has_ended
+        return await self._pods.ends_soon(x.token)
 
     async def signal(self, x: Execution, h: Handle, signum: int) -> None:
         raise NotImplementedError

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from .view import Pod, seen
 __all__ = ["Pods"]
 
 _OPENING = 15.0
+_TELLING = 10.0  # seconds in which a kubelet tells that a container has ended
 _LENGTH = 300  # seconds after which the server ends a watch; the next begins where it stopped
 _SILENCE = _LENGTH + 30.0
 _log = logging.getLogger("dms_executor.kubernetes")
@@ -54,6 +56,22 @@ class Pods:
             self._ears[token].discard(ear)
             if not self._ears[token]:
                 del self._ears[token]
+
+    async def ends_soon(self, token: str) -> bool:
+        """Of one in which nothing can be executed: a kubelet tells of an end some time after it. Raises
+        `EngineUnreachable`.
+        """
+        pod = await self.now(token)
+        if pod is None or pod.has_ended:
+            return True
+        try:
+            async with asyncio.timeout(_TELLING), aclosing(self.changes(token)) as changes:
+                async for pod in changes:
+                    if pod is None or pod.has_ended:
+                        return True
+        except TimeoutError:
+            pass
+        return False
 
     def learn(self, pod: Pod) -> None:
         """One that was just made, before the watch tells of it."""

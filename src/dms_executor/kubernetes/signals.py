@@ -6,7 +6,6 @@ Deleting the pod would end the job as well, and take its exit code and its log a
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Signals"]
 
 _TORN_DOWN = 137  # the container ended, and took the sender along
-_STATUS = 10.0  # seconds in which a kubelet tells that a container has ended
 
 
 class Signals:
@@ -61,23 +59,9 @@ class Signals:
             code, said = -1, error.message
         if code in (0, _TORN_DOWN):
             return True
-        if await self._is_over(x):
+        if await self._pods.ends_soon(x.token):
             return False
         raise EngineUnreachable(f"the job could not be signalled: {said}", mend="It is tried again", execution_id=x.id)
-
-    async def _is_over(self, x: Execution) -> bool:
-        """Whether it has ended, or is about to be said to: a container is gone before its pod's status says so."""
-        pod = await self._pods.now(x.token)
-        if pod is None or pod.has_ended:
-            return True
-        try:
-            async with asyncio.timeout(_STATUS), aclosing(self._pods.changes(x.token)) as changes:
-                async for pod in changes:
-                    if pod is None or pod.has_ended:
-                        return True
-        except TimeoutError:
-            pass
-        return False
 
     async def _was_signalled(self, x: Execution) -> tuple[bool, bool]:
         """Whether we did, and whether that was a stop. Not by comparing clocks: a node has its own."""
