@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
+import socket
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,15 +32,23 @@ _FULL = 300_000  # more than two pipes hold
 
 
 @contextmanager
-def running(report: Path, script: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    report: Path, script: str, stdout: socket.socket | int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[bytes]]:
     """A job under the init, its output in pipes that nobody reads yet."""
     report.touch()
     command = [*_INSIDE, str(init_path()), "-r", str(report), "-o", "--", "sh", "-c", script]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE) as process:
         try:
             yield process
         finally:
             process.kill()
+
+
+def waiting(source: socket.socket) -> int:
+    """Bytes that are there to be read."""
+    found = struct.unpack("i", fcntl.ioctl(source, termios.FIONREAD, bytes(4)))[0]
+    return int(found)
 
 
 def read(path: Path) -> Report:
@@ -81,6 +93,29 @@ def test_a_job_waits_for_whoever_takes_its_output(tmp_path: Path) -> None:
         got += len(process.stdout.read())
     assert got == _FULL
     assert read(tmp_path / "report").wrote == (_FULL, 0)
+
+
+def test_an_output_that_cannot_be_spliced_holds_up_no_signal(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
+    fcntl.fcntl(theirs, fcntl.F_SETFL, fcntl.fcntl(theirs, fcntl.F_GETFL) | os.O_APPEND)  # which splice(2) refuses
+    script = f"trap 'touch {tmp_path}/told; exit 5' TERM; cat /dev/zero & wait"
+    with ours, running(tmp_path / "report", script, theirs) as process:
+        theirs.close()
+        deadline = time.monotonic() + 60
+        while waiting(ours) < 8_000:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (init,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(init), signal.SIGTERM)
+        while not (tmp_path / "told").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        got = 0
+        while part := ours.recv(1 << 16):
+            got += len(part)
+        assert process.wait(60) == 5
+    assert read(tmp_path / "report").wrote == (got, 0)
 
 
 def test_what_a_job_leaves_is_gone_before_it_is_counted(tmp_path: Path) -> None:
