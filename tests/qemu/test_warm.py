@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dms_executor import Executor, StorageVolume
+from dms_executor.microvm import warm
 from dms_executor.policy import Policy
 from dms_executor.types import Settings
 from tests import qemus
@@ -17,10 +18,16 @@ from tests.qemu.jobs import job, run
 pytestmark = qemus.needed
 
 
+@pytest.fixture(autouse=True)
+def however_slow_it_boots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "_DEADLINE", 240.0)
+
+
 async def _snapshot(executor: Executor, name: str) -> str | None:
     return (await executor.inspect(name)).engine_ids.get("snapshot")
 
 
+@pytest.mark.timeout(300)
 async def test_clones_share_nothing_that_a_job_sees(executor: Executor, rootfs: Path, folder: Path) -> None:
     said = []
     for number, size in enumerate((100, 300_000)):
