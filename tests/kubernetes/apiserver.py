@@ -1,7 +1,7 @@
 """As much of a cluster as the engine asks for, on loopback: pods are processes of this host under the real init.
 
-It stands in where no cluster is. It answers as https://kubernetes.io/docs/reference/kubernetes-api/ has it, which was
-not compared with a cluster's answers yet; and it can do what one does seldom: end a watch, forget a version. A pod has
+It stands in where no cluster is. It answers as https://kubernetes.io/docs/reference/kubernetes-api/ has it; the same
+tests go to a real cluster; and it can do what one does seldom: end a watch, forget a version. A pod has
 a root of its own, and no limits and no user.
 """
 

@@ -56,7 +56,7 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
     """See the module. Opened by `KubernetesEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "kubernetes"
-    rank: ClassVar[int] = 1000  # it has run on no cluster yet: only where it is named
+    rank: ClassVar[int] = 1000  # another's machines, and their bill: only where it is named
     params: ClassVar[type[msgspec.Struct]] = KubernetesParams
     settings: ClassVar[type[KubernetesSettings]] = KubernetesSettings
     keeps_log: ClassVar[bool] = False
