@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import select
 import signal
@@ -104,6 +105,7 @@ async def test_the_least_recently_used_goes_first(tmp_path: Path, monkeypatch: p
 async def test_what_a_killed_maker_left_goes_with_the_next(tmp_path: Path) -> None:
     (tmp_path / "other.making").touch()
     (tmp_path / "other.work").mkdir()
+    (tmp_path / "shape.making").touch(0o600)
     (tmp_path / "shape.making").write_bytes(b"half")
     (tmp_path / "shape.work").mkdir()
     (tmp_path / "shape.work" / "console").touch()
@@ -111,6 +113,103 @@ async def test_what_a_killed_maker_left_goes_with_the_next(tmp_path: Path) -> No
     assert path is not None
     assert Path(path).read_bytes() == b"whole"
     assert [path.name for path in tmp_path.iterdir()] == ["shape"]
+
+
+class Held(Taker):
+    """A making that waits for `go`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, fd: int, folder: Path) -> None:
+        self.begun.set()
+        await self.go.wait()
+        await super().__call__(fd, folder)
+
+
+async def test_a_making_outlives_the_job_that_asked_for_it(tmp_path: Path) -> None:
+    take, templates = Held(), Templates(tmp_path, "qemu")
+    template = Template(key="shape", take=take)
+    job = asyncio.ensure_future(templates.of(template, _report))
+    await take.begun.wait()
+    job.cancel()
+    await asyncio.wait([job])
+    assert job.cancelled()
+    assert await templates.of(template, _report, 0.01) is None, "a job with little time waits for it no longer"
+    take.go.set()
+    assert await templates.of(template, _report) == str(tmp_path / "shape")
+    assert take.times == 1
+
+
+async def test_a_making_ends_with_its_executor(tmp_path: Path) -> None:
+    take, templates = Held(), Templates(tmp_path, "qemu")
+    job = asyncio.ensure_future(templates.of(Template(key="shape", take=take), _report))
+    await take.begun.wait()
+    await templates.close()
+    assert await job is None
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_maker_that_stands_still_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm, "_DEADLINE", 0.2)
+    with (tmp_path / "shape.making").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        templates, take = Templates(tmp_path, "qemu"), Taker()
+        assert await templates.of(Template(key="shape", take=take), _report) is None
+        await templates.close()
+    assert take.times == 0
+    assert not (tmp_path / "shape.refused").exists()
+
+
+async def test_a_folder_or_a_file_that_others_may_write_to_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    take, folder = Taker(), tmp_path / "warm"
+    path = await Templates(folder, "qemu").of(Template(key="shape", take=take), _report)
+    assert path is not None
+    fd = warm.open_snapshot(path)
+    assert fd is not None
+    os.close(fd)
+    Path(path).chmod(0o620)
+    assert warm.open_snapshot(path) is None
+    folder.chmod(0o770)
+    assert await Templates(folder, "qemu").of(Template(key="other", take=take), _report) is None
+    assert "alone may write to" in caplog.text
+    assert await Templates(folder, "qemu").collect(0) == 0
+    assert [path.name for path in folder.iterdir()] == ["shape"]
+
+
+async def test_a_folder_that_is_none_and_an_error_that_is_nobodys_cost_no_job(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert await Templates(tmp_path / "file", "qemu").of(Template(key="shape", take=Taker()), _report) is None
+    take = Taker(error=ValueError("no frame"))
+    assert await Templates(tmp_path, "qemu").of(Template(key="shape", take=take), _report) is None
+    await Templates(tmp_path / "file", "qemu").look(str(tmp_path / "file" / "shape"), tmp_path / "file", "id")
+
+
+async def test_what_lies_in_the_users_folder_stays(tmp_path: Path) -> None:
+    for name in ("old", "half.making", "letter.txt"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1, 1))
+    (tmp_path / "thesis.work").mkdir()
+    templates = Templates(warm.own_folder(str(tmp_path), tmp_path / "cache"), "qemu")
+    path = await templates.of(Template(key="shape", take=Taker()), _report)
+    assert path == str(tmp_path / "dms-executor-warm" / "shape")
+    await templates.collect(0)
+    assert not Path(path).exists()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"old", "half.making", "letter.txt", "thesis.work", "dms-executor-warm"}
+
+
+async def test_one_used_lately_is_not_given_up_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "_MOST", 2)
+    templates, take = Templates(tmp_path, "qemu"), Taker()
+    for key in "abc":
+        await templates.of(Template(key=key, take=take), _report)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 _MAKER = """

@@ -21,6 +21,7 @@ from .launch import Monitor
 
 __all__ = ["booted"]
 
+_ENDING = 30.0  # seconds for `dms-vm` to kill the monitor
 _REPORT, _FOLDER, _CONFIG, _FIRST = 3, 4, 5, 6  # docs/protocol.md, section 10
 
 
@@ -54,6 +55,8 @@ async def booted(state_dir: Path, folder: Path, monitor: Monitor) -> AsyncIterat
         await _ready(report)
         yield
     finally:
+        with suppress(OSError):
+            report.shutdown(socket.SHUT_RDWR)  # a program that forks may hold our end, too
         report.close()
         await _gone(pid, ended)
 
@@ -70,10 +73,10 @@ async def _ready(report: socket.socket) -> None:
 
 
 async def _gone(pid: int, ended: asyncio.Future[int]) -> None:
-    """It ends of itself, and takes the monitor along; cancelled, we wait for its death all the same."""
+    """It ends of itself, and takes the monitor along; cancelled, or where it does not, we kill it."""
     try:
-        await asyncio.shield(ended)
-    except asyncio.CancelledError:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        raise
+        await asyncio.wait([ended], timeout=_ENDING)
+    finally:
+        if not ended.done():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ import logging
 import os
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
@@ -141,6 +141,8 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
             yield engine
         finally:
             engine._keeping.close()
+            if engine._templates is not None:
+                await engine._templates.close()
 
     async def probe(self) -> Probe:
         """The binary, what really runs a guest, and the kernel that is there for it."""
@@ -252,8 +254,11 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         if self._templates is None:
             return plan
         drives = await asyncio.to_thread(drives_of, plan.volumes, x.folder / FOLDER)
-        template = await asyncio.to_thread(self._template, x, await self._ready(), plan, drives)
-        return msgspec.structs.replace(plan, snapshot=await self._templates.of(template, report))
+        with suppress(OSError):  # a file of the shape's is gone: the boot says which
+            template = await asyncio.to_thread(self._template, x, await self._ready(), plan, drives)
+            snapshot = await self._templates.of(template, report, x.request.prepare_timeout)
+            return msgspec.structs.replace(plan, snapshot=snapshot)
+        return plan
 
     async def _made(self, x: Execution, launch: Launch) -> shims.Shim:
         try:

@@ -6,6 +6,8 @@ clone. So a start costs a restore, and a boot only once a shape.
 <key>.work       the folder of that monitor
 <key>.refused    making it, or a start from it, failed: for a while nobody tries again
 
+All of this lies in a folder that is ours alone: what is swept there is never somebody else's.
+
 It is taken before the agent was told anything: no job's data is in it.
 """
 
@@ -16,23 +18,24 @@ import hashlib
 import logging
 import os
 import shutil
+import stat
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import msgspec
 
 from ..engine import Report
-from ..errors import ExecutorError
 from ..processes import boot_id
 from ..threads import finished
 from ..types import Progress
 from .once import made_once, sweep
 
-__all__ = ["Template", "Templates", "key_of"]
+__all__ = ["Template", "Templates", "key_of", "open_snapshot", "own_folder"]
 
-_DEADLINE = 60.0  # seconds for a boot on a busy host
+_DEADLINE = 60.0  # seconds for a boot on a busy host, and for another maker's
+_LATELY = 300.0  # seconds: who used one then may come again
 _REFUSED = 3600.0
 _UNUSED = 30 * 86400.0
 _MOST = 8  # snapshots in one folder,
@@ -40,8 +43,8 @@ _MOST_BYTES = 2 << 30  # and all of them together
 _NOTE = "cold"  # native/vm_warm.c
 
 
-class _RefusedMeanwhileError(Exception):
-    """The one who made it before us could not."""
+class _OthersFirstError(Exception):
+    """The one who made it before us could not, or the place is taken: it is no fault of the shape."""
 
 
 class Template(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,24 +63,57 @@ class Templates:
         self._folder = folder
         self._engine = engine
         self._log = logging.getLogger(f"dms_executor.{engine}")
+        self._making: dict[str, asyncio.Future[str | None]] = {}
 
-    async def of(self, template: Template, report: Report) -> str | None:
-        """The snapshot's path, made if it is not there; None: it cannot be had, and the job boots."""
+    async def of(self, template: Template, report: Report, limit: float | None = None) -> str | None:
+        """The snapshot's path, made if it is not there; None: it cannot be had, and the job boots.
+
+        A making goes on when who asked for it is cancelled or has waited enough: the next job finds it made. No
+        more is waited than half of `limit` s, those of the whole preparation.
+        """
+        making = self._making.get(template.key)
+        if making is None:
+            making = self._making[template.key] = asyncio.ensure_future(self._of(template, report))
+            making.add_done_callback(lambda _: self._making.pop(template.key, None))
+        done, _ = await asyncio.wait([making], timeout=_DEADLINE if limit is None else min(_DEADLINE, limit / 2))
+        return making.result() if done and not making.cancelled() else None
+
+    async def close(self) -> None:
+        """Gives up what is being made."""
+        makings = list(self._making.values())
+        for making in makings:
+            making.cancel()
+        await asyncio.gather(*makings, return_exceptions=True)
+
+    async def _of(self, template: Template, report: Report) -> str | None:
         path = self._folder / template.key
-        if await asyncio.to_thread(_is_refused, path):
-            return None
         try:
-            async with made_once(path) as fd:
-                if fd is not None:
-                    report(Progress(what="booting a guest for warm starts", done=0, total=1, unit="guests"))
-                    await self._take(template, path, fd)
-        except _RefusedMeanwhileError:
+            if await asyncio.to_thread(_is_refused, path):
+                return None
+            await asyncio.to_thread(_make_ours, self._folder)
+            async with AsyncExitStack() as stack:
+                fd = await self._turn(stack, path)
+                if fd is None:
+                    return os.fspath(path)
+                if fd == -1 or await asyncio.to_thread(_is_full, self._folder):
+                    raise _OthersFirstError
+                report(Progress(what="booting a guest for warm starts", done=0, total=1, unit="guests"))
+                await self._take(template, path, fd)
+        except _OthersFirstError:
             return None
-        except (ExecutorError, OSError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is: a job that can boot does not fail of it
             why = f"none was ready within {_DEADLINE:.0f} s" if isinstance(error, TimeoutError) else str(error)
             await self._refuse(path, f"no snapshot of a booted guest can be made, jobs boot: {why}")
             return None
         return os.fspath(path)
+
+    async def _turn(self, stack: AsyncExitStack, path: Path) -> int | None:
+        """-1: another maker holds it for too long, which says nothing against the shape."""
+        try:
+            async with asyncio.timeout(_DEADLINE):
+                return await stack.enter_async_context(made_once(path))
+        except TimeoutError:
+            return -1
 
     async def look(self, path: str, folder: Path, execution_id: str) -> None:
         """Throws the snapshot away where the job in `folder` could not be started from it, and had to boot."""
@@ -88,24 +124,43 @@ class Templates:
 
     async def collect(self, age: float) -> int:
         """Takes away those that nobody used for `age` s, and what dead makers left; the bytes that this freed."""
-        return await asyncio.to_thread(_trim, self._folder, age)
+        return await asyncio.to_thread(_trim, self._folder, age, _MOST)
 
     async def _take(self, template: Template, path: Path, fd: int) -> None:
         work = path.with_name(f"{path.name}.work")
         if await asyncio.to_thread(_is_refused, path):
-            raise _RefusedMeanwhileError
+            raise _OthersFirstError
+        if not _is_private(os.fstat(fd)):
+            raise PermissionError(f"{path.name}.making is not ours alone")
         try:
             await asyncio.to_thread(_make_anew, work)
             async with asyncio.timeout(_DEADLINE):
                 await template.take(fd, work)
         finally:
             await finished(None, shutil.rmtree, work, ignore_errors=True)
-        await asyncio.to_thread(_trim, self._folder, _UNUSED)
+        await asyncio.to_thread(_trim, self._folder, _UNUSED, _MOST - 1)
 
     async def _refuse(self, path: Path, text: str, execution_id: str = "") -> None:
         self._log.warning("%s", text, extra={"execution_id": execution_id, "engine": self._engine})
         with suppress(OSError):
             await asyncio.to_thread(_mark, path)
+
+
+def own_folder(given: str | None, cache: Path) -> Path:
+    """Where snapshots lie: in a folder that the user gave we keep to one of our own."""
+    return Path(given) / "dms-executor-warm" if given else cache
+
+
+def open_snapshot(path: str | Path) -> int | None:
+    """To be read; None: it is gone, or it is not ours alone, and the job boots. Blocks."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # least recently used, and gone meanwhile; or its folder cannot be read any more
+        return None
+    if _is_private(os.fstat(fd)):
+        return fd
+    os.close(fd)
+    return None
 
 
 def key_of(words: Iterable[str], files: Iterable[str | Path]) -> str:
@@ -133,6 +188,7 @@ def _is_refused(path: Path) -> bool:
 
 
 def _mark(path: Path) -> None:
+    _make_ours(path.parent)
     _refusal(path).touch(mode=0o600)
     path.unlink(missing_ok=True)
 
@@ -140,8 +196,37 @@ def _mark(path: Path) -> None:
 def _read(path: Path) -> str | None:
     try:
         return path.read_text(encoding="ascii", errors="replace")
-    except FileNotFoundError:
+    except OSError:
         return None
+
+
+def _is_private(status: os.stat_result) -> bool:
+    mode = status.st_mode
+    return stat.S_ISREG(mode) and status.st_uid == os.geteuid() and status.st_nlink == 1 and not mode & 0o077
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
+def _make_ours(folder: Path) -> None:
+    """Raises `PermissionError`: who else may write there would decide what runs in the guests."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_ours(folder):
+        raise PermissionError(f"{folder} is not a folder that its owner, who we are, alone may write to")
+
+
+def _is_full(folder: Path) -> bool:
+    """Of such as were used lately: each would be missed."""
+    late, found = time.time() - _LATELY, 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            found += not path.suffix and path.stat().st_mtime > late
+    return found >= _MOST
 
 
 def _make_anew(folder: Path) -> None:
@@ -149,11 +234,13 @@ def _make_anew(folder: Path) -> None:
     folder.mkdir(mode=0o700)
 
 
-def _trim(folder: Path, age: float) -> int:
+def _trim(folder: Path, age: float, most: int) -> int:
     """Also the least recently used beyond the bounds: of two that run at once each sees what the other leaves."""
+    if not _is_ours(folder):
+        return 0
     freed = sweep(folder, age)
     found: list[tuple[float, int, Path]] = []
-    for path in folder.iterdir() if folder.is_dir() else []:
+    for path in list(folder.iterdir()):
         with suppress(FileNotFoundError):
             status = path.stat()
             if path.suffix == ".work" and not path.with_suffix(".making").exists():
@@ -164,7 +251,7 @@ def _trim(folder: Path, age: float) -> int:
     total = 0
     for number, (_, size, path) in enumerate(found):
         total += size
-        if number >= _MOST - 1 or total > _MOST_BYTES:
+        if number >= most or total > _MOST_BYTES:
             path.unlink(missing_ok=True)
             freed += size
     return freed

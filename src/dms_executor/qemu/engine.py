@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from ..microvm.launch import Launch, Monitor, readable
 from ..microvm.network import GuestNetwork
 from ..microvm.plan import FOLDER, Plan
 from ..microvm.settings import vm_memory
-from ..microvm.warm import Template, Templates
+from ..microvm.warm import Template, Templates, open_snapshot, own_folder
 from .command import COLD, NETWORK, WARM, Disk, Machine, qemu_argv
 from .host import Host, prepare_host
 from .spec import QemuParams, QemuSettings, checked_params, checked_settings
@@ -56,8 +55,8 @@ class QemuEngine(MicrovmEngine[QemuSettings, Host]):
         return checked_params(params)
 
     def _templates_of(self) -> Templates | None:
-        folder = self._settings.warm_folder
-        return Templates(Path(folder) if folder else self._cache("warm"), self.name) if self._settings.warm else None
+        folder = own_folder(self._settings.warm_folder, self._cache("warm"))
+        return Templates(folder, self.name) if self._settings.warm else None
 
     def _template(self, x: Execution, host: Host, plan: Plan, drives: Drives) -> Template:
         writable = [not drive.read_only for drive in drives.files]
@@ -84,9 +83,8 @@ class QemuEngine(MicrovmEngine[QemuSettings, Host]):
         passed = [launch.keep(readable(plan.kernel)), launch.keep(readable(plan.initrd))]
         passed += [fd for disk in disks for fd in disk.fds]
         options = ["-u", str(launch.owner), str(launch.owner), str(host.kvm_group)]
-        if plan.snapshot is not None:
-            with suppress(FileNotFoundError):  # least recently used, and gone meanwhile: it boots
-                passed.append(launch.keep(os.open(plan.snapshot, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)))
-                options += ["-w", str(WARM), str(COLD)]
+        if plan.snapshot is not None and (fd := open_snapshot(plan.snapshot)) is not None:
+            passed.append(launch.keep(fd))
+            options += ["-w", str(WARM), str(COLD)]
         argv = qemu_argv(self._machine(host, plan), disks, ports, restored="-w" in options)
         return Monitor(argv=argv, passed=passed, options=options)
