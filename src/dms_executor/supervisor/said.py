@@ -80,9 +80,8 @@ def _take(report: Report, kind: int, payload: bytes) -> None:
             report.error = f"{text}: {os.strerror(number)}" if number else text
             report.errno = command_errno(number, text)
         elif kind == _SCRIPT:
-            status, name = struct.unpack_from("<I", payload)[0] & 0xFFFF, payload[4:].decode("utf-8", "replace")
-            report.script_failed = True
-            report.error = f"provision script {name} {_ending(status)}"
+            error = f"provision script {payload[4:].decode('utf-8', 'replace')} {_ending(_status(payload))}"
+            report.script_failed, report.error = True, error
         elif kind == _DEADLINE:
             report.timed_out = True
         elif kind == _SCRIPTED:
@@ -92,8 +91,8 @@ def _take(report: Report, kind: int, payload: bytes) -> None:
         elif kind == _USAGE:
             _take_usage(report, struct.unpack("<6Q", payload))
         elif kind == _EXITED:
-            report.status = struct.unpack("<I", payload)[0] & 0xFFFF
-    except (struct.error, OverflowError):
+            report.status = _status(payload)
+    except (struct.error, OverflowError, ValueError):
         return  # not the init's: a job has written over it
 
 
@@ -108,6 +107,14 @@ def _take_usage(report: Report, numbers: tuple[int, ...]) -> None:
         io_write_bytes=written,
         oom_kills=kills or 0,
     )
+
+
+def _status(payload: bytes) -> int:
+    """Raises `ValueError`: no process ends with that."""
+    status: int = struct.unpack_from("<I", payload)[0] & 0xFFFF
+    if not (os.WIFEXITED(status) or os.WIFSIGNALED(status)):
+        raise ValueError(status)
+    return status
 
 
 def _ending(status: int) -> str:
