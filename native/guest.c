@@ -217,7 +217,9 @@ static void hear_host(void)
         else if (frame.type == FRAME_GUEST_GO && !running)
             go(&frame);
         else if (frame.type == FRAME_GUEST_WAKE && !running) {
-            guest_disks_release();
+            const char *problem = guest_wake();
+            if (problem != NULL)
+                hopeless(problem);
             greet();
         }
         else if (frame.type == FRAME_GUEST_STDIN)

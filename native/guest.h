@@ -62,10 +62,10 @@ const char *guest_root_layers(const struct guest_config *config);
 const char *guest_root_enter(const struct guest_config *config);
 int guest_wait_for(const char *path); /* 0 once it is there */
 
-/* guest_wake.c. Their driver lets go of the disks, for a snapshot: size, content and all is what a clone of it finds when
- * it begins. That takes them again, and what GO says: what cannot be done, with errno, or NULL. */
+/* guest_wake.c: what cannot be done, with errno, or NULL. Told to wake for the first time, its driver lets go of the disks,
+ * for a snapshot; for the second, in a clone of that, takes them again, whose size, content and all it finds only now. */
 struct frame;
-void guest_disks_release(void);
+const char *guest_wake(void);
 const char *guest_begin(const struct frame *go);
 
 /* guest_network.c: the loopback, too */

@@ -52,18 +52,24 @@ static int tell_driver(const char *file, int device)
     return sys_write_file(file, name, (size_t)length);
 }
 
-void guest_disks_release(void)
+static int release_disks(void)
 {
+    int result = 0;
     DIR *folder = opendir(DISKS);
     struct dirent *entry;
-    while (folder != NULL && (entry = readdir(folder)) != NULL && released_count < MOST_DISKS)
+    if (folder == NULL)
+        return errno == ENOENT ? 0 : -1; /* a machine without any */
+    while ((entry = readdir(folder)) != NULL && released_count < MOST_DISKS)
         if (sscanf(entry->d_name, "virtio%d", &released[released_count]) == 1)
             released_count++;
-    if (folder != NULL)
-        closedir(folder);
+    closedir(folder);
+    errno = EMFILE;
+    if (released_count == MOST_DISKS)
+        return -1;
     qsort(released, (size_t)released_count, sizeof *released, compare);
     for (int i = 0; i < released_count; i++)
-        tell_driver(DISKS "/unbind", released[i]); /* one that stays cannot be bound later, which is said then */
+        result |= tell_driver(DISKS "/unbind", released[i]);
+    return result;
 }
 
 static int take_disks(void)
@@ -72,6 +78,15 @@ static int take_disks(void)
     for (int i = 0; i < released_count; i++)
         result |= tell_driver(DISKS "/bind", released[i]);
     return result;
+}
+
+const char *guest_wake(void)
+{
+    static bool is_template;
+    if (is_template)
+        return take_disks() == 0 ? NULL : "cannot take its disks";
+    is_template = true;
+    return release_disks() == 0 ? NULL : "cannot let go of its disks";
 }
 
 const char *guest_begin(const struct frame *go)
@@ -83,7 +98,5 @@ const char *guest_begin(const struct frame *go)
         return "cannot set the clock";
     if (reseed(go->payload + 8) != 0)
         return "cannot take the host's random numbers";
-    if (take_disks() != 0)
-        return "cannot take its disks";
     return NULL;
 }

@@ -15,7 +15,10 @@
 #include "frame.h"
 #include "sys.h"
 
-enum { PATIENCE_MS = 30000 }; /* for a restored agent's answer, on a host that has no time for us */
+enum {
+    PATIENCE_MS = 30000, /* for a restored agent's answer, on a host that has no time for us */
+    LIFE_MS = 300000,    /* of a template's boot, and of the taking of its snapshot: its maker gives up long before */
+};
 
 enum outcome { GREETED, TOLD, GONE, LATE };
 
@@ -46,14 +49,14 @@ static void reap(struct vmm *vmm, int signals)
         vmm->pid = 0;
 }
 
-/* `awaits`: else nothing that the agent says counts. `most` in ms, -1: without end. */
+/* `awaits`: else nothing that the agent says counts. `most` in ms. */
 static enum outcome wait_for(struct vmm *vmm, bool awaits, int report, int folder, int signals, int most)
 {
     enum { SIGNALS, REPORT, CHANNEL, CONSOLE, WORDS, COUNT };
     uint64_t until = sys_boottime() / 1000000u + (uint64_t)most;
     for (;;) {
         uint64_t now = sys_boottime() / 1000000u;
-        if (most >= 0 && now >= until)
+        if (now >= until)
             return LATE;
         struct pollfd waited[COUNT] = {
             [SIGNALS] = {.fd = signals, .events = POLLIN},
@@ -62,7 +65,7 @@ static enum outcome wait_for(struct vmm *vmm, bool awaits, int report, int folde
             [CONSOLE] = {.fd = vmm->console, .events = POLLIN},
             [WORDS] = {.fd = vmm->words, .events = POLLIN},
         };
-        if (poll(waited, COUNT, most < 0 ? -1 : (int)(until - now)) < 0)
+        if (poll(waited, COUNT, (int)(until - now)) < 0)
             continue;
         if (waited[CONSOLE].revents != 0)
             vmm_listen(&vmm->console, folder);
@@ -161,13 +164,13 @@ static void say(int report, uint8_t type, const uint8_t *payload, size_t length)
 _Noreturn void vm_template(struct vmm *vmm, int report, int folder, int signals)
 {
     uint8_t payload[4 + FRAME_TEXT_MAX] = {0};
-    enum outcome outcome = wait_for(vmm, true, report, folder, signals, -1);
+    enum outcome outcome = wait_for(vmm, true, report, folder, signals, LIFE_MS);
     if (outcome == GREETED && recv(vmm->channel, payload, FRAME_HEADER + 4, 0) > 0) /* so that it is no clone's work */
         outcome = wake(vmm, report, folder, signals);
     if (outcome == GREETED) {
         put_u64(payload, sys_realtime());
         say(report, FRAME_INIT_STARTED, payload, 8);
-        outcome = wait_for(vmm, false, report, folder, signals, -1);
+        outcome = wait_for(vmm, false, report, folder, signals, LIFE_MS);
     }
     if (outcome == GONE || outcome == LATE) {
         listen_to_the_end(vmm, folder);

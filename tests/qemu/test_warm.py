@@ -28,7 +28,9 @@ async def _snapshot(executor: Executor, name: str) -> str | None:
 
 
 @pytest.mark.timeout(300)
-async def test_clones_share_nothing_that_a_job_sees(executor: Executor, rootfs: Path, folder: Path) -> None:
+async def test_clones_share_nothing_that_a_job_sees(
+    executor: Executor, rootfs: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     said = []
     for number, size in enumerate((100, 300_000)):
         content = folder / f"content-{number}"
@@ -47,6 +49,7 @@ async def test_clones_share_nothing_that_a_job_sees(executor: Executor, rootfs: 
     snapshots = [await _snapshot(executor, f"clone-{number}") for number in range(2)]
     assert snapshots[0] is not None
     assert snapshots[0] == snapshots[1], "they came of two snapshots"
+    assert "did not come to life" not in caplog.text, "a clone could not take its disks"
 
 
 @pytest.mark.timeout(300)
