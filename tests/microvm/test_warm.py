@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,7 @@ async def test_a_job_that_had_to_boot_throws_its_snapshot_away(
 
 async def test_the_least_recently_used_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm, "_MOST", 2)
+    monkeypatch.setattr(warm, "_uptime", time.time)
     templates, take = Templates(tmp_path, "qemu"), Taker()
     for number, key in enumerate("abc"):
         await templates.of(Template(key=key, take=take), _report)
@@ -113,6 +115,17 @@ async def test_what_a_killed_maker_left_goes_with_the_next(tmp_path: Path) -> No
     assert path is not None
     assert Path(path).read_bytes() == b"whole"
     assert [path.name for path in tmp_path.iterdir()] == ["shape"]
+
+
+async def test_one_of_an_earlier_boot_goes_and_a_refusal_from_the_future_does_not_count(tmp_path: Path) -> None:
+    templates, take = Templates(tmp_path, "qemu"), Taker()
+    await templates.of(Template(key="old", take=take), _report)
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    os.utime(tmp_path / "old", (booted - 60, booted - 60))
+    (tmp_path / "new.refused").touch()
+    os.utime(tmp_path / "new.refused", (time.time() + 5000, time.time() + 5000))
+    assert await templates.of(Template(key="new", take=take), _report) == str(tmp_path / "new")
+    assert not (tmp_path / "old").exists()
 
 
 class Held(Taker):

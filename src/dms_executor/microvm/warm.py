@@ -182,7 +182,8 @@ def _refusal(path: Path) -> Path:
 
 def _is_refused(path: Path) -> bool:
     try:
-        return time.time() - _refusal(path).stat().st_mtime < _REFUSED
+        age = time.time() - _refusal(path).stat().st_mtime
+        return 0 <= age < _REFUSED  # not for longer where the clock was set back
     except FileNotFoundError:
         return False
 
@@ -234,11 +235,16 @@ def _make_anew(folder: Path) -> None:
     folder.mkdir(mode=0o700)
 
 
+def _uptime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def _trim(folder: Path, age: float, most: int) -> int:
     """Also the least recently used beyond the bounds: of two that run at once each sees what the other leaves."""
     if not _is_ours(folder):
         return 0
-    freed = sweep(folder, age)
+    # One that was last used before the host booted has the key of another boot: nobody will use it again.
+    freed = sweep(folder, min(age, _uptime()))
     found: list[tuple[float, int, Path]] = []
     for path in list(folder.iterdir()):
         with suppress(FileNotFoundError):
