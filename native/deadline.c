@@ -1,11 +1,14 @@
 #include "deadline.h"
 
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
-#include <sys/time.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
-static unsigned long long limit, grace;
-static bool is_set, has_come;
+static unsigned long long limit, grace; /* ms */
+static bool is_set, in_grace;
+static int timer = -1;
 
 bool deadline_set(const char *text)
 {
@@ -14,30 +17,54 @@ bool deadline_set(const char *text)
     return is_set;
 }
 
-/* All zeros would disarm it. */
-static void arm(unsigned long long milliseconds)
+static bool arm(unsigned long long milliseconds)
 {
-    struct itimerval value = {.it_value = {.tv_sec = (time_t)(milliseconds / 1000),
-                                           .tv_usec = (suseconds_t)(milliseconds % 1000 * 1000)}};
+    struct itimerspec value = {.it_value = {.tv_sec = (time_t)(milliseconds / 1000),
+                                            .tv_nsec = (long)(milliseconds % 1000) * 1000000}};
     if (milliseconds == 0)
-        value.it_value.tv_usec = 1;
-    setitimer(ITIMER_REAL, &value, NULL);
+        value.it_value.tv_nsec = 1; /* all zeros would disarm it */
+    if (timer < 0)
+        timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    return timer >= 0 && timerfd_settime(timer, 0, &value, NULL) == 0;
 }
 
-void deadline_begin(void)
+bool deadline_begin(void)
 {
-    if (is_set)
-        arm(limit);
+    return !is_set || in_grace || arm(limit);
 }
 
-/* The kernel's own: a job may send an ALRM, too, which is passed on to itself as any other. */
-int deadline_due(const struct signalfd_siginfo *info)
+int deadline_timer(void)
 {
-    if (!is_set || info->ssi_signo != SIGALRM || info->ssi_code != SI_KERNEL)
+    return timer;
+}
+
+bool deadline_asked(const struct signalfd_siginfo *info)
+{
+    if (info->ssi_signo != DEADLINE_ASKED || info->ssi_code != SI_QUEUE || info->ssi_int < 0)
+        return false;
+    unsigned long long asked = (unsigned long long)info->ssi_int;
+    struct itimerspec left;
+    if (timer >= 0 && timerfd_gettime(timer, &left) == 0 && (left.it_value.tv_sec != 0 || left.it_value.tv_nsec != 0)) {
+        unsigned long long until = (unsigned long long)left.it_value.tv_sec * 1000 +
+                                   (unsigned long long)left.it_value.tv_nsec / 1000000 + (in_grace ? 0 : grace);
+        if (until < asked)
+            asked = until;
+    }
+    in_grace = true;
+    if (!arm(asked))
+        kill(-1, SIGKILL); /* who cannot keep a grace gives none */
+    return true;
+}
+
+int deadline_due(void)
+{
+    uint64_t times;
+    if (read(timer, &times, sizeof times) != sizeof times)
         return 0;
-    if (has_come)
+    if (in_grace)
         return SIGKILL;
-    has_come = true;
-    arm(grace);
+    in_grace = true;
+    if (!arm(grace))
+        return SIGKILL;
     return SIGTERM;
 }

@@ -149,7 +149,8 @@ static void start_job(void)
     if (running)
         return;
     running = true; /* with the first script, if there are any */
-    deadline_begin();
+    if (!deadline_begin())
+        fail(errno, "cannot keep the timeout");
     uint8_t stamp[8];
     put_u64(stamp, sys_realtime());
     say(FRAME_INIT_STARTED, stamp, sizeof stamp);
@@ -284,7 +285,7 @@ static void reap(void)
 /* Said at once: what comes of it may be the end of us all. */
 static void time_is_up(int signum)
 {
-    if (job <= 0)
+    if (signum == 0 || job <= 0)
         return;
     halted = true;
     if (signum == SIGKILL) {
@@ -295,15 +296,13 @@ static void time_is_up(int signum)
     kill(job, signum);
 }
 
+/* Not all there are: a job may send them as fast as they are read. */
 static void pass_on(int signals)
 {
     struct signalfd_siginfo info;
-    while (read(signals, &info, sizeof info) == sizeof info) {
-        int due = deadline_due(&info);
-        if (due != 0) {
-            time_is_up(due);
+    for (int most = 64; most > 0 && read(signals, &info, sizeof info) == sizeof info; most--) {
+        if (in_file && deadline_asked(&info))
             continue;
-        }
         /* Our own is SIGPIPE, by a write of the console's. */
         if (info.ssi_signo != SIGCHLD && info.ssi_pid != (uint32_t)getpid() && job > 0)
             kill(job, (int)info.ssi_signo);
@@ -387,19 +386,23 @@ int main(int argc, char **argv)
     if (in_script && (problem = scripts_write(scripts, options.folder)) != NULL)
         fail(errno, problem);
     start_next();
-    struct pollfd waited[3 + OUTPUT_POLLED] = {{.fd = signals, .events = POLLIN},
+    struct pollfd waited[4 + OUTPUT_POLLED] = {{.fd = signals, .events = POLLIN},
                                                {.fd = in_file ? -1 : report, .events = POLLIN},
-                                               {.fd = console, .events = POLLIN}};
+                                               {.fd = console, .events = POLLIN},
+                                               {.fd = -1, .events = POLLIN}};
     for (bool more = false;;) {
-        output_wait_for(waited + 3);
-        if (poll(waited, 3 + OUTPUT_POLLED, more ? 0 : -1) < 0)
+        waited[3].fd = deadline_timer();
+        output_wait_for(waited + 4);
+        if (poll(waited, 4 + OUTPUT_POLLED, more ? 0 : -1) < 0)
             continue;
+        if (waited[3].revents != 0)
+            time_is_up(deadline_due());
         if (waited[0].revents != 0)
             pass_on(signals);
         if (waited[1].revents != 0)
             hear();
         if (more || waited[2].revents != 0)
             more = console_ready();
-        output_move(waited + 3);
+        output_move(waited + 4);
     }
 }

@@ -1,6 +1,9 @@
 #include "sending.h"
 
+#include "deadline.h"
+
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
@@ -22,21 +25,11 @@ int sending(const char *signum, const char *grace)
         return 2;
     if (number == SIGKILL || left == 0)
         return kill_all();
-    if (kill(1, number) != 0)
-        return 1;
-    if (left < 0)
-        return 0;
-    /* The grace is kept here, in the container, whoever asked for it: it ends with the container. */
-    pid_t keeper = fork();
-    if (keeper != 0)
-        return keeper < 0 ? 1 : 0;
-    setsid();
-    for (int fd = 0; fd < 3; fd++)
-        close(fd);
-    struct timespec rest = {.tv_sec = (time_t)(left / 1000), .tv_nsec = (long)(left % 1000) * 1000000};
-    while (nanosleep(&rest, &rest) != 0 && errno == EINTR)
-        ;
-    return kill_all();
+    /* The grace is kept by pid 1, which is alone in not being killed by what it lets go. Where that cannot be asked, since
+     * a job has filled the queue of its user's signals, it has done with its grace. */
+    if (left > 0 && sigqueue(1, DEADLINE_ASKED, (union sigval){.sival_int = left < INT_MAX ? (int)left : INT_MAX}) != 0)
+        return kill_all();
+    return kill(1, number) == 0 ? 0 : 1;
 }
 
 int sending_await(const sigset_t *all)

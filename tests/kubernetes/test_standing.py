@@ -75,3 +75,34 @@ def test_a_job_that_ends_in_time_has_not_timed_out(tmp_path: Path) -> None:
     for _ in lines.take(log):
         pass
     assert not lines.report.timed_out
+
+
+def test_a_job_cannot_drown_its_timeout_in_signals(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    report.touch()
+    flood = "while :; do kill -ALRM 1; done"
+    script = f"trap '' ALRM TERM; ({flood}) & ({flood}) & {flood}"
+    log, _ = begun("-l", str(report), "-d", "300:300", "--", "sh", "-c", script).communicate(timeout=60)
+    lines = Lines()
+    for _ in lines.take(log):
+        pass
+    assert (lines.report.status, lines.report.timed_out) == (9, True)
+
+
+@pytest.mark.parametrize("limit", [[], ["-d", "600000:0"]])
+def test_a_job_that_kills_all_it_can_does_not_outlive_its_grace(tmp_path: Path, limit: list[str]) -> None:
+    report = tmp_path / "report"
+    report.touch()
+    script = "trap 'kill -9 -1' TERM; echo here; while :; do sleep 0.1; done"
+    job = begun("-l", str(report), *limit, "--", "sh", "-c", script)
+    assert job.stdout is not None
+    heard = job.stdout.readline()
+    while b"o 0" not in heard:
+        heard += job.stdout.readline()
+    inside = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()[0]
+    subprocess.run(["nsenter", "-t", inside, "-p", str(init_path()), "-k", "15", "500"], check=True, timeout=60)
+    log, _ = job.communicate(timeout=60)
+    lines = Lines()
+    for _ in lines.take(heard + log):
+        pass
+    assert (lines.report.status, lines.report.timed_out) == (9, False)
