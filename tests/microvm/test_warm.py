@@ -173,8 +173,13 @@ async def test_a_maker_that_stands_still_is_not_waited_for_without_end(
         templates, take = Templates(tmp_path, "qemu"), Taker()
         assert await templates.of(Template(key="shape", take=take), _report) is None
         await templates.close()
+        assert not (tmp_path / "shape.refused").exists()
+        (tmp_path / "shape.work").mkdir()
+        await templates.collect(0)
+        assert (tmp_path / "shape.work").exists(), "its maker lives"
+    await templates.collect(0)
     assert take.times == 0
-    assert not (tmp_path / "shape.refused").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_folder_or_a_file_that_others_may_write_to_is_not_used(

@@ -10,13 +10,13 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from ..threads import finished
 
-__all__ = ["made_once", "sweep", "write_once"]
+__all__ = ["made_once", "sweep", "unmade", "write_once"]
 
 _LOCKED = 0.05  # seconds between two looks; flock has no event, and the holder's death frees it
 _MAKING = ".making"
@@ -88,6 +88,28 @@ def sweep(folder: Path, age: float) -> int:
                 path.unlink()
                 freed += status.st_blocks * 512
     return freed
+
+
+@contextmanager
+def unmade(path: Path) -> Iterator[bool]:
+    """True: nobody makes `path`, nor begins to while the block runs. Blocks."""
+    scratch = path.with_name(path.name + _MAKING)
+    fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        is_ours = _locks(fd) and _is_same(fd, scratch)
+        yield is_ours
+        if is_ours:
+            scratch.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
+
+
+def _locks(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _turn(path: Path) -> int | None:

@@ -30,7 +30,7 @@ from ..engine import Report
 from ..processes import boot_id
 from ..threads import finished
 from ..types import Progress
-from .once import made_once, sweep
+from .once import made_once, sweep, unmade
 
 __all__ = ["Template", "Templates", "key_of", "open_snapshot", "own_folder"]
 
@@ -249,8 +249,10 @@ def _trim(folder: Path, age: float, most: int) -> int:
     for path in list(folder.iterdir()):
         with suppress(FileNotFoundError):
             status = path.stat()
-            if path.suffix == ".work" and not path.with_suffix(".making").exists():
-                shutil.rmtree(path, ignore_errors=True)
+            if path.suffix == ".work":
+                with unmade(path.with_suffix("")) as is_dead:
+                    if is_dead:
+                        shutil.rmtree(path, ignore_errors=True)
             elif not path.suffix:
                 found.append((status.st_mtime, status.st_blocks * 512, path))
     found.sort(reverse=True)
