@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dms_executor import LogStreamRequest
-from dms_executor.errors import StartFailed
+from dms_executor.errors import EngineUnreachable, ExecutionCancelled, StartFailed
 
-from .apiserver import ApiServer
+from .apiserver import ApiServer, standing
 from .conftest import Bench, opened
 
 
@@ -75,3 +75,84 @@ async def test_without_a_right_a_job_is_refused_in_the_clusters_words(alone: Ben
     with pytest.raises(StartFailed, match="Forbidden") as caught:
         await alone.run("true")
     assert "rights" in caught.value.mend
+
+
+@pytest.mark.parametrize("stdin", [b"", b"words"], ids=["signalled", "handed"])
+async def test_a_go_whose_answer_is_lost_was_one(alone: Bench, server: ApiServer, stdin: bytes) -> None:
+    server.loses = 1
+    result = await alone.run("sh", "-c", "echo ran; cat; exit 3", stdin=stdin)
+    assert (result.exit_code, result.stdout) == (3, b"ran\n" + stdin)
+
+
+@pytest.mark.parametrize("what", ["GET exec", "GET log"])
+async def test_a_start_outlives_a_server_that_stumbles(alone: Bench, server: ApiServer, what: str) -> None:
+    await alone.run("true")
+    server.stumbles[what] = 1
+    result = await alone.run("sh", "-c", "echo ran; exit 3")
+    assert (result.exit_code, result.stdout) == (3, b"ran\n")
+    assert server.stumbles[what] == 0
+
+
+async def test_a_pod_that_waits_for_a_place_outlives_a_server_that_stumbles(alone: Bench, server: ApiServer) -> None:
+    request = alone.request("true", params={"node_selector": {"there": "none"}})
+    running = asyncio.create_task(alone.executor.run(request))
+    while not server.pods:
+        await asyncio.sleep(0.01)
+    server.stumbles["GET pods"] = 1
+    server.end_watches()
+    before = server.requests.get("WATCH pods", 0)
+    while server.stumbles["GET pods"] or server.requests["WATCH pods"] == before:
+        await asyncio.sleep(0.01)
+    assert not running.done()
+    await alone.executor.cancel(request.execution_id)
+    with pytest.raises(ExecutionCancelled):
+        await asyncio.wait_for(running, 30)
+
+
+async def test_a_log_that_a_node_does_not_give_undoes_no_job(server: ApiServer, state_dir: Path) -> None:
+    async with opened(state_dir, str(server.kubeconfig), clears=False) as bench:
+        execution_id = await bench.start("sh", "-c", _WAITS)
+        await heard(bench, execution_id, b"ready")
+        engine = await bench.executor._core.engine("kubernetes")
+        server.stumbles["GET log"] = 100
+        (observed,) = (await engine.survey()).values()
+        assert observed.phase == "running"
+        server.stumbles.clear()
+    async with opened(state_dir, str(server.kubeconfig)) as bench:
+        await bench.executor.send_signal(execution_id, "USR1")
+        assert (await asyncio.wait_for(bench.executor.wait(execution_id), 30)).exit_code == 4
+
+
+async def test_without_the_right_to_watch_nothing_is_waited_for(alone: Bench, server: ApiServer) -> None:
+    server.rights.remove(("pods", "watch"))
+    with pytest.raises(EngineUnreachable, match="Forbidden") as caught:
+        await alone.run("true", params={"node_selector": {"there": "none"}})
+    assert "rights" in caught.value.mend
+
+
+async def test_watches_that_end_at_once_are_not_asked_for_without_a_pause(alone: Bench, server: ApiServer) -> None:
+    execution_id = await alone.start("sh", "-c", _WAITS)
+    server.stumbles["WATCH pods"] = 1000
+    server.requests.clear()
+    server.end_watches()
+    await asyncio.sleep(1)
+    assert 1 <= server.requests["WATCH pods"] <= 5
+    server.stumbles.clear()
+    await alone.executor.send_signal(execution_id, "USR1")
+    assert (await asyncio.wait_for(alone.executor.wait(execution_id), 30)).exit_code == 4
+
+
+async def test_another_cluster_says_nothing_of_a_job(server: ApiServer, state_dir: Path, tmp_path: Path) -> None:
+    async with opened(state_dir, str(server.kubeconfig), clears=False) as bench:
+        execution_id = await bench.start("sh", "-c", _WAITS)
+        await heard(bench, execution_id, b"ready")
+    (tmp_path / "other").mkdir()
+    async with standing(tmp_path / "other", server.lower) as other:
+        async with opened(state_dir, str(other.kubeconfig), clears=False) as bench:
+            await bench.executor.recover()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(bench.executor.wait(execution_id), 1)
+            assert await bench.executor.get_status(execution_id) == "running"
+    async with opened(state_dir, str(server.kubeconfig)) as bench:
+        await bench.executor.send_signal(execution_id, "USR1")
+        assert (await asyncio.wait_for(bench.executor.wait(execution_id), 30)).exit_code == 4

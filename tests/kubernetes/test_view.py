@@ -68,6 +68,8 @@ def test_a_container_that_the_kernel_killed_whole_was_out_of_memory() -> None:
         ("InvalidImageName", "", ImageNotFound),
         ("ErrImagePull", "failed to resolve reference: registry/x:1: not found", ImageNotFound),
         ("ImagePullBackOff", "pull access denied", ImagePullFailed),
+        ("ErrImagePull", "registry/x@sha256:9403ab401c: dial tcp: i/o timeout", None),
+        ("ErrImagePull", "unexpected status from GET request: 401", ImagePullFailed),
         ("CreateContainerError", "no such user", StartFailed),
         ("ErrImagePull", "dial tcp: connection refused", None),
         ("ContainerCreating", "", None),

@@ -19,6 +19,7 @@ import msgspec
 from ..errors import EngineUnavailable, EngineUnreachable, ExecutorError
 from .credentials import Tickets
 from .kubeconfig import Access, find_access
+from .sockets import kept_alive
 from .spec import KubernetesSettings
 from .wire import PROTOCOLS, Wire
 
@@ -30,7 +31,9 @@ __all__ = ["ApiError", "Client"]
 _DEADLINE = 30.0  # seconds for a call that the cluster answers at once unless it is busy
 _CONNECT = 4.0
 _EXEC = 60.0
+_HEARTBEAT = 30.0
 _PIECE = 1 << 15
+_WORDS = 1 << 16  # bytes of a refusal that are looked at
 _log = logging.getLogger("dms_executor.kubernetes")
 
 
@@ -62,6 +65,11 @@ class Client:
     async def namespace(self) -> str:
         """Where the pods are. Raises `EngineUnavailable`."""
         return (await self._found()).namespace
+
+    async def cluster(self) -> str:
+        """Which cluster's namespace that is, by its server's address. Raises `EngineUnavailable`."""
+        access = await self._found()
+        return f"{access.server} {access.namespace}"
 
     async def call(
         self, method: str, path: str, body: Any = None, *, deadline: float = _DEADLINE, **query: str
@@ -152,6 +160,7 @@ class Client:
                     protocols=PROTOCOLS,
                     headers=await self._headers(),
                     autoping=True,
+                    heartbeat=_HEARTBEAT,
                 )
         except aiohttp.WSServerHandshakeError as error:
             raise ApiError(f"{where}: {error.message}", status=error.status) from error
@@ -181,7 +190,8 @@ class Client:
         access = await self._found()
         if self._session is None:
             aiohttp = _aiohttp()
-            connector = aiohttp.TCPConnector(limit=0, ssl=access.tls if access.tls is not None else True)
+            tls = access.tls if access.tls is not None else True
+            connector = aiohttp.TCPConnector(limit=0, ssl=tls, socket_factory=kept_alive)
             self._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**18)
         return self._session
 
@@ -207,7 +217,10 @@ async def _pieces(response: aiohttp.ClientResponse, where: str) -> AsyncIterator
 
 
 async def _refusal(response: aiohttp.ClientResponse, where: str) -> ApiError:
-    text = (await response.read()).decode("utf-8", "replace")
+    try:
+        text = (await response.content.read(_WORDS)).decode("utf-8", "replace")
+    except (_aiohttp().ClientError, OSError, TimeoutError) as error:
+        raise _unreachable(where, error) from error
     try:
         said = json.loads(text)
         message, reason = str(said["message"]), str(said.get("reason", ""))

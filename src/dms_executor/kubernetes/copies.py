@@ -43,14 +43,17 @@ class Copies(Execs):
         words = [b"unpack", *files.words_of_unpack(folder, keep_owner=keep_owner)]
         async with _Helper(self, x, words) as helper, Descriptor(source, os.O_RDONLY) as file:
             giving = asyncio.ensure_future(helper.give(file))
+            taking = asyncio.ensure_future(helper.take(None))
             try:
-                await helper.take(None)
-                records = await helper.ended()
-                await giving
+                await asyncio.wait([giving, taking], return_when=asyncio.FIRST_EXCEPTION)
+                for task in (giving, taking):
+                    if task.done():
+                        await task
+                return files.told(await helper.ended())
             finally:
-                giving.cancel()
-                await asyncio.wait([giving])
-            return files.told(records)
+                for task in (giving, taking):
+                    task.cancel()
+                await asyncio.wait([giving, taking])
 
 
 class _Helper:

@@ -9,10 +9,11 @@ both streams as lines. One watch tells of all pods of an executor. Nothing resta
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import ClassVar, Self
 
 import msgspec
@@ -20,7 +21,6 @@ import msgspec
 from ..engine import Chunk, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
 from ..errors import EngineUnavailable, EngineUnreachable, StartFailed
 from ..limits import loosened_by
-from ..policy import Grant, reopen
 from ..supervisor.binary import init_path, pod_path
 from ..supervisor.said import Report as InitReport
 from ..typed import known
@@ -31,28 +31,27 @@ from .check import ENFORCED, check_paths, check_request, limits_and_gaps
 from .client import ApiError, Client
 from .copies import Copies
 from .gauge import Gauge
-from .handed import MOST, handed, is_handed
-from .names import CONTAINER, INIT, ROOM, pod_name
+from .names import pod_name
 from .output import Reading, log_head, read_log
 from .places import Place, places_of
-from .pods import Pods
+from .pods import Pods, Refused
 from .signals import Signals
 from .spec import KubernetesParams, KubernetesSettings, checked_params, checked_settings
+from .starting import AGAIN, Starts
 from .transfers import Transfers
 from .view import Pod, ended, forsaken, report_of, seen, trouble, waits_for
 
 __all__ = ["KubernetesEngine"]
 
 _log = logging.getLogger("dms_executor.kubernetes")
-_GO = "18"  # SIGCONT
-_STARTING = 120.0
 _REMOVAL = 90.0
 _RETRIES = 3
+_LOOKS = 16  # logs that are looked into at once
 _SILENT = 15.0  # seconds beyond a deleted pod's grace in which its kubelet ends it, if there is one
 _POWERS = frozenset({"exact_signal", "oom_detection", "exec", "exec_kill", "copy", "attach", "tty", "stats"})
 
 
-class KubernetesEngine(Signals, Copies, Transfers, Engine):
+class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
     """See the module. Opened by `KubernetesEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "kubernetes"
@@ -140,35 +139,23 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
     async def create(self, x: Execution, p: Prepared) -> Handle:
         """All is made already, and nothing of the job has run."""
         ids = {"pod": pod_name(x.token), "namespace": await self._client.namespace(), "node": str(p.state["node"])}
-        return Handle(state={name: p.state[name] for name in ("uid", "volumes", "places")}, engine_ids=ids)
-
-    async def start(self, x: Execution, h: Handle) -> datetime:
-        """Raises `StartFailed` with what the init said."""
-        try:
-            async with asyncio.timeout(_STARTING):
-                reading, code = await asyncio.gather(read_log(self._client, x.token, None), self._go(x, h))
-                self._readings[x.token] = reading
-                started = await reading.started(x.id)
-        except TimeoutError as error:
-            raise StartFailed(f"the job did not start within {_STARTING:g} s", execution_id=x.id) from error
-        except ApiError as error:
-            raise StartFailed(error.message, execution_id=x.id) from error
-        if started is None:
-            said = reading.lines.strange or f"the init was sent the go, which ended with {code}"
-            raise StartFailed(f"the pod ended before its job ran: {said}", execution_id=x.id)
-        return started
+        kept = {name: p.state[name] for name in ("uid", "volumes", "places")}
+        return Handle(state={**kept, "cluster": await self._client.cluster()}, engine_ids=ids)
 
     async def survey(self) -> Mapping[str, Observed]:
         """All pods that bear this executor's label."""
-        found: dict[str, Observed] = {}
-        for token, pod in (await self._pods.listed()).items():
+        pods = await self._pods.listed()
+        some = asyncio.Semaphore(_LOOKS)
+
+        async def phase(token: str, pod: Pod) -> Observed:
             handle = Handle(state={"uid": pod.metadata.uid})
             if pod.has_ended:
-                found[token] = Observed(phase="ended", handle=handle)
-            else:
+                return Observed(phase="ended", handle=handle)
+            async with some:
                 was_let_go = pod.is_running and await self._was_let_go(token)
-                found[token] = Observed(phase="running" if was_let_go else "created", handle=handle)
-        return found
+            return Observed(phase="running" if was_let_go else "created", handle=handle)
+
+        return dict(zip(pods, await asyncio.gather(*(phase(*item) for item in pods.items())), strict=True))
 
     async def watch(self, x: Execution, h: Handle) -> Exit:
         """What the init reported, else what the cluster says."""
@@ -177,6 +164,8 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
             self._forsaken.add(x.token)
             self._ends[x.token] = 0
             return forsaken(pod)
+        if pod is None:
+            await self._is_where_it_was(x, h)
         report = report_of(pod) if pod is not None else InitReport()
         was_killed, was_stopped = await self._was_signalled(x)
         exit_ = ended(pod, report, killed=was_killed, stopped=was_stopped)
@@ -184,6 +173,16 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
         if exit_ is None:
             raise EngineUnreachable("the watch ended before the pod did", execution_id=x.id)
         return exit_
+
+    async def _is_where_it_was(self, x: Execution, h: Handle) -> None:
+        """Of a pod that is not there. Raises `EngineUnreachable` where it was made in another cluster than this one."""
+        made, here = h.state.get("cluster"), await self._client.cluster()
+        if made is not None and made != here:
+            raise EngineUnreachable(
+                f"its pod was made in {made}, and there is none of that name in {here}",
+                mend="Name that cluster's kubeconfig, context and namespace again",
+                execution_id=x.id,
+            )
 
     async def _last_seen(self, x: Execution) -> tuple[Pod | None, bool]:
         """Once it has ended; or was deleted, and its node has not done that in its time and some more."""
@@ -208,7 +207,7 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
         volumes = msgspec.convert(h.state.get("volumes", {}), known(Volumes))
         if exit.lost is None and exit.started_at is not None:
             places = [Place(number, volumes.mounts[number], fills) for number, fills in h.state.get("places", [])]
-            for text in await self._bring_out(x, places):
+            for text in await self._bring_out(x, places, exit.finished_at or datetime.now(UTC)):
                 _log.warning("outputs: %s", text, extra={"execution_id": x.id, "engine": self.name})
         return await asyncio.to_thread(collect, volumes, x.folder, exit.code)
 
@@ -234,6 +233,8 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
         except ApiError as error:
             if error.status != 404:
                 raise EngineUnreachable(error.message, mend=error.mend) from error
+            if h is not None:
+                await self._is_where_it_was(x, h)
         except TimeoutError as error:
             raise EngineUnreachable("the pod does not go", mend="Look at its node", execution_id=x.id) from error
 
@@ -299,43 +300,34 @@ class KubernetesEngine(Signals, Copies, Transfers, Engine):
     async def _waits(self, x: Execution, report: Report, is_there: Callable[[Pod], bool]) -> Pod:
         """Follows the pod until it is that far. Raises what no waiting mends."""
         told = ""
-        async with aclosing(self._pods.changes(x.token)) as changes:
-            async for pod in changes:
-                if pod is None:
-                    raise StartFailed("its pod was deleted before its job ran", execution_id=x.id)
-                if is_there(pod):
-                    return pod
-                failure = trouble(pod)
-                if failure is not None:
-                    failure.execution_id = x.id
-                    raise failure
-                if (why := waits_for(pod)) and why != told:
-                    told = why
-                    report(Progress(what=why, done=0, unit="pods"))
-        raise EngineUnreachable("the watch ended", execution_id=x.id)
-
-    async def _go(self, x: Execution, h: Handle) -> int:
-        """Tells the init to go on, with what the job is handed."""
-        is_more = is_handed(x.request)
-        words = ["-g", ROOM] if is_more else ["-k", _GO]
-        stdin = msgspec.convert(h.state.get("volumes", {}), known(Volumes)).stdin
-        given = await asyncio.to_thread(_content, stdin) if stdin is not None else None
-        data = handed(x.request, given) if is_more else b""
-        code, _ = await self._client.execute(pod_name(x.token), CONTAINER, [INIT, *words], data)
-        return code
+        for pause in itertools.chain(AGAIN, itertools.repeat(AGAIN[-1])):
+            try:
+                async with aclosing(self._pods.changes(x.token)) as changes:
+                    async for pod in changes:
+                        if pod is None:
+                            raise StartFailed("its pod was deleted before its job ran", execution_id=x.id)
+                        if is_there(pod):
+                            return pod
+                        failure = trouble(pod)
+                        if failure is not None:
+                            failure.execution_id = x.id
+                            raise failure
+                        if (why := waits_for(pod)) and why != told:
+                            told = why
+                            report(Progress(what=why, done=0, unit="pods"))
+            except Refused:
+                raise
+            except EngineUnreachable as error:  # it may have waited for long; prepare_timeout ends this
+                report(Progress(what=error.message, done=0, unit="pods"))
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
 
     async def _was_let_go(self, token: str) -> bool:
         """Whether the init says so in its log. One that waits for the go says no more than that it is born."""
         try:
-            return (await log_head(self._client, token)).report.started_at is not None
-        except ApiError:
-            return False
-
-
-def _content(stdin: Grant) -> bytes:
-    """Of `stdin_file`, as far as it may be handed over. Blocks. Raises `PolicyDenied`, `StartFailed`."""
-    with reopen(stdin, field="$.stdin_file") as granted, open(f"/proc/self/fd/{granted.fd}", "rb") as file:
-        data = file.read(MOST + 1)
-    if len(data) > MOST:
-        raise StartFailed(f"stdin_file has more than {MOST} bytes by now", mend="Give it as an input")
-    return data
+            return (await log_head(self._client, token)).tells_of_a_job
+        except (ApiError, EngineUnreachable) as error:
+            # Its kubelet has no word on it now, which is none on its job: one that runs must not be undone, and one
+            # that waits for its go ends by itself.
+            _log.warning("%s: taken for one that runs", error, extra={"engine": self.name})
+            return True

@@ -70,6 +70,12 @@ class Lines:
         return Chunk(stream=stream, time=moment, data=data, cursor=self.cursor, lost=lost)
 
     @property
+    def tells_of_a_job(self) -> bool:
+        """Whether it ran: the init has said so, or there is output of it, be it cut off behind what was read."""
+        began = self._rest[:2] in (b"o ", b"e ") or any(self._given.values())
+        return began or self.report.started_at is not None
+
+    @property
     def cursor(self) -> bytes:
         """Resumes after all that was given."""
         return b"%d %d %d" % (self._given["stdout"], self._given["stderr"], self._stamp)

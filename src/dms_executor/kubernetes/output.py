@@ -14,6 +14,7 @@ from .names import CONTAINER, pod_name
 
 __all__ = ["Reading", "log_head", "read_log"]
 
+_LOOK = 3.0  # seconds: many are looked at when a caller comes back
 _HEAD = 8192  # bytes in which the init's first words are
 
 
@@ -72,7 +73,7 @@ async def read_log(client: Client, token: str, after: bytes | None) -> Reading:
 async def log_head(client: Client, token: str) -> Lines:
     """What the log begins with, as it is now. Raises `ApiError`, `EngineUnreachable`."""
     lines, query = Lines(), {"container": CONTAINER, "limitBytes": str(_HEAD)}
-    async with client.stream("GET", f"pods/{pod_name(token)}/log", deadline=10.0, query=query) as pieces:
+    async with client.stream("GET", f"pods/{pod_name(token)}/log", deadline=_LOOK, query=query) as pieces:
         async for piece in pieces:
             for _ in lines.take(piece):
                 pass

@@ -19,13 +19,21 @@ from .client import ApiError, Client
 from .names import EXECUTOR
 from .view import Pod, seen
 
-__all__ = ["Pods"]
+__all__ = ["Pods", "Refused"]
 
 _OPENING = 15.0
 _TELLING = 10.0  # seconds in which a kubelet tells that a container has ended
 _LENGTH = 300  # seconds after which the server ends a watch; the next begins where it stopped
 _SILENCE = _LENGTH + 30.0
+_SHORT = 1.0  # seconds; a watch that is over sooner is no watch
+_PAUSE, _LONGEST_PAUSE = 0.05, 30.0
+_REFUSED = (401, 403)
+_RIGHTS = "Look at the executor's rights in the cluster"
 _log = logging.getLogger("dms_executor.kubernetes")
+
+
+class Refused(EngineUnreachable):
+    """The cluster gives us no right to look: no waiting mends that."""
 
 
 class Pods:
@@ -49,7 +57,8 @@ class Pods:
             while True:
                 ear.clear()
                 if self._failure is not None:
-                    raise EngineUnreachable(self._failure.message, mend=self._failure.mend)
+                    kind = Refused if isinstance(self._failure, Refused) else EngineUnreachable
+                    raise kind(self._failure.message, mend=self._failure.mend)
                 yield self._pods.get(token)
                 await ear.wait()
         finally:
@@ -108,13 +117,21 @@ class Pods:
             await asyncio.wait([task])
 
     async def _follow(self, opened: asyncio.Future[None]) -> None:
+        loop, short = asyncio.get_running_loop(), 0
         try:
             while True:
                 version = await self._relist()
                 if not opened.done():
                     opened.set_result(None)
+                began = loop.time()
                 await self._watch(version)
-        except ExecutorError as error:
+                short = short + 1 if loop.time() - began < _SHORT else 0
+                if short:  # one that ends at once would do so again
+                    await asyncio.sleep(min(_PAUSE * 2 ** min(short, 10), _LONGEST_PAUSE))
+        except Exception as error:  # noqa: BLE001, whoever waits has to hear of it, whatever it is
+            if not isinstance(error, ExecutorError):
+                _log.exception("watch")
+                error = EngineUnreachable(f"the cluster cannot be watched: {error}")
             _log.warning("watch: %s", error)
             self._failure = error
             if not opened.done():
@@ -138,7 +155,9 @@ class Pods:
         try:
             raw = await self._client.call("GET", "pods", labelSelector=self._selector)
         except ApiError as error:
-            raise EngineUnreachable(error.message, mend="Look at the executor's rights in the cluster") from error
+            if error.status in _REFUSED:
+                raise Refused(error.message, mend=_RIGHTS) from error
+            raise EngineUnreachable(error.message, mend="Look at its API server") from error
         pods = [seen(item) for item in raw.get("items") or []]
         return {pod.token: pod for pod in pods}, str(raw["metadata"]["resourceVersion"])
 
@@ -152,7 +171,7 @@ class Pods:
                 "allowWatchBookmarks": "true",
                 "timeoutSeconds": str(_LENGTH),
             }
-            rest = b""
+            rest, began = b"", asyncio.get_running_loop().time()
             try:
                 async with self._client.stream("GET", "pods", silence=_SILENCE, query=query) as pieces:
                     async for piece in pieces:
@@ -163,7 +182,11 @@ class Pods:
                                 return
                             version = self._take(event["type"], event["object"])
             except (ApiError, EngineUnreachable) as error:
+                if isinstance(error, ApiError) and error.status in _REFUSED:
+                    raise Refused(error.message, mend=_RIGHTS) from error
                 _log.info("watch: %s; listed anew", error)
+                return
+            if asyncio.get_running_loop().time() - began < _SHORT:
                 return
 
     def _take(self, kind: str, raw: dict[str, Any]) -> str:

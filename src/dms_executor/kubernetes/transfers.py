@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import logging
 import os
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ..engine import Execution
-from ..errors import CopyFailed, EngineUnreachable, ExecutionNotRunning, StartFailed
+from ..errors import CopyFailed, EngineUnavailable, EngineUnreachable, ExecutionNotRunning, StartFailed
 from ..policy import Granted, reopen
 from ..supervisor import files
 from .client import ApiError
@@ -25,6 +27,7 @@ from .places import FILES, INPUTS, TREE, Place, place_folder
 
 if TYPE_CHECKING:
     from .client import Client
+    from .pods import Pods
     from .spec import KubernetesSettings
 
 __all__ = ["Transfers"]
@@ -32,6 +35,7 @@ __all__ = ["Transfers"]
 _PIECE = 1 << 16
 _BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds between two tries where the cluster does not answer; the outputs stand there meanwhile."""
+_log = logging.getLogger("dms_executor.kubernetes")
 _SLACK = 64 << 20  # bytes for what a tar has beside its files' data, on top of a sixteenth of it
 
 
@@ -39,6 +43,7 @@ class Transfers:
     """The part of the engine that moves files."""
 
     _client: Client
+    _pods: Pods
     _settings: KubernetesSettings
 
     async def _bring_in(self, x: Execution, places: list[Place]) -> None:
@@ -55,12 +60,16 @@ class Transfers:
         if code not in (0, 137):  # its container has ended, and perhaps took it along
             raise StartFailed(f"the pod kept waiting for inputs: {said}", execution_id=x.id)
 
-    async def _bring_out(self, x: Execution, places: list[Place]) -> list[str]:
-        """What there is to tell. Idempotent. Raises `CopyFailed`, `EngineUnreachable`, `PolicyDenied`."""
+    async def _bring_out(self, x: Execution, places: list[Place], ended_at: datetime) -> list[str]:
+        """What there is to tell. Idempotent. Raises `CopyFailed`, `EngineUnreachable`, `PolicyDenied`.
+
+        The pod keeps them for a time after `ended_at`: as long a cluster that does not answer is asked again.
+        """
+        until = (ended_at - datetime.now(UTC)).total_seconds() + self._settings.keep_outputs
         told: list[str] = []
         for place in places:
             if place.returns:
-                told += await _persistent(lambda place=place: self._fetch(x, place))  # type: ignore[misc]
+                told += await _persistent(lambda place=place: self._fetch(x, place), until)  # type: ignore[misc]
         return told
 
     async def _fill(self, x: Execution, place: Place) -> None:
@@ -109,10 +118,14 @@ class Transfers:
                     await helper.drop()
 
     async def _helper(self, x: Execution, container: str, words: list[bytes]) -> Conversation:
-        """Raises `CopyFailed` where there is no such container any more."""
+        """Raises `CopyFailed` where there is no such container any more, else `EngineUnreachable`."""
         try:
             wire = await self._client.converse(pod_name(x.token), container, [POD])
         except ApiError as error:
+            # A kubelet that begins anew refuses as well, and so does whatever stands before an API server.
+            pod = await self._pods.now(x.token)
+            if pod is not None and not pod.lacks(container):
+                raise EngineUnreachable(error.message, mend="It is tried again", execution_id=x.id) from error
             raise CopyFailed(
                 f"the container that keeps the files is gone ({error.message})",
                 errno=errno.ENODATA,
@@ -129,14 +142,17 @@ class Transfers:
         return helper
 
 
-async def _persistent(work: Callable[[], Awaitable[list[str]]]) -> list[str]:
-    """Until the cluster answers, within a minute."""
-    for pause in itertools.chain(_BACKOFF, [None]):
+async def _persistent(work: Callable[[], Awaitable[list[str]]], seconds: float) -> list[str]:
+    """Until the cluster answers, or that time is over; a few times in any case."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    for count, pause in enumerate(itertools.chain(_BACKOFF, itertools.repeat(_BACKOFF[-1]))):
         try:
             return await work()
-        except EngineUnreachable:
-            if pause is None:
+        except (EngineUnreachable, EngineUnavailable) as error:
+            if count >= len(_BACKOFF) and loop.time() + pause > until:
                 raise
+            _log.warning("outputs: %s; asked again in %g s", error, pause)
             await asyncio.sleep(pause)
     raise AssertionError("unreachable")
 

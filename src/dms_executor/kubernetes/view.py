@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ __all__ = ["Pod", "ended", "forsaken", "report_of", "seen", "trouble", "waits_fo
 
 _KILLED = 137
 _MISSING = ("not found", "manifest unknown", "does not exist", "not present", "no such image")
-_AUTH = ("unauthorized", "authentication required", "denied", "forbidden", "403", "401")
+_AUTH = re.compile(r"unauthorized|authentication required|denied|forbidden|\b40[13]\b")
 _HOPELESS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _MEND = "Check command, user and image; the image's own ENTRYPOINT is not known to a cluster"
 
@@ -112,6 +113,12 @@ class Pod(msgspec.Struct, rename="camel"):
         """Whether what is to take them runs."""
         return any(c.state.running is not None for c in self.status.init_container_statuses)
 
+    def lacks(self, container: str) -> bool:
+        """Whether that one has ended, or never was."""
+        there = [*self.status.init_container_statuses, *self.status.container_statuses]
+        states = [c.state for c in there if c.name == container]
+        return not states or states[0].terminated is not None
+
     @property
     def has_ended(self) -> bool:
         """Whether nothing of it runs, nor ever will."""
@@ -146,7 +153,7 @@ def trouble(pod: Pod) -> ExecutorError | None:
         return ImageNotFound(said, mend="Check the image's name, or let it be pulled")
     if waiting.reason in ("ErrImagePull", "ImagePullBackOff"):
         lower = waiting.message.lower()
-        if any(word in lower for word in _AUTH):
+        if _AUTH.search(lower):
             return ImagePullFailed(said, cause_kind="auth", mend="Give image_pull_secrets in the engine's settings")
         if any(word in lower for word in _MISSING):
             return ImageNotFound(said, mend="Check the image's name")

@@ -1,0 +1,118 @@
+"""The go: what a pod's init waits for, and its word that the job runs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from datetime import datetime
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from ..engine import Execution, Handle
+from ..errors import EngineUnavailable, EngineUnreachable, ExecutorError, StartFailed
+from ..policy import Grant, reopen
+from ..typed import known
+from ..volumes import Volumes
+from .client import ApiError
+from .handed import MOST, handed, is_handed
+from .names import CONTAINER, INIT, ROOM, pod_name
+from .output import Reading, log_head, read_log
+from .view import report_of
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .pods import Pods
+
+__all__ = ["AGAIN", "Starts"]
+
+AGAIN = (0.2, 1.0, 3.0, 10.0)
+"""Seconds between two tries where the cluster does not answer."""
+_GO = "18"  # SIGCONT
+_STARTING = 120.0
+_log = logging.getLogger("dms_executor.kubernetes")
+
+
+class Starts:
+    """The part of the engine that lets jobs go."""
+
+    name: ClassVar[str]
+    _client: Client
+    _pods: Pods
+    _readings: dict[str, Reading]
+
+    async def start(self, x: Execution, h: Handle) -> datetime:
+        """Raises `StartFailed` with what the init said.
+
+        Where the cluster's answer is lost, that says nothing of the job: it is the init's word that counts, which is
+        read again, and a go that did not come is sent again.
+        """
+        why: ExecutorError | None = None
+        try:
+            async with asyncio.timeout(_STARTING):
+                for pause in itertools.chain(AGAIN, itertools.repeat(AGAIN[-1])):
+                    try:
+                        return await self._let_go(x, h, is_first=why is None)
+                    except (ApiError, EngineUnavailable, EngineUnreachable) as error:
+                        why = error
+                        _log.info("start: %s; asked again", error, extra={"execution_id": x.id, "engine": self.name})
+                    await asyncio.sleep(pause)
+        except TimeoutError as error:
+            said = f"; the cluster said: {why.message}" if why is not None else ""
+            message = f"the job did not start within {_STARTING:g} s, as far as it is known{said}"
+            raise StartFailed(message, execution_id=x.id) from error
+        raise AssertionError("unreachable")
+
+    async def _let_go(self, x: Execution, h: Handle, *, is_first: bool) -> datetime:
+        """Raises `StartFailed`; `ApiError`, `EngineUnavailable`, `EngineUnreachable` where it is not known."""
+        code = 0
+        if is_first:
+            found = await asyncio.gather(read_log(self._client, x.token, None), self._go(x, h), return_exceptions=True)
+            reading, answer = found
+            if not isinstance(reading, BaseException):
+                await self._keep(x, reading)
+            for outcome in found:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+            code = int(answer) if isinstance(answer, int) else 0
+        else:
+            if not (await log_head(self._client, x.token)).tells_of_a_job:
+                code = await self._go(x, h)
+            await self._keep(x, await read_log(self._client, x.token, None))
+        reading = self._readings[x.token]
+        started = await reading.started(x.id)
+        if started is not None:
+            return started
+        pod = await self._pods.now(x.token)
+        if pod is not None and not await self._pods.ends_soon(x.token):
+            raise EngineUnreachable("its log ended before it said anything", execution_id=x.id)
+        if pod is not None and (known_start := report_of(pod).started_at) is not None:
+            return known_start
+        said = reading.lines.strange or f"the init was sent the go, which ended with {code}"
+        raise StartFailed(f"the pod ended before its job ran: {said}", execution_id=x.id)
+
+    async def _keep(self, x: Execution, reading: Reading) -> None:
+        former = self._readings.pop(x.token, None)
+        self._readings[x.token] = reading
+        if former is not None:
+            await former.close()
+
+    async def _go(self, x: Execution, h: Handle) -> int:
+        """Tells the init to go on, with what the job is handed."""
+        is_more = is_handed(x.request)
+        words = ["-g", ROOM] if is_more else ["-k", _GO]
+        stdin = msgspec.convert(h.state.get("volumes", {}), known(Volumes)).stdin
+        given = await asyncio.to_thread(_content, stdin) if stdin is not None else None
+        data = handed(x.request, given) if is_more else b""
+        code, _ = await self._client.execute(pod_name(x.token), CONTAINER, [INIT, *words], data)
+        return code
+
+
+def _content(stdin: Grant) -> bytes:
+    """Of `stdin_file`, as far as it may be handed over. Blocks. Raises `PolicyDenied`, `StartFailed`."""
+    with reopen(stdin, field="$.stdin_file") as granted, open(f"/proc/self/fd/{granted.fd}", "rb") as file:
+        data = file.read(MOST + 1)
+    if len(data) > MOST:
+        raise StartFailed(f"stdin_file has more than {MOST} bytes by now", mend="Give it as an input")
+    return data
