@@ -149,6 +149,10 @@ static int open_fifo(int folder, const char *name)
 const char *pod_attach(const struct guest_config *config, struct guest_job *input, int *control)
 {
     int folder = open(config->argv[0], O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0 && errno == ENOENT) { /* a job without an open input has no such folder: there is output alone */
+        input->input = *control = -1;
+        return NULL;
+    }
     if (folder < 0)
         return "cannot find the job's input";
     input->input = open_fifo(folder, "stdin");

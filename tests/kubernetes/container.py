@@ -15,7 +15,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INSIDE = ["unshare", "--pid", "--mount", "--uts", "--fork", "--kill-child=KILL", "--"]
 # What a kubelet and a runtime make of a root; without its limits, its user and its seccomp filter.
 _ROOT = f"""set -e
-folder=$1 lower=$2 programs=$3 directory=$4; shift 4
+folder=$1 lower=$2 programs=$3 directory=$4 room=$5; shift 5
 mount -t tmpfs tmpfs "$folder/mount"; cd "$folder/mount"; mkdir upper work root
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$PWD/upper,workdir=$PWD/work" root; cd root
 mkdir -p proc sys dev tmp etc; hostname > etc/hostname
@@ -25,7 +25,7 @@ mount -t tmpfs tmpfs sys; mkdir -p sys/fs/cgroup; mount --rbind /sys/fs/cgroup s
 for node in null zero full random urandom tty; do touch dev/$node; mount --bind /dev/$node dev/$node; done
 mkdir dev/pts; mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts dev/pts; ln -s pts/ptmx dev/ptmx
 mkdir -m 755 .{INIT_FOLDER}; mount --bind "$programs" .{INIT_FOLDER}
-mkdir -m 777 .{ROOM}; chmod 777 .{ROOM}
+[ -z "$room" ] || {{ mkdir -m 777 ".$room"; chmod 777 ".$room"; }}
 touch .{REPORT}; mount --bind "$folder/report" .{REPORT}
 exec chroot . /bin/sh -c 'mkdir -p "$0"; cd "$0"; exec "$@"' "$directory" "$@"
 """
@@ -51,7 +51,8 @@ class Container:
         self._env = {"PATH": _PATH, **{e["name"]: e["value"].replace("$$", "$") for e in spec["env"]}}
         words = [word.replace("$$", "$") for word in spec["command"]]
         programs = (await asyncio.to_thread(init_path)).parent
-        place = [str(self.folder), str(self.lower), str(programs), spec.get("workingDir", "/")]
+        room = ROOM if any(mount["mountPath"] == ROOM for mount in spec["volumeMounts"]) else ""
+        place = [str(self.folder), str(self.lower), str(programs), spec.get("workingDir", "/"), room]
         self.process = await asyncio.create_subprocess_exec(
             *_INSIDE, "sh", "-c", _ROOT, "sh", *place, *words,
             stdin=asyncio.subprocess.DEVNULL,

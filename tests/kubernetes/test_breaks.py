@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dms_executor import LogStreamRequest
-from dms_executor.errors import EngineUnreachable, ExecutionCancelled, StartFailed
+from dms_executor.errors import EngineUnreachable, ExecutionCancelled, ExecutionNotRunning, StartFailed
 
 from .apiserver import ApiServer, standing
 from .conftest import Bench, opened
@@ -156,3 +156,14 @@ async def test_another_cluster_says_nothing_of_a_job(server: ApiServer, state_di
     async with opened(state_dir, str(server.kubeconfig)) as bench:
         await bench.executor.send_signal(execution_id, "USR1")
         assert (await asyncio.wait_for(bench.executor.wait(execution_id), 30)).exit_code == 4
+
+
+async def test_who_attaches_to_a_job_without_an_open_input_hears_it(alone: Bench) -> None:
+    execution_id = await alone.start("sh", "-c", _WAITS)
+    async with await alone.executor.attach(execution_id, from_start=True) as session:
+        assert await session.read() == ("stdout", b"ready\n")
+        with pytest.raises(ExecutionNotRunning, match="never open"):
+            await session.write(b"x")
+        session.signal("KILL")
+        assert await session.read() is None
+        assert await session.wait() == 137

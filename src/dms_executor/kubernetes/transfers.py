@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..engine import Execution
@@ -69,7 +70,7 @@ class Transfers:
         told: list[str] = []
         for place in places:
             if place.returns:
-                told += await _persistent(lambda place=place: self._fetch(x, place), until)  # type: ignore[misc]
+                told += await _persistent(partial(self._fetch, x, place), until)
         return told
 
     async def _fill(self, x: Execution, place: Place) -> None:
