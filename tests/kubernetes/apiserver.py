@@ -27,7 +27,7 @@ _GONE = {"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired"
 
 
 class ApiServer:
-    """One namespace's, whose user has the rights of the document and no others.
+    """Its user has the rights of the document in every namespace, and no others.
 
     `requests` counts what was asked, by method and kind.
     """
@@ -39,6 +39,7 @@ class ApiServer:
         self.pods: dict[str, dict[str, Any]] = {}
         self.containers: dict[str, Container] = {}
         self.maps: set[str] = set()
+        self.claims: set[str] = set()
         self.requests: dict[str, int] = {}
         self.rights = granted()
         """What the asker may do: as the document's role says."""
@@ -84,6 +85,7 @@ class ApiServer:
         app.router.add_get("/version", self._version)
         app.router.add_get(f"{core}/configmaps", self._list_maps)
         app.router.add_post(f"{core}/configmaps", self._make_map)
+        app.router.add_get(f"{core}/persistentvolumeclaims/{{name}}", self._claim)
         app.router.add_get(f"{core}/pods", self._list)
         app.router.add_post(f"{core}/pods", self._make)
         app.router.add_get(f"{core}/pods/{{name}}", self._get)
@@ -113,21 +115,24 @@ class ApiServer:
         return web.json_response({"gitVersion": "v1.34.4"})
 
     async def _make_map(self, request: web.Request) -> web.Response:
-        name = (await request.json())["metadata"]["name"]
+        name = f"{request.match_info['namespace']}/{(await request.json())['metadata']['name']}"
         if name in self.maps:
             return _refused(409, "AlreadyExists")
         self.maps.add(name)
         return web.json_response({}, status=201)
 
     async def _list_maps(self, _request: web.Request) -> web.Response:
-        return web.json_response({"items": [{"metadata": {"name": name}} for name in self.maps]})
+        return web.json_response({"items": [{"metadata": {"name": name.partition("/")[2]}} for name in self.maps]})
+
+    async def _claim(self, request: web.Request) -> web.Response:
+        return web.json_response({}) if request.match_info["name"] in self.claims else _refused(404, "NotFound")
 
     async def _make(self, request: web.Request) -> web.Response:
         pod = await request.json()
         name = pod["metadata"]["name"]
         if name in self.pods:
             return _refused(409, "AlreadyExists")
-        pod["metadata"]["uid"] = f"uid-{name}"
+        pod["metadata"] |= {"uid": f"uid-{name}", "namespace": request.match_info["namespace"]}
         pod["status"] = {"phase": "Pending"}
         self.pods[name] = pod
         self._changed(name, "ADDED")
@@ -167,7 +172,8 @@ class ApiServer:
         key, _, value = request.query.get("labelSelector", "").partition("=")
 
         def selected(pod: dict[str, Any]) -> bool:
-            return not key or pod["metadata"]["labels"].get(key) == value
+            is_here = pod["metadata"]["namespace"] == request.match_info["namespace"]
+            return is_here and (not key or pod["metadata"]["labels"].get(key) == value)
 
         if "watch" not in request.query:
             items = [pod for pod in self.pods.values() if selected(pod)]

@@ -59,10 +59,10 @@ class Bench:
 
 @asynccontextmanager
 async def opened(
-    state: Path, kubeconfig: str, *, clears: bool = True, admin: str | None = None
+    state: Path, kubeconfig: str, *, clears: bool = True, admin: str | None = None, **more: Any
 ) -> AsyncIterator[Bench]:
-    """All its executions are removed at the end, if it `clears`."""
-    settings = Settings(engines={"kubernetes": {"kubeconfig": kubeconfig}})
+    """All its executions are removed at the end, if it `clears`. `more`: of the engine's settings."""
+    settings = Settings(engines={"kubernetes": {"kubeconfig": kubeconfig, **more}})
     client = Client(KubernetesSettings(kubeconfig=admin or kubeconfig))
     async with Executor.open(state, policy=Policy.trusted(), settings=settings) as executor:
         yield Bench(executor, client, kubeconfig)

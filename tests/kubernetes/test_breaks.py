@@ -26,11 +26,11 @@ async def heard(bench: Bench, execution_id: str, words: bytes) -> None:
     raise AssertionError(seen)
 
 
-_WAITS = "trap 'echo bye; exit 4' USR1; echo ready; while :; do sleep 1000 & wait $!; done"
+WAITS = "trap 'echo bye; exit 4' USR1; echo ready; while :; do sleep 1000 & wait $!; done"
 
 
 async def test_a_watch_that_is_cut_goes_on(alone: Bench, server: ApiServer) -> None:
-    execution_id = await alone.start("sh", "-c", _WAITS)
+    execution_id = await alone.start("sh", "-c", WAITS)
     await heard(alone, execution_id, b"ready")
     server.end_watches()
     await alone.executor.send_signal(execution_id, "USR1")
@@ -39,7 +39,7 @@ async def test_a_watch_that_is_cut_goes_on(alone: Bench, server: ApiServer) -> N
 
 
 async def test_a_watch_that_is_too_old_begins_with_a_list(alone: Bench, server: ApiServer) -> None:
-    execution_id = await alone.start("sh", "-c", _WAITS)
+    execution_id = await alone.start("sh", "-c", WAITS)
     await heard(alone, execution_id, b"ready")
     server.forget()
     await alone.executor.send_signal(execution_id, "USR1")
@@ -62,7 +62,7 @@ async def test_many_executions_have_one_watch_and_four_calls_each(alone: Bench, 
 
 async def test_another_caller_goes_on_with_output_and_result(server: ApiServer, state_dir: Path) -> None:
     async with opened(state_dir, str(server.kubeconfig), clears=False) as bench:
-        execution_id = await bench.start("sh", "-c", _WAITS)
+        execution_id = await bench.start("sh", "-c", WAITS)
         await heard(bench, execution_id, b"ready")
     async with opened(state_dir, str(server.kubeconfig)) as bench:
         await bench.executor.send_signal(execution_id, "USR1")
@@ -111,7 +111,7 @@ async def test_a_pod_that_waits_for_a_place_outlives_a_server_that_stumbles(alon
 
 async def test_a_log_that_a_node_does_not_give_undoes_no_job(server: ApiServer, state_dir: Path) -> None:
     async with opened(state_dir, str(server.kubeconfig), clears=False) as bench:
-        execution_id = await bench.start("sh", "-c", _WAITS)
+        execution_id = await bench.start("sh", "-c", WAITS)
         await heard(bench, execution_id, b"ready")
         engine = await bench.executor._core.engine("kubernetes")
         server.stumbles["GET log"] = 100
@@ -131,7 +131,7 @@ async def test_without_the_right_to_watch_nothing_is_waited_for(alone: Bench, se
 
 
 async def test_watches_that_end_at_once_are_not_asked_for_without_a_pause(alone: Bench, server: ApiServer) -> None:
-    execution_id = await alone.start("sh", "-c", _WAITS)
+    execution_id = await alone.start("sh", "-c", WAITS)
     server.stumbles["WATCH pods"] = 1000
     server.requests.clear()
     server.end_watches()
@@ -144,7 +144,7 @@ async def test_watches_that_end_at_once_are_not_asked_for_without_a_pause(alone:
 
 async def test_another_cluster_says_nothing_of_a_job(server: ApiServer, state_dir: Path, tmp_path: Path) -> None:
     async with opened(state_dir, str(server.kubeconfig), clears=False) as bench:
-        execution_id = await bench.start("sh", "-c", _WAITS)
+        execution_id = await bench.start("sh", "-c", WAITS)
         await heard(bench, execution_id, b"ready")
     (tmp_path / "other").mkdir()
     async with standing(tmp_path / "other", server.lower) as other:
@@ -159,7 +159,7 @@ async def test_another_cluster_says_nothing_of_a_job(server: ApiServer, state_di
 
 
 async def test_who_attaches_to_a_job_without_an_open_input_hears_it(alone: Bench) -> None:
-    execution_id = await alone.start("sh", "-c", _WAITS)
+    execution_id = await alone.start("sh", "-c", WAITS)
     async with await alone.executor.attach(execution_id, from_start=True) as session:
         assert await session.read() == ("stdout", b"ready\n")
         with pytest.raises(ExecutionNotRunning, match="never open"):

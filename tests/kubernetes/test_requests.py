@@ -17,7 +17,7 @@ from dms_executor.kubernetes.check import check_request, limits_and_gaps
 from dms_executor.kubernetes.names import INIT_FOLDER
 from dms_executor.kubernetes.places import Place, places_of
 from dms_executor.kubernetes.spec import checked_params, checked_settings
-from dms_executor.types import PortMapping, StorageVolume
+from dms_executor.types import GPU, PortMapping, StorageVolume
 from dms_executor.volumes import grant_volumes
 
 _SETTINGS = KubernetesSettings()
@@ -31,7 +31,7 @@ def request(params: dict[str, Any] | None = None, **fields: Any) -> ExecutionReq
 @pytest.mark.parametrize(
     ("field", "fields", "params"),
     [
-        ("$.inputs[0].type", {"inputs": [StorageVolume(type="volume", source="v", target="/in")]}, {}),
+        ("$.resources.gpus", {"resources": Resources(gpus=[GPU(vendor="nvidia")])}, {}),
         ("$.ports", {"ports": [PortMapping(container_port=80)]}, {}),
         ("$.init", {"init": False}, {}),
         ("$.network", {"network": "host"}, {}),

@@ -1,6 +1,6 @@
 """The engine `kubernetes`: a pod for each execution, in a cluster that exists."""
 
 from .engine import KubernetesEngine
-from .spec import KubernetesParams, KubernetesSettings, KubernetesSpec
+from .spec import KubernetesAllowed, KubernetesParams, KubernetesSettings, KubernetesSpec
 
-__all__ = ["KubernetesEngine", "KubernetesParams", "KubernetesSettings", "KubernetesSpec"]
+__all__ = ["KubernetesAllowed", "KubernetesEngine", "KubernetesParams", "KubernetesSettings", "KubernetesSpec"]

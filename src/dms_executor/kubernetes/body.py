@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def pod_of(
         selector |= {"kubernetes.io/os": system, "kubernetes.io/arch": architecture.partition("/")[0]}
     places = places or []
     job = _container(x, params, limits, argv, places, grace)
+    _add_gpus(job["resources"], request, settings)
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -77,8 +79,10 @@ def pod_of(
         "terminationGracePeriodSeconds": 10,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "nodeSelector": selector,
-        "tolerations": list(settings.tolerations),
-        "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+        "tolerations": [*settings.tolerations, *params.tolerations],
+        "imagePullSecrets": [
+            {"name": name} for name in dict.fromkeys([*settings.image_pull_secrets, *params.image_pull_secrets])
+        ],
         # 0555: the kubelet owns it as root, and the job's user executes it.
         "volumes": [
             {"name": "init", "configMap": {"name": init, "defaultMode": 0o555}},
@@ -92,9 +96,9 @@ def pod_of(
         spec["volumes"].append({"name": "room", "emptyDir": room})
     for field, value in (
         ("hostname", params.hostname),
-        ("serviceAccountName", settings.service_account),
-        ("priorityClassName", settings.priority_class),
-        ("runtimeClassName", settings.runtime_class),
+        ("serviceAccountName", params.service_account or settings.service_account),
+        ("priorityClassName", params.priority_class or settings.priority_class),
+        ("runtimeClassName", params.runtime_class or settings.runtime_class),
     ):
         if value is not None:
             spec[field] = value
@@ -108,7 +112,7 @@ def pod_of(
         },
         "spec": spec,
     }
-    return under(settings.pod_template, ours)
+    return under(params.pod_template, under(settings.pod_template, ours))
 
 
 def _container(
@@ -169,6 +173,16 @@ def _security(params: KubernetesParams) -> dict[str, Any]:
         if group:
             security["runAsGroup"] = int(group)
     return security
+
+
+def _add_gpus(resources: dict[str, Any], request: ExecutionRequest, settings: KubernetesSettings) -> None:
+    """By number: which ones is the device plug-in's to choose.
+
+    https://kubernetes.io/docs/tasks/manage-gpus/scheduling-gpus/
+    """
+    for resource, count in Counter(settings.gpus[gpu.vendor] for gpu in request.resources.gpus).items():
+        for part in ("limits", "requests"):
+            resources[part][resource] = str(count)
 
 
 def _resources(x: Execution, limits: Limits) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..devices.allowed import check_allowed
 from ..errors import InvalidRequest, NotSupported
 from ..images import parse_reference
 from ..images.params import PARAMS
@@ -42,11 +43,8 @@ def check_request(request: ExecutionRequest, policy: Policy, settings: Kubernete
             raise _lacking(field, mend)
     _check_params(params, policy)
     _check_network(request, policy, settings)
-    check_volumes(request, _ENGINE)
-    for index, volume in enumerate([*request.inputs, *request.outputs]):
-        if volume.type == "volume":
-            of = f"$.inputs[{index}]" if index < len(request.inputs) else f"$.outputs[{index - len(request.inputs)}]"
-            raise _lacking(f"{of}.type", "Use bind or tmpfs")
+    _check_gpus(request, policy, settings)
+    check_volumes(request, _ENGINE, named=True)
     check_handed(request)
     check_least(request)
     memory = request.resources.memory
@@ -131,6 +129,26 @@ def _check_params(params: KubernetesParams, policy: Policy) -> None:
             what=f"{PARAMS}.hostname",
             mend="Lower case letters, digits and '-', at most 63",
         )
+
+
+def _check_gpus(request: ExecutionRequest, policy: Policy, settings: KubernetesSettings) -> None:
+    for index, gpu in enumerate(request.resources.gpus):
+        field = f"$.resources.gpus[{index}]"
+        if gpu.vendor not in settings.gpus:
+            raise NotSupported(
+                f"engine {_ENGINE} is not told of GPUs of {gpu.vendor} in this cluster ({field})",
+                engine=_ENGINE,
+                what="$.resources.gpus",
+                mend="Name their device plug-in's resource in its settings, e.g. gpus={'nvidia': 'nvidia.com/gpu'}",
+            )
+        if (gpu.index, gpu.name, gpu.pci_address) != (None, None, None):
+            raise NotSupported(
+                f"a cluster's device plug-in chooses which GPU a pod gets ({field})",
+                engine=_ENGINE,
+                what=field,
+                mend="Name the vendor alone, and the kind by node_selector",
+            )
+        check_allowed(policy, f"{gpu.vendor}.com/gpu=all", field=field)
 
 
 def _check_network(request: ExecutionRequest, policy: Policy, settings: KubernetesSettings) -> None:

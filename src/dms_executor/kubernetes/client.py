@@ -51,6 +51,8 @@ class Client:
 
     def __init__(self, settings: KubernetesSettings) -> None:
         self._settings = settings
+        self._base = self
+        self._namespace: str | None = None
         self._access: Access | None = None
         self._tickets: Tickets | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -62,14 +64,19 @@ class Client:
             await self._session.close()
             self._session = None
 
+    def within(self, namespace: str | None) -> Client:
+        """The same connections, for another of the cluster's namespaces; the first alone is closed."""
+        other = Client(self._settings)
+        other._base, other._namespace = self._base, namespace
+        return other
+
     async def namespace(self) -> str:
         """Where the pods are. Raises `EngineUnavailable`."""
-        return (await self._found()).namespace
+        return self._namespace or (await self._found()).namespace
 
     async def cluster(self) -> str:
         """Which cluster's namespace that is, by its server's address. Raises `EngineUnavailable`."""
-        access = await self._found()
-        return f"{access.server} {access.namespace}"
+        return f"{(await self._found()).server} {await self.namespace()}"
 
     async def call(
         self, method: str, path: str, body: Any = None, *, deadline: float = _DEADLINE, **query: str
@@ -104,10 +111,11 @@ class Client:
                 response = await session.request(
                     method, await self._url(path), json=body, params=query, headers=headers, timeout=timeout
                 )
-                if response.status != 401 or is_last or self._tickets is None:
+                tickets = self._base._tickets
+                if response.status != 401 or is_last or tickets is None:
                     break
                 response.close()  # a token may be taken back before its time
-                self._tickets.refused(headers["Authorization"].removeprefix("Bearer "))
+                tickets.refused(headers["Authorization"].removeprefix("Bearer "))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _unreachable(where, error) from error
         try:
@@ -169,31 +177,31 @@ class Client:
         return Wire(socket, where)
 
     async def _found(self) -> Access:
-        async with self._opening:
-            if self._access is None:
-                self._access = await asyncio.to_thread(find_access, self._settings)
-                self._tickets = Tickets(self._access.plugin) if self._access.plugin is not None else None
-            return self._access
+        base = self._base
+        async with base._opening:
+            if base._access is None:
+                base._access = await asyncio.to_thread(find_access, self._settings)
+                base._tickets = Tickets(base._access.plugin) if base._access.plugin is not None else None
+            return base._access
 
     async def _url(self, path: str) -> str:
-        access = await self._found()
-        whole = path if path.startswith("/") else f"/api/v1/namespaces/{access.namespace}/{path}"
-        return access.server + whole
+        server = (await self._found()).server
+        return server + (path if path.startswith("/") else f"/api/v1/namespaces/{await self.namespace()}/{path}")
 
     async def _headers(self) -> dict[str, str]:
-        access = await self._found()
-        if self._tickets is not None:
-            return {"Authorization": f"Bearer {await self._tickets.token()}"}
+        access, tickets = await self._found(), self._base._tickets
+        if tickets is not None:
+            return {"Authorization": f"Bearer {await tickets.token()}"}
         return access.headers() if access.token_file is None else await asyncio.to_thread(access.headers)
 
     async def _open(self) -> aiohttp.ClientSession:
-        access = await self._found()
-        if self._session is None:
+        access, base = await self._found(), self._base
+        if base._session is None:
             aiohttp = _aiohttp()
             tls = access.tls if access.tls is not None else True
             connector = aiohttp.TCPConnector(limit=0, ssl=tls, socket_factory=kept_alive)
-            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**18)
-        return self._session
+            base._session = aiohttp.ClientSession(connector=connector, read_bufsize=2**18)
+        return base._session
 
 
 def _aiohttp() -> Any:

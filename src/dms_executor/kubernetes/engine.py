@@ -21,21 +21,23 @@ import msgspec
 from ..engine import Chunk, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
 from ..errors import EngineUnavailable, EngineUnreachable, StartFailed
 from ..limits import loosened_by
-from ..supervisor.binary import init_path, pod_path
 from ..supervisor.said import Report as InitReport
 from ..typed import known
 from ..types import ExecutionRequest, Output, Probe, Progress
 from ..volumes import Volumes, collect, grant_volumes, plain_volumes
-from .body import init_map, pod_of
+from .body import pod_of
 from .check import ENFORCED, check_paths, check_request, limits_and_gaps
-from .client import ApiError, Client
+from .choices import check_choices, chosen_by
+from .claims import check_claims
+from .client import ApiError
 from .copies import Copies
 from .gauge import Gauge
 from .names import pod_name
 from .output import Reading, log_head, read_log
 from .places import Place, places_of
-from .pods import Pods, Refused
+from .pods import Refused
 from .signals import Signals
+from .sites import Site, Sites
 from .spec import KubernetesParams, KubernetesSettings, checked_params, checked_settings
 from .starting import AGAIN, Starts
 from .transfers import Transfers
@@ -48,7 +50,9 @@ _REMOVAL = 90.0
 _RETRIES = 3
 _LOOKS = 16  # logs that are looked into at once
 _SILENT = 15.0  # seconds beyond a deleted pod's grace in which its kubelet ends it, if there is one
-_POWERS = frozenset({"exact_signal", "oom_detection", "exec", "exec_kill", "copy", "attach", "tty", "stats"})
+_POWERS = frozenset(
+    {"exact_signal", "oom_detection", "exec", "exec_kill", "copy", "attach", "tty", "stats", "named_volumes"}
+)
 
 
 class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
@@ -64,14 +68,12 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
     def __init__(self, context: EngineContext, settings: KubernetesSettings) -> None:
         self._context = context
         self._settings = settings
-        self._client = Client(settings)
-        self._pods = Pods(self._client, context.executor_id)
+        self._sites = Sites(settings, context.executor_id)
         self._readings: dict[str, Reading] = {}
         self._ends: dict[str, int] = {}
         self._signalling: dict[str, asyncio.Lock] = {}
         self._gauge = Gauge()
         self._forsaken: set[str] = set()
-        self._init = ""
 
     @classmethod
     @asynccontextmanager
@@ -83,43 +85,47 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
         finally:
             for reading in engine._readings.values():
                 await reading.close()
-            await engine._pods.close()
-            await engine._client.close()
+            await engine._sites.close()
 
     async def probe(self) -> Probe:
         """Whether a cluster answers, and lets us see pods there."""
         try:
-            version = await self._client.call("GET", "/version", deadline=5.0)
-            await self._client.call("GET", "pods", deadline=5.0, limit="1")
+            own, *others = [site.client for site in await self._sites.all()]
+            version = await own.call("GET", "/version", deadline=5.0)
+            await asyncio.gather(*(one.call("GET", "pods", deadline=5.0, limit="1") for one in (own, *others)))
         except (EngineUnavailable, EngineUnreachable, ApiError) as error:
             mend = error.mend or "Give the user of the kubeconfig the rights that docs/kubernetes.md names"
             return Probe(engine=self.name, usable=False, problem=error.message, mend=mend)
-        told = f"{version.get('gitVersion', '')} (namespace {await self._client.namespace()})"
-        return Probe(engine=self.name, usable=True, version=told, capabilities=_POWERS | ENFORCED)
+        told = f"{version.get('gitVersion', '')} (namespace {await own.namespace()})"
+        powers = _POWERS | ENFORCED | ({"gpus"} if self._settings.gpus else frozenset())
+        return Probe(engine=self.name, usable=True, version=told, capabilities=powers)
 
     async def validate(self, request: ExecutionRequest) -> None:
         """Raises `InvalidRequest`, `NotSupported`, `PolicyDenied`, `EngineUnavailable`."""
-        check_request(request, self._context.policy, self._settings)
+        params = check_request(request, self._context.policy, self._settings)
         limits_and_gaps(request, self._context.policy, self._settings)
         if plain_volumes(request) is None:
             await asyncio.to_thread(check_paths, request, self._context.policy, (self._context.state_dir,))
-        await self._client.namespace()
+        own = self._sites.named(None).client
+        check_choices(params, self._settings, await own.namespace())
+        await check_claims(request, self._sites.named(params.namespace).client)
 
     async def prepare(self, x: Execution, report: Report) -> Prepared:
         """The pod, until its init waits for the go. Raises `ImageNotFound`, `ImagePullFailed`, `StartFailed`."""
         policy, settings = self._context.policy, self._settings
         limits, unenforced = limits_and_gaps(x.request, policy, settings)
         params = checked_params(x.request.engine_spec.params)
-        init = await self._init_map()
+        site = self._sites.of(x)
+        init = await site.init_map()
         volumes = await asyncio.to_thread(grant_volumes, x.request, policy, (self._context.state_dir,))
         places = await asyncio.to_thread(places_of, volumes)
         whose = self._context.executor_id
         body = pod_of(
             x, params, settings, limits, executor_id=whose, init=init, places=places, grace=self._context.grace
         )
-        await self._pods.ready()
+        await site.pods.ready()
         pod = await self._made(x, body)
-        self._pods.learn(pod)
+        site.pods.learn(pod)
         if any(place.fills for place in places):
             await self._waits(x, report, lambda pod: pod.takes_inputs)
             await self._bring_in(x, places)
@@ -132,30 +138,32 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
                 "volumes": msgspec.to_builtins(volumes),
                 "places": kept,
             },
-            loosened=loosened_by(x.request),
+            loosened=[*loosened_by(x.request), *chosen_by(params)],
             unenforced=unenforced,
         )
 
     async def create(self, x: Execution, p: Prepared) -> Handle:
         """All is made already, and nothing of the job has run."""
-        ids = {"pod": pod_name(x.token), "namespace": await self._client.namespace(), "node": str(p.state["node"])}
+        client = self._sites.of(x).client
+        ids = {"pod": pod_name(x.token), "namespace": await client.namespace(), "node": str(p.state["node"])}
         kept = {name: p.state[name] for name in ("uid", "volumes", "places")}
-        return Handle(state={**kept, "cluster": await self._client.cluster()}, engine_ids=ids)
+        return Handle(state={**kept, "cluster": await client.cluster()}, engine_ids=ids)
 
     async def survey(self) -> Mapping[str, Observed]:
-        """All pods that bear this executor's label."""
-        pods = await self._pods.listed()
+        """All pods that bear this executor's label, in every namespace that they may be in."""
         some = asyncio.Semaphore(_LOOKS)
 
-        async def phase(token: str, pod: Pod) -> Observed:
+        async def phase(site: Site, token: str, pod: Pod) -> Observed:
             handle = Handle(state={"uid": pod.metadata.uid})
             if pod.has_ended:
                 return Observed(phase="ended", handle=handle)
             async with some:
-                was_let_go = pod.is_running and await self._was_let_go(token)
+                was_let_go = pod.is_running and await self._was_let_go(site, token)
             return Observed(phase="running" if was_let_go else "created", handle=handle)
 
-        return dict(zip(pods, await asyncio.gather(*(phase(*item) for item in pods.items())), strict=True))
+        found = [(site, *item) for site in await self._sites.all() for item in (await site.pods.listed()).items()]
+        phases = await asyncio.gather(*(phase(*each) for each in found))
+        return {token: observed for (_, token, _), observed in zip(found, phases, strict=True)}
 
     async def watch(self, x: Execution, h: Handle) -> Exit:
         """What the init reported, else what the cluster says."""
@@ -176,7 +184,7 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
 
     async def _is_where_it_was(self, x: Execution, h: Handle) -> None:
         """Of a pod that is not there. Raises `EngineUnreachable` where it was made in another cluster than this one."""
-        made, here = h.state.get("cluster"), await self._client.cluster()
+        made, here = h.state.get("cluster"), await self._sites.of(x).client.cluster()
         if made is not None and made != here:
             raise EngineUnreachable(
                 f"its pod was made in {made}, and there is none of that name in {here}",
@@ -187,7 +195,7 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
     async def _last_seen(self, x: Execution) -> tuple[Pod | None, bool]:
         """Once it has ended; or was deleted, and its node has not done that in its time and some more."""
         loop, gone_at = asyncio.get_running_loop(), None
-        async with aclosing(self._pods.changes(x.token)) as changes:
+        async with aclosing(self._sites.of(x).pods.changes(x.token)) as changes:
             pod = await anext(changes)
             while pod is not None and not pod.has_ended:
                 if gone_at is None and pod.metadata.deletion_timestamp is not None:
@@ -219,13 +227,14 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
         self._signalling.pop(x.token, None)
         self._ends.pop(x.token, None)
         self._gauge.forget(x.token)
+        site = self._sites.of(x)
         try:
-            await self._pods.ready()
+            await site.pods.ready()
             # One that has ended goes at once, whatever the grace: the kubelet has no say in it any more.
             # No kubelet answers for a forsaken one: it is taken off the cluster's books.
             grace = "0" if x.token in self._forsaken else "1"
-            await self._client.call("DELETE", f"pods/{pod_name(x.token)}", gracePeriodSeconds=grace)
-            async with asyncio.timeout(_REMOVAL), aclosing(self._pods.changes(x.token)) as changes:
+            await site.client.call("DELETE", f"pods/{pod_name(x.token)}", gracePeriodSeconds=grace)
+            async with asyncio.timeout(_REMOVAL), aclosing(site.pods.changes(x.token)) as changes:
                 async for pod in changes:
                     if pod is None:
                         self._forsaken.discard(x.token)
@@ -245,7 +254,7 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
             await reading.close()
             reading = None
         try:
-            reading = reading or await read_log(self._client, x.token, after)
+            reading = reading or await read_log(self._sites.of(x).client, x.token, after)
             async with aclosing(reading.chunks()) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -264,7 +273,7 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
 
         A pod that is gone has no log; one that has ended has it as long as its node answers, which is tried thrice.
         """
-        pod = await self._pods.now(x.token)
+        pod = await self._sites.of(x).pods.now(x.token)
         if pod is None:
             return True
         if pod.has_ended or x.token in self._ends:
@@ -272,21 +281,10 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
             return self._ends[x.token] > _RETRIES
         return False
 
-    async def _init_map(self) -> str:
-        """Made once for each release of the init and namespace; whoever comes second finds it."""
-        if not self._init:
-            body = await asyncio.to_thread(lambda: init_map(init_path(), pod_path()))
-            try:
-                await self._client.call("POST", "configmaps", body)
-            except ApiError as error:
-                if error.status != 409:
-                    raise StartFailed(error.message, mend="Look at the executor's rights in the cluster") from error
-            self._init = str(body["metadata"]["name"])
-        return self._init
-
     async def _made(self, x: Execution, body: dict[str, object]) -> Pod:
         """A creation that its asker leaves is waited for all the same: else it would come after its own undoing."""
-        creation = asyncio.ensure_future(self._client.call("POST", "pods", body))
+        client = self._sites.of(x).client
+        creation = asyncio.ensure_future(client.call("POST", "pods", body))
         try:
             return seen(await asyncio.shield(creation))
         except asyncio.CancelledError:
@@ -294,7 +292,7 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
             raise
         except ApiError as error:
             if error.status == 409:  # its name is ours alone: an answer was lost
-                return seen(await self._client.call("GET", f"pods/{pod_name(x.token)}"))
+                return seen(await client.call("GET", f"pods/{pod_name(x.token)}"))
             raise StartFailed(error.message, mend="Look at the cluster's quotas and rights") from error
 
     async def _waits(self, x: Execution, report: Report, is_there: Callable[[Pod], bool]) -> Pod:
@@ -302,7 +300,7 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
         told = ""
         for pause in itertools.chain(AGAIN, itertools.repeat(AGAIN[-1])):
             try:
-                async with aclosing(self._pods.changes(x.token)) as changes:
+                async with aclosing(self._sites.of(x).pods.changes(x.token)) as changes:
                     async for pod in changes:
                         if pod is None:
                             raise StartFailed("its pod was deleted before its job ran", execution_id=x.id)
@@ -322,10 +320,10 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
-    async def _was_let_go(self, token: str) -> bool:
+    async def _was_let_go(self, site: Site, token: str) -> bool:
         """Whether the init says so in its log. One that waits for the go says no more than that it is born."""
         try:
-            return (await log_head(self._client, token)).tells_of_a_job
+            return (await log_head(site.client, token)).tells_of_a_job
         except (ApiError, EngineUnreachable) as error:
             # Its kubelet has no word on it now, which is none on its job: one that runs must not be undone, and one
             # that waits for its go ends by itself.

@@ -18,8 +18,7 @@ from .names import CONTAINER, POD, ROOM, pod_name
 from .spec import checked_params
 
 if TYPE_CHECKING:
-    from .client import Client
-    from .pods import Pods
+    from .sites import Sites
 
 __all__ = ["Attachment", "Execs", "PodCommand"]
 
@@ -98,8 +97,7 @@ class Attachment:
 class Execs:
     """The part of the engine that begins something beside a running job."""
 
-    _client: Client
-    _pods: Pods
+    _sites: Sites
     _gauge: Gauge
 
     async def exec(self, x: Execution, h: Handle, command: Command) -> PodCommand:
@@ -156,7 +154,7 @@ class Execs:
     async def _begun(self, x: Execution, kind: type[_T], told: bytes) -> _T:
         """Returns once it runs. Raises `ExecutionNotRunning`, `StartFailed`, `EngineUnreachable`."""
         try:
-            wire = await self._client.converse(pod_name(x.token), CONTAINER, [POD])
+            wire = await self._sites.of(x).client.converse(pod_name(x.token), CONTAINER, [POD])
         except ApiError as error:
             if await self._has_ended(x):
                 raise ExecutionNotRunning("it has ended", execution_id=x.id) from error
@@ -170,7 +168,7 @@ class Execs:
         return begun
 
     async def _has_ended(self, x: Execution) -> bool:
-        return await self._pods.ends_soon(x.token)
+        return await self._sites.of(x).pods.ends_soon(x.token)
 
     async def signal(self, x: Execution, h: Handle, signum: int) -> None:
         raise NotImplementedError

@@ -54,9 +54,12 @@ def place_folder(place: Place) -> str:
 
 
 def volumes_of(places: list[Place], settings: KubernetesSettings) -> list[dict[str, Any]]:
-    """Each with its cap: who exceeds it is evicted, or where it is memory finds it full."""
+    """A claim, or a folder with its cap: who exceeds it is evicted, or where it is memory finds it full."""
     found: list[dict[str, Any]] = []
     for place in places:
+        if place.mount.name is not None:
+            found.append({"name": place.name, "persistentVolumeClaim": {"claimName": place.mount.name}})
+            continue
         if place.mount.grant is not None:
             folder: dict[str, Any] = {"sizeLimit": str(int(settings.volume_size))}
         else:

@@ -15,8 +15,7 @@ from .client import ApiError
 from .names import CONTAINER, INIT, pod_name
 
 if TYPE_CHECKING:
-    from .client import Client
-    from .pods import Pods
+    from .sites import Sites
 
 __all__ = ["Signals"]
 
@@ -26,8 +25,7 @@ _TORN_DOWN = 137  # the container ended, and took the sender along
 class Signals:
     """The part of the engine that signals jobs which run."""
 
-    _client: Client
-    _pods: Pods
+    _sites: Sites
     _signalling: dict[str, asyncio.Lock]
 
     async def signal(self, x: Execution, h: Handle, signum: int) -> None:
@@ -54,12 +52,12 @@ class Signals:
 
     async def _sent(self, x: Execution, *words: str) -> bool:
         try:
-            code, said = await self._client.execute(pod_name(x.token), CONTAINER, [INIT, "-k", *words])
+            code, said = await self._sites.of(x).client.execute(pod_name(x.token), CONTAINER, [INIT, "-k", *words])
         except ApiError as error:
             code, said = -1, error.message
         if code in (0, _TORN_DOWN):
             return True
-        if await self._pods.ends_soon(x.token):
+        if await self._sites.of(x).pods.ends_soon(x.token):
             return False
         raise EngineUnreachable(f"the job could not be signalled: {said}", mend="It is tried again", execution_id=x.id)
 

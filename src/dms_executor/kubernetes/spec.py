@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -11,7 +11,14 @@ from ..images.params import ImageParams, as_params, converted, set_params
 from ..types import ByteSize, SpecConfig
 from .template import check_template
 
-__all__ = ["KubernetesParams", "KubernetesSettings", "KubernetesSpec", "checked_params", "checked_settings"]
+__all__ = [
+    "KubernetesAllowed",
+    "KubernetesParams",
+    "KubernetesSettings",
+    "KubernetesSpec",
+    "checked_params",
+    "checked_settings",
+]
 
 
 class KubernetesParams(ImageParams, frozen=True, kw_only=True):
@@ -19,10 +26,18 @@ class KubernetesParams(ImageParams, frozen=True, kw_only=True):
 
     `image`: a name that the nodes know or pull. A cluster does not tell an image's own entrypoint and command:
     `entrypoint` and `cmd` together are what runs. `user`: numbers, "uid" or "uid:gid". `node_selector`: labels that
-    the node must bear.
+    the node must bear. The others as `KubernetesSettings` has them: those of the settings count where a request says
+    nothing, lists are joined, and what a request may say is what `KubernetesSettings.allowed` names.
     """
 
     node_selector: dict[str, str] = {}
+    namespace: str | None = None
+    service_account: str | None = None
+    priority_class: str | None = None
+    runtime_class: str | None = None
+    image_pull_secrets: list[str] = []
+    tolerations: list[dict[str, Any]] = []
+    pod_template: dict[str, Any] = {}
 
 
 class KubernetesSpec(KubernetesParams, frozen=True, kw_only=True):
@@ -31,6 +46,23 @@ class KubernetesSpec(KubernetesParams, frozen=True, kw_only=True):
     def build(self) -> SpecConfig:
         """The params that differ from their defaults. Raises `InvalidRequest`."""
         return SpecConfig(type="kubernetes", params=set_params(self, KubernetesParams))
+
+
+class KubernetesAllowed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a request's params may name beside what the settings say; "*" is any, but of `namespaces`, in each of which
+    the executor's user needs its role. The default: nothing.
+
+    `tolerations`: keys of taints; a toleration without a key takes "*". `pod_template`: paths of what a request's may
+    say, of all that the settings' own may: "metadata.labels", "spec.affinity", "spec.containers[].env" (docs).
+    """
+
+    namespaces: tuple[str, ...] = ()
+    service_accounts: tuple[str, ...] = ()
+    priority_classes: tuple[str, ...] = ()
+    runtime_classes: tuple[str, ...] = ()
+    image_pull_secrets: tuple[str, ...] = ()
+    tolerations: tuple[str, ...] = ()
+    pod_template: tuple[str, ...] = ()
 
 
 class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,7 +75,9 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     what is ours (docs). `network_policies`: the cluster enforces
     NetworkPolicy, and the namespace has one that cuts pods labelled `dms-executor/network: none` off (docs).
     `volume_size`: bytes that an input or an output may have; a job that writes more is evicted. `keep_outputs`: seconds
-    that a pod with outputs stands after its job for whoever collects them; then they are lost.
+    that a pod with outputs stands after its job for whoever collects them; then they are lost. `gpus`: the resource by
+    which the cluster's device plug-in of a vendor gives one ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/xe").
+    `allowed`: what a request may choose of all that.
     """
 
     kubeconfig: str | None = None
@@ -59,6 +93,8 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     volume_size: ByteSize = ByteSize("8GiB")
     keep_outputs: float = 3600.0
     pod_template: dict[str, Any] = {}
+    gpus: dict[Literal["nvidia", "amd", "intel"], str] = {}
+    allowed: KubernetesAllowed = KubernetesAllowed()
 
 
 def checked_params(params: dict[str, Any]) -> KubernetesParams:
@@ -73,6 +109,10 @@ def checked_settings(settings: Any) -> KubernetesSettings:
         settings if is_whole else converted(KubernetesSettings, settings or {}, "$.engines.kubernetes")
     )
     check_template(checked.pod_template)
+    if "*" in checked.allowed.namespaces:
+        raise InvalidRequest(
+            "'*' is no namespace: each is watched", path="$.engines.kubernetes.allowed.namespaces", mend="Name them"
+        )
     if checked.memory <= 0:
         raise InvalidRequest(f"{checked.memory} is no limit", path="$.engines.kubernetes.memory", mend="E.g. '2GiB'")
     return checked

@@ -22,8 +22,7 @@ from .output import Reading, log_head, read_log
 from .view import report_of
 
 if TYPE_CHECKING:
-    from .client import Client
-    from .pods import Pods
+    from .sites import Sites
 
 __all__ = ["AGAIN", "Starts"]
 
@@ -38,8 +37,7 @@ class Starts:
     """The part of the engine that lets jobs go."""
 
     name: ClassVar[str]
-    _client: Client
-    _pods: Pods
+    _sites: Sites
     _readings: dict[str, Reading]
 
     async def start(self, x: Execution, h: Handle) -> datetime:
@@ -66,9 +64,9 @@ class Starts:
 
     async def _let_go(self, x: Execution, h: Handle, *, is_first: bool) -> datetime:
         """Raises `StartFailed`; `ApiError`, `EngineUnavailable`, `EngineUnreachable` where it is not known."""
-        code = 0
+        code, site = 0, self._sites.of(x)
         if is_first:
-            found = await asyncio.gather(read_log(self._client, x.token, None), self._go(x, h), return_exceptions=True)
+            found = await asyncio.gather(read_log(site.client, x.token, None), self._go(x, h), return_exceptions=True)
             reading, answer = found
             if not isinstance(reading, BaseException):
                 await self._keep(x, reading)
@@ -77,15 +75,15 @@ class Starts:
                     raise outcome
             code = int(answer) if isinstance(answer, int) else 0
         else:
-            if not (await log_head(self._client, x.token)).tells_of_a_job:
+            if not (await log_head(site.client, x.token)).tells_of_a_job:
                 code = await self._go(x, h)
-            await self._keep(x, await read_log(self._client, x.token, None))
+            await self._keep(x, await read_log(site.client, x.token, None))
         reading = self._readings[x.token]
         started = await reading.started(x.id)
         if started is not None:
             return started
-        pod = await self._pods.now(x.token)
-        if pod is not None and not await self._pods.ends_soon(x.token):
+        pod = await site.pods.now(x.token)
+        if pod is not None and not await site.pods.ends_soon(x.token):
             raise EngineUnreachable("its log ended before it said anything", execution_id=x.id)
         if pod is not None and (known_start := report_of(pod).started_at) is not None:
             return known_start
@@ -105,7 +103,7 @@ class Starts:
         stdin = msgspec.convert(h.state.get("volumes", {}), known(Volumes)).stdin
         given = await asyncio.to_thread(_content, stdin) if stdin is not None else None
         data = handed(x.request, given) if is_more else b""
-        code, _ = await self._client.execute(pod_name(x.token), CONTAINER, [INIT, *words], data)
+        code, _ = await self._sites.of(x).client.execute(pod_name(x.token), CONTAINER, [INIT, *words], data)
         return code
 
 

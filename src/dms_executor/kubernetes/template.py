@@ -1,18 +1,18 @@
-"""The owner's own part of every pod: a pod template that lies under ours, in what it says of nothing that we vouch for.
+"""A pod template, the owner's or a request's: it lies under ours, in what it says of nothing that we vouch for.
 
 What may stand in it is listed, so that neither a mistake nor a field of a later release loosens what a job is held by.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import InvalidRequest
 from .names import CONTAINER
 
-__all__ = ["check_template", "under"]
+__all__ = ["check_template", "said_by", "under"]
 
-_PATH = "$.engines.kubernetes.pod_template"
 _SPEC = frozenset(
     {
         *("affinity", "containers", "dnsConfig", "dnsPolicy", "hostAliases", "nodeSelector", "preemptionPolicy"),
@@ -34,14 +34,19 @@ _ALLOWED: dict[str, frozenset[str]] = {
 }
 
 
-def check_template(template: dict[str, Any]) -> None:
-    """Raises `InvalidRequest`."""
-    _check(template, "")
+def check_template(template: dict[str, Any], path: str = "$.engines.kubernetes.pod_template") -> None:
+    """`path`: where it stands. Raises `InvalidRequest`."""
+    _check(template, "", path)
     for container in (template.get("spec") or {}).get("containers") or []:
         if container.get("name") != CONTAINER:
             raise InvalidRequest(
-                f"a pod has one container, {CONTAINER!r}", path=f"{_PATH}.spec.containers", mend="Name no other"
+                f"a pod has one container, {CONTAINER!r}", path=f"{path}.spec.containers", mend="Name no other"
             )
+
+
+def said_by(template: dict[str, Any]) -> list[str]:
+    """The paths of what it says, as far as they are told apart: "metadata.labels", "spec.containers[].env"."""
+    return list(dict.fromkeys(path.removeprefix(".") for path in _leaves(template, "")))
 
 
 def under(template: dict[str, Any], pod: dict[str, Any]) -> dict[str, Any]:
@@ -49,24 +54,36 @@ def under(template: dict[str, Any], pod: dict[str, Any]) -> dict[str, Any]:
     return dict(_merged(template, pod))
 
 
-def _check(found: Any, at: str) -> None:
+def _leaves(found: Any, at: str) -> Iterator[str]:
+    if f"{at}[]" in _ALLOWED:
+        for one in found:
+            yield from _leaves(one, f"{at}[]")
+    elif at in _ALLOWED:
+        for name, value in found.items():
+            if name != "name":
+                yield from _leaves(value, f"{at}.{name}")
+    else:
+        yield at
+
+
+def _check(found: Any, at: str, path: str) -> None:
     if isinstance(found, list) and f"{at}[]" in _ALLOWED:
         for one in found:
-            _check(one, f"{at}[]")
+            _check(one, f"{at}[]", path)
         return
     allowed = _ALLOWED.get(at)
     if allowed is None and f"{at}[]" not in _ALLOWED:
         return
     if not isinstance(found, dict) or allowed is None:
-        raise InvalidRequest("something else is wanted", path=f"{_PATH}{at}", mend="As a PodTemplateSpec has it")
+        raise InvalidRequest("something else is wanted", path=f"{path}{at}", mend="As a PodTemplateSpec has it")
     for name, value in found.items():
         if name not in allowed:
             raise InvalidRequest(
                 f"{name} is not the template's to say",
-                path=f"{_PATH}{at}.{name}",
+                path=f"{path}{at}.{name}",
                 mend=f"Use {', '.join(sorted(allowed))}",
             )
-        _check(value, f"{at}.{name}")
+        _check(value, f"{at}.{name}", path)
 
 
 def _merged(below: Any, above: Any) -> Any:

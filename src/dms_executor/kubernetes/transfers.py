@@ -27,8 +27,7 @@ from .names import INIT, POD, pod_name
 from .places import FILES, INPUTS, TREE, Place, place_folder
 
 if TYPE_CHECKING:
-    from .client import Client
-    from .pods import Pods
+    from .sites import Sites
     from .spec import KubernetesSettings
 
 __all__ = ["Transfers"]
@@ -43,8 +42,7 @@ _SLACK = 64 << 20  # bytes for what a tar has beside its files' data, on top of 
 class Transfers:
     """The part of the engine that moves files."""
 
-    _client: Client
-    _pods: Pods
+    _sites: Sites
     _settings: KubernetesSettings
 
     async def _bring_in(self, x: Execution, places: list[Place]) -> None:
@@ -53,7 +51,7 @@ class Transfers:
             for place in places:
                 if place.fills:
                     await self._fill(x, place)
-            code, said = await self._client.execute(pod_name(x.token), INPUTS, [INIT, "-k", "15"])
+            code, said = await self._sites.of(x).client.execute(pod_name(x.token), INPUTS, [INIT, "-k", "15"])
         except (ApiError, CopyFailed, ExecutionNotRunning) as error:
             raise StartFailed(
                 f"the inputs were not brought into the pod: {error.message}", execution_id=x.id
@@ -121,10 +119,10 @@ class Transfers:
     async def _helper(self, x: Execution, container: str, words: list[bytes]) -> Conversation:
         """Raises `CopyFailed` where there is no such container any more, else `EngineUnreachable`."""
         try:
-            wire = await self._client.converse(pod_name(x.token), container, [POD])
+            wire = await self._sites.of(x).client.converse(pod_name(x.token), container, [POD])
         except ApiError as error:
             # A kubelet that begins anew refuses as well, and so does whatever stands before an API server.
-            pod = await self._pods.now(x.token)
+            pod = await self._sites.of(x).pods.now(x.token)
             if pod is not None and not pod.lacks(container):
                 raise EngineUnreachable(error.message, mend="It is tried again", execution_id=x.id) from error
             raise CopyFailed(
