@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "frame.h"
 #include "sys.h"
 
 /* A container runtime holds a line back until its newline comes, mixes both streams, and may refuse what is no text:
@@ -21,6 +22,13 @@ static struct stream {
 static bool on, by_terminal;
 static char waiting[WAITING];
 static size_t have, sent;
+
+/* What the end of the log says again: a job can write over the file, and a node throws away how a log began. */
+static struct again {
+    uint8_t type, frame[FRAME_HEADER + 64];
+    size_t length;
+} agains[] = {{.type = FRAME_INIT_STARTED}, {.type = FRAME_INIT_DEADLINE}, {.type = FRAME_INIT_USAGE}};
+enum { AGAINS = sizeof agains / sizeof *agains };
 
 static size_t base64(char *at, const uint8_t *data, size_t length)
 {
@@ -130,7 +138,7 @@ void lines_move(const struct pollfd polled[LINES_POLLED])
             push();
 }
 
-void lines_report(int file, const uint8_t *frame, size_t length)
+static void put(int file, const uint8_t *frame, size_t length)
 {
     char text[HEADER + 2048];
     if (length > 1400)
@@ -147,6 +155,16 @@ void lines_report(int file, const uint8_t *frame, size_t length)
     push();
 }
 
+void lines_report(int file, const uint8_t *frame, size_t length)
+{
+    for (size_t i = 0; i < AGAINS; i++)
+        if (frame[4] == agains[i].type && length <= sizeof agains[i].frame) {
+            memcpy(agains[i].frame, frame, length);
+            agains[i].length = length;
+        }
+    put(file, frame, length);
+}
+
 void lines_drain(void)
 {
     for (int i = 0; i < 2; i++) {
@@ -155,4 +173,14 @@ void lines_drain(void)
         while (lines_flush(), all < DRAINED && (got = take(&streams[i])) > 0)
             all += got;
     }
+    for (size_t i = 0; i < AGAINS; i++)
+        if (agains[i].length > 0)
+            put(-1, agains[i].frame, agains[i].length);
+}
+
+unsigned lines_counted(uint8_t *payload)
+{
+    for (int i = 0; i < 2; i++)
+        put_u64(payload + 8 * i, streams[i].given);
+    return 16;
 }

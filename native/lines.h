@@ -24,8 +24,12 @@ void lines_move(const struct pollfd polled[LINES_POLLED]);
 /* A frame of the report, as a line into the log and into `file` (-1: none). */
 void lines_report(int file, const uint8_t *frame, size_t length);
 
-/* Before the end: what the job has written, and what is still here. Blocks while nobody reads the log. */
+/* Before the end: what the job has written, what the report said that the end needs, and what is still here. Blocks while
+ * nobody reads the log. */
 void lines_drain(void);
+
+/* Payload of INIT_WROTE: what of either stream is in the log. Its length. */
+unsigned lines_counted(uint8_t *payload);
 void lines_flush(void);
 
 #endif

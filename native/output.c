@@ -38,7 +38,10 @@ void output_move(const struct pollfd polled[OUTPUT_POLLED])
 unsigned output_finish(unsigned char *payload)
 {
     console_finish();
-    lines_drain();
+    if (lines_on()) {
+        lines_drain();
+        return lines_counted(payload); /* of what may still write nothing is passed on */
+    }
     /* Of what may still write nobody knows how much. */
     if (!counts || getpid() != 1 || !descendants_ended())
         return 0;

@@ -23,6 +23,7 @@
 #define INPUT_ROOM 65536u
 #define DRAIN_MS 300 /* that output may still come once the command has ended, after the last of it */
 #define HOLD_MS 100  /* between two looks whether somebody holds a terminal again */
+#define LINGER_MS 10000 /* for who asked to have read all, and to close its side */
 
 static struct guest_job command = GUEST_NO_JOB;
 static struct guest_config config;
@@ -53,13 +54,29 @@ static void say_room(uint32_t bytes)
     say(FRAME_GUEST_ROOM, raw, sizeof raw);
 }
 
+/* A node lets go of the streams of what has ended, whether all has been read of them or not. */
+static void await_reader(void)
+{
+    static uint8_t nowhere[4096];
+    uint64_t until = sys_boottime() + LINGER_MS * 1000000ull, now;
+    struct pollfd host = {.fd = 0, .events = POLLIN};
+    while (!gone && (now = sys_boottime()) < until) {
+        if (poll(&host, 1, (int)((until - now) / 1000000u) + 1) <= 0)
+            continue;
+        ssize_t got = read(0, nowhere, sizeof nowhere);
+        if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
+            return;
+    }
+}
+
 static _Noreturn void leave(void)
 {
     struct pollfd way = {.fd = 1, .events = POLLOUT};
     say(FRAME_GUEST_END, NULL, 0);
     for (link_flush(); !gone && link_is_busy(); link_flush())
         if (poll(&way, 1, -1) > 0 && (way.revents & (POLLERR | POLLHUP)))
-            break;
+            _exit(0);
+    await_reader();
     _exit(0);
 }
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -126,8 +127,11 @@ const char *pod_helper(const struct guest_config *config, struct guest_job *help
     helper->init = fork();
     if (helper->init == 0) {
         take_places(sources);
-        /* The first to give way where the job has no memory left; it counts as the job's. */
+        /* The first to give way where the job has no memory left; it counts as the job's. The file of one that is not
+         * dumpable is root's. */
+        prctl(PR_SET_DUMPABLE, 1);
         sys_write_file("/proc/self/oom_score_adj", "1000", 4);
+        prctl(PR_SET_DUMPABLE, 0);
         _exit(guest_mode((int)config->argc, (char **)config->argv, false));
     }
     give_away(sources);

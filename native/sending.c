@@ -20,6 +20,8 @@ static int kill_all(void)
 int sending(const char *signum, const char *grace)
 {
     int number = atoi(signum);
+    if (number == 0 && *signum == '0')
+        return sigqueue(1, DEADLINE_ASKED, (union sigval){.sival_int = DEADLINE_WITHDRAWN}) == 0 ? 0 : 1;
     long long left = grace != NULL ? atoll(grace) : -1;
     if (number < 1 || number > 64)
         return 2;
@@ -35,10 +37,13 @@ int sending(const char *signum, const char *grace)
 int sending_await(const sigset_t *all)
 {
     const struct timespec most = {.tv_sec = UNASKED};
+    siginfo_t info;
     for (;;) {
-        int signum = sigtimedwait(all, NULL, &most);
+        int signum = sigtimedwait(all, &info, &most);
         if (signum < 0 && errno == EAGAIN)
             return -1;
+        if (signum == DEADLINE_ASKED && info.si_code == SI_QUEUE && info.si_value.sival_int == DEADLINE_WITHDRAWN)
+            return signum;
         if (signum == SIGCONT)
             return 0;
         if (signum == SIGTERM || signum == SIGINT || signum == SIGHUP || signum == SIGQUIT)

@@ -1,4 +1,5 @@
-/* Signals as the only word to an init: `dms-init -k SIGNUM [GRACE_MS]`: sent into a running container to signal its job. docs/protocol.md, section 3. */
+/* Signals as the only word to an init: `dms-init -k SIGNUM [GRACE_MS]`: sent into a running container to signal its job, or
+ * with 0 to an init that waits, so that its job never runs. docs/protocol.md, section 3. */
 #ifndef DMS_SENDING_H
 #define DMS_SENDING_H
 

@@ -9,7 +9,11 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NEVER_HELD = 1800, LOOKS = 5 }; /* s in which inputs come, and the job is let go; looks a second */
+enum {
+    NEVER_HELD = 1800, /* s in which inputs come, and the job is let go */
+    LOOKS = 5,         /* a second */
+    FETCHED = 3600     /* s that a fetch which began in time may go on */
+};
 
 /* A lock is given back with its holder's last breath, whatever took that: OOM killer, SIGKILL, its runtime. */
 int standing_hold(const char *path)
@@ -54,5 +58,7 @@ int standing(const char *seconds, const char *path)
         if (errno != EINTR)
             return 1;
     rest(0, (time_t)after);
+    for (int left = FETCHED * LOOKS; left > 0 && kill(-1, 0) == 0; left--)
+        rest(1000000000L / LOOKS, 0);
     return 0;
 }

@@ -11,7 +11,7 @@ import pytest
 
 from dms_executor.engine import Chunk
 from dms_executor.kubernetes.handed import handed
-from dms_executor.kubernetes.lines import Lines, since
+from dms_executor.kubernetes.lines import TAIL, Lines, since
 from dms_executor.kubernetes.spec import KubernetesSpec
 from dms_executor.supervisor.binary import init_path
 from dms_executor.types import ExecutionRequest
@@ -44,7 +44,8 @@ async def test_both_streams_come_apart_and_exact(tmp_path: Path) -> None:
     assert (text(chunks, "stdout"), text(chunks, "stderr"), code) == (data, b"no newline", 3)
     assert max(map(len, log.split(b"\n"))) < 16 << 10  # where a runtime cuts a line
     assert os.waitstatus_to_exitcode(lines.report.status or 0) == 3
-    assert report.count(b"\n") == 4  # born, started, usage, exited
+    assert report.count(b"\n") == 5  # born, started, usage, wrote, exited
+    assert lines.report.wrote == (len(data), 10)
     assert len(report) < 4096  # what a kubelet reads of it
 
 
@@ -81,6 +82,19 @@ def test_a_line_of_somebody_else_is_no_output() -> None:
     lines = Lines()
     assert list(lines.take(b"exec failed: no such file\no x y z\n")) == []
     assert lines.strange == "o x y z"
+
+
+async def test_the_end_of_a_log_says_all_that_a_result_is_made_of(tmp_path: Path) -> None:
+    script = "head -c 200000 /dev/zero; exit 5"
+    log, _, _ = await asyncio.to_thread(logged, tmp_path, "sh", "-c", script)
+    lines = Lines()
+    for _ in lines.take(b"\n".join(log.split(b"\n")[-TAIL - 1 :])):
+        pass
+    whole = Lines()
+    for _ in whole.take(log):
+        pass
+    assert lines.report == whole.report
+    assert (lines.report.status, lines.report.wrote) == (5 << 8, (200000, 0))
 
 
 async def test_a_missing_command_is_the_reports(tmp_path: Path) -> None:

@@ -42,6 +42,31 @@ def test_what_stands_beside_a_job_ends_after_it(tmp_path: Path, end: str) -> Non
     job.wait(30)
 
 
+def test_what_is_executed_beside_it_may_end(tmp_path: Path) -> None:
+    held, says = tmp_path / "held", "echo in; cat"
+    held.write_bytes(b"1")
+    hold = subprocess.Popen(["flock", str(held), "sh", "-c", says], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert hold.stdout is not None
+    hold.stdout.readline()
+    beside = begun("-z", "0", str(held))
+    try:
+        while not (inside := Path(f"/proc/{beside.pid}/task/{beside.pid}/children").read_text().split()):
+            assert beside.poll() is None
+        enter = ["nsenter", "-t", inside[0], "-p", "sh", "-c", says]
+        fetch = subprocess.Popen(enter, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert fetch.stdout is not None
+        fetch.stdout.readline()
+        hold.communicate(timeout=60)
+        with pytest.raises(subprocess.TimeoutExpired):
+            beside.wait(1)
+        fetch.communicate(timeout=60)
+        assert beside.wait(60) == 0
+    finally:
+        for process in (hold, beside):
+            process.kill()
+            process.wait()
+
+
 def test_it_can_be_told_to_go(tmp_path: Path) -> None:
     beside = begun("-z", "1000", str(tmp_path / "held"))
     while not (tmp_path / "held").exists():
@@ -87,6 +112,44 @@ def test_a_job_cannot_drown_its_timeout_in_signals(tmp_path: Path) -> None:
     for _ in lines.take(log):
         pass
     assert (lines.report.status, lines.report.timed_out) == (9, True)
+
+
+def test_a_job_that_asks_for_a_grace_itself_has_timed_out_all_the_same(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    report.touch()
+    script = f"trap '' TERM; {init_path()} -k 18 600000; while :; do sleep 0.1; done"  # CONT, with a grace
+    log, _ = begun("-l", str(report), "-d", "300:300", "--", "sh", "-c", script).communicate(timeout=60)
+    lines = Lines()
+    for _ in lines.take(log):
+        pass
+    assert (lines.report.status, lines.report.timed_out) == (9, True)
+
+
+@pytest.mark.parametrize("is_let_go", [False, True])
+def test_what_is_withdrawn_never_runs_and_what_runs_is_not_withdrawn(tmp_path: Path, is_let_go: bool) -> None:
+    report = tmp_path / "report"
+    report.touch()
+    job = begun("-l", str(report), "-w", "--", "sh", "-c", "echo here; read -r word </dev/zero")
+    assert job.stdout is not None
+    heard = job.stdout.readline()  # it is born
+    inside = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()[0]
+
+    def told(word: str) -> None:
+        subprocess.run(["nsenter", "-t", inside, "-p", str(init_path()), "-k", word], check=True, timeout=60)
+
+    if is_let_go:
+        told("18")
+        while b"o 0" not in heard:
+            heard += job.stdout.readline()
+        told("0")
+        told("15")
+    else:
+        told("0")
+    log, _ = job.communicate(timeout=60)
+    lines = Lines()
+    for _ in lines.take(heard + log):
+        pass
+    assert (lines.report.status, lines.tells_of_a_job) == ((15, True) if is_let_go else (None, False))
 
 
 @pytest.mark.parametrize("limit", [[], ["-d", "600000:0"]])

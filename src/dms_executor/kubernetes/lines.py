@@ -16,7 +16,10 @@ from ..engine import Chunk
 from ..supervisor.said import Report
 from ..types import Stream
 
-__all__ = ["Lines", "since"]
+__all__ = ["TAIL", "Lines", "since"]
+
+TAIL = 8
+"""Lines at the end of a log that has ended in which its init says all that a result is made of."""
 
 _STREAMS: dict[bytes, Stream] = {b"o": "stdout", b"e": "stderr"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
