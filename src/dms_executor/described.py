@@ -33,6 +33,7 @@ def described(core: Core, row: Row) -> ExecutionInfo:
         loosened=(row.prepared.loosened if row.prepared else []) + (row.handle.loosened if row.handle else []),
         unenforced=row.prepared.unenforced if row.prepared else [],
         stale=live.stale if live else False,
+        waits_for=row.message if row.status is ExecutionStatus.PENDING else "",
     )
 
 

@@ -62,6 +62,12 @@ async def test_a_pod_that_no_node_takes_says_why_and_can_be_cancelled(either: Be
     request = either.request("true", params={"node_selector": {"dms-executor.test/nowhere": "true"}})
     running = asyncio.create_task(either.executor.run(request, progress=report))
     assert "Unschedulable" in await asyncio.wait_for(told.get(), 60)
+    async with asyncio.timeout(30):
+        async for event in either.executor.events(after=0):
+            if "Unschedulable" in event.message:
+                assert event.status == "pending"
+                break
+    assert "Unschedulable" in (await either.executor.inspect(request.execution_id)).waits_for
     await either.executor.cancel(request.execution_id)
     with pytest.raises(ExecutionCancelled):
         await running

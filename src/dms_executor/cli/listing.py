@@ -149,7 +149,8 @@ def _status(info: ExecutionInfo, now: datetime) -> str:
     stale = " (its engine does not answer)" if info.stale else ""
     if info.finished_at is None:
         began = info.started_at or info.created_at
-        return f"{info.status} {ago((now - began).total_seconds())}{stale}"
+        waits = f" ({_cut(info.waits_for, 60)})" if info.waits_for else ""
+        return f"{info.status} {ago((now - began).total_seconds())}{stale}{waits}"
     end = _ENDS.get(info.reason or "", "exited")
     code = "" if info.exit_code is None else f" ({info.exit_code})"
     return f"{end}{code} {ago((now - info.finished_at).total_seconds())} ago"

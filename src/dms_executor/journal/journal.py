@@ -84,6 +84,11 @@ class Journal:
         self.committed(x.token, ExecutionStatus.PENDING)
         return claimed
 
+    async def waiting(self, token: str, why: str) -> None:
+        """An accepted one waits for something; announced where that is news."""
+        if await self._change(self._steps.waiting, token, why):
+            self.committed(token, ExecutionStatus.PENDING)
+
     async def created(self, token: str, prepared: Prepared, handle: Handle) -> Intent | None:
         """accepted -> created; gives the intent that somebody committed meanwhile."""
         return await self._change(self._steps.created, token, prepared, handle)

@@ -72,12 +72,22 @@ class Steps:
         _announce(database, x.token, ExecutionStatus.PENDING, now)
         return x
 
+    def waiting(self, database: sqlite3.Connection, token: str, why: str) -> bool:
+        """What an accepted one waits for, until it says otherwise or is created."""
+        changed = database.execute(
+            "UPDATE executions SET message=? WHERE token=? AND phase='accepted' AND message != ? RETURNING seq",
+            (why, token, why),
+        ).fetchone()
+        if changed is not None:
+            _announce(database, token, ExecutionStatus.PENDING, time.time_ns(), None, why)
+        return changed is not None
+
     def created(self, database: sqlite3.Connection, token: str, prepared: Prepared, handle: Handle) -> Intent | None:
         """accepted -> created."""
         record = rebuild.HandleRecord(prepared=prepared, handle=handle)
         files.put(self._folder(token), files.HANDLE, encode(record), durable=self._durable)
         changed = database.execute(
-            "UPDATE executions SET phase='created', prepared=?, handle=? WHERE token=? AND phase='accepted'"
+            "UPDATE executions SET phase='created', message='', prepared=?, handle=? WHERE token=? AND phase='accepted'"
             " RETURNING intent",
             (encode(prepared), encode(handle), token),
         ).fetchone()

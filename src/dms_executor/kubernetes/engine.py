@@ -312,11 +312,11 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
                             raise failure
                         if (why := waits_for(pod)) and why != told:
                             told = why
-                            report(Progress(what=why, done=0, unit="pods"))
+                            report(Progress(what=why, done=0, unit="pods", waits=True))
             except Refused:
                 raise
             except EngineUnreachable as error:  # it may have waited for long; prepare_timeout ends this
-                report(Progress(what=error.message, done=0, unit="pods"))
+                report(Progress(what=error.message, done=0, unit="pods", waits=True))
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 

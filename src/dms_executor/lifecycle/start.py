@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
+from functools import partial
 
 import msgspec
 
@@ -106,7 +107,7 @@ async def _prepare(core: Core, live: Live, report: Report, turn: AsyncExitStack)
     try:
         async with live.preparing(limit):
             with traced(live, "prepare"):
-                live.prepared = await live.engine.prepare(x, report)
+                live.prepared = await live.engine.prepare(x, partial(_reported, core, live, report))
             await turn.enter_async_context(core.creations)
     except TimeoutError as error:
         if live.intent is None:
@@ -198,6 +199,13 @@ async def _check_powers(engine: Engine, request: ExecutionRequest) -> None:
 def _unless_stopped(live: Live) -> None:
     if live.intent is not None:
         raise ExecutionCancelled(f"execution {live.x.id} was cancelled before its job ran", execution_id=live.x.id)
+
+
+def _reported(core: Core, live: Live, report: Report, progress: Progress) -> None:
+    """What keeps it waiting is everybody's to see, not only of who started it."""
+    if progress.waits:
+        core.tasks.spawn(core.journal.waiting(live.x.token, progress.what), f"waiting {live.x.id}")
+    report(progress)
 
 
 def _unseen(_progress: Progress) -> None:

@@ -158,7 +158,9 @@ class Stats(_Record, frozen=True, kw_only=True):
 
 
 class Event(_Record, frozen=True, kw_only=True):
-    """One transition. `sequence` grows by at least one from event to event, the same in each process."""
+    """One transition, or what a pending execution waits for (`message`). `sequence` grows by at least one from event to
+    event, the same in each process.
+    """
 
     sequence: int
     time: datetime
@@ -170,7 +172,10 @@ class Event(_Record, frozen=True, kw_only=True):
 
 
 class ExecutionInfo(_Record, frozen=True, kw_only=True):
-    """What is known of one execution. `request` has its secrets taken out."""
+    """What is known of one execution. `request` has its secrets taken out.
+
+    `waits_for`: what keeps one that is pending from its start, in its engine's words.
+    """
 
     request: ExecutionRequest
     status: ExecutionStatus
@@ -185,6 +190,7 @@ class ExecutionInfo(_Record, frozen=True, kw_only=True):
     loosened: list[str] = []
     unenforced: list[str] = []
     stale: bool = False
+    waits_for: str = ""
 
 
 class ImageInfo(_Record, frozen=True, kw_only=True):
@@ -228,12 +234,16 @@ class Probe(_Record, frozen=True, kw_only=True):
 
 
 class Progress(_Record, frozen=True, kw_only=True):
-    """How far a preparation is: `done` of `total` `unit`s of `what`."""
+    """How far a preparation is: `done` of `total` `unit`s of `what`.
+
+    `waits`: nothing goes on before something else changes, and `what` says why: `inspect` and the events say it, too.
+    """
 
     what: str
     done: int
     total: int | None = None
     unit: str = "bytes"
+    waits: bool = False
 
 
 class CleanupReport(_Record, frozen=True, kw_only=True):
