@@ -12,12 +12,13 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from .clocks import stamped_since, turned
 from .container import Container
 from .rights import granted, needed_by
 
@@ -51,6 +52,8 @@ class ApiServer:
         """How many of such requests, named as in `requests`, are answered by 500, unheard."""
         self.loses = 0
         """Of how many commands the connection breaks after they were executed."""
+        self.skew = 0.0
+        """Seconds that all its clocks, and those of its nodes, are ahead."""
         self.version = 1
         self.expired = 0
         """Watches from a version below this are told 410."""
@@ -155,14 +158,15 @@ class ApiServer:
             return
         container = self.containers[name] = Container(Path(tempfile.mkdtemp(dir=self.folder)), self.lower)
         await container.start(spec)
-        self._status(name, "Running", {"running": {"startedAt": _now()}})
+        self._status(name, "Running", {"running": {"startedAt": _now(self.skew)}})
         code = await container.run()
         ended = {
             "exitCode": code,
             "reason": "Completed" if code == 0 else "Error",
-            "finishedAt": _now(),
+            "finishedAt": _now(self.skew),
         }
-        ended["message"] = container.report.read_text()[:4096]
+        report = container.report.read_bytes()[:4096].split(b"\n")
+        ended["message"] = b"\n".join(turned(line, self.skew) for line in report).decode()
         self._status(name, "Succeeded" if code == 0 else "Failed", {"terminated": ended})
         container.written.set()
         if "deletionTimestamp" in pod["metadata"]:
@@ -212,7 +216,7 @@ class ApiServer:
         if container is None or pod["status"]["phase"] in ("Succeeded", "Failed"):
             self._remove(name)
         else:
-            pod["metadata"]["deletionTimestamp"] = _now()
+            pod["metadata"]["deletionTimestamp"] = _now(self.skew)
             self._changed(name, "MODIFIED")
             container.kill()
         return web.json_response(pod)
@@ -225,10 +229,14 @@ class ApiServer:
         answer = web.StreamResponse()
         await answer.prepare(request)
         with container.log.open("rb") as log, contextlib.suppress(ConnectionError):
+            rest, begin = b"", request.query.get("sinceTime", "")
             while True:
                 container.written.clear()
                 while piece := log.read(1 << 16):
-                    await answer.write(piece)
+                    *lines, rest = (rest + piece).split(b"\n")
+                    lines = [turned(line, self.skew) for line in lines]
+                    told = [line for line in lines if not begin or stamped_since(line, begin)]
+                    await answer.write(b"".join(line + b"\n" for line in told))
                 has_ended = self.pods.get(name, {"status": {"phase": "Failed"}})["status"]["phase"] != "Running"
                 if "follow" not in request.query or has_ended:
                     return answer
@@ -299,8 +307,8 @@ async def _carried(stream: asyncio.StreamReader | None, number: int, socket: web
             await socket.send_bytes(bytes([number]) + piece)
 
 
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+def _now(skew: float) -> str:
+    return f"{datetime.now(UTC) + timedelta(seconds=skew):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _refused(status: int, reason: str) -> web.Response:

@@ -76,6 +76,12 @@ async def bench(state_dir: Path) -> AsyncIterator[Bench]:
     """Over the cluster that the tests are given; skipped without one."""
     async with opened(state_dir, cluster.needed(), admin=cluster.ADMIN) as bench:
         yield bench
+        for info in await bench.executor.list():
+            await bench.executor.remove(info.request.execution_id, force=True)
+        assert await bench.pods() == []
+        for kind in ("configmaps", "secrets"):
+            found = (await bench.client.call("GET", kind, labelSelector="app.kubernetes.io/managed-by"))["items"]
+            assert all(each["metadata"]["name"].startswith("dms-executor-init-") for each in found)
 
 
 @pytest.fixture

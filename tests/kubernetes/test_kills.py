@@ -14,17 +14,25 @@ from dms_executor.faults import POINTS
 
 from .conftest import Bench, opened
 
-_STEPS = [step for step in POINTS[: POINTS.index("intent_committed")] if step not in ("ended_committed", "collected")]
-_ALL = bool(os.environ.get("DMS_EXECUTOR_ALL_LINES"))
+COLLECTS = ("ended_committed", "collected")
+"""Steps of jobs with outputs, for which the stand-in has no place."""
+_STEPS = [step for step in POINTS[: POINTS.index("intent_committed")] if step not in COLLECTS]
+_LONG = pytest.mark.skipif(
+    not os.environ.get("DMS_EXECUTOR_ALL_LINES"),
+    reason="two programs die for each step: with DMS_EXECUTOR_ALL_LINES, as .ci/full has it",
+)
 _CALLER = """
 import asyncio, sys
 from pathlib import Path
 import msgspec
+from dms_executor.types import StorageVolume
 from tests.kubernetes.conftest import opened
+from tests.kubernetes.test_kills import COLLECTS
 async def main(state, kubeconfig, step, execution_id):
     async with opened(Path(state), kubeconfig, clears=False) as bench:
         script = "echo begin; cat; sleep 0.3; echo end >&2; exit 7"
-        request = bench.request("sh", "-c", script, stdin=step.encode())
+        outputs = [StorageVolume(source=f"{state}/../out", target="/out")] if step in COLLECTS else []
+        request = bench.request("sh", "-c", script, stdin=step.encode(), outputs=outputs)
         await bench.executor.run(msgspec.structs.replace(request, execution_id=execution_id))
         await asyncio.sleep(10)  # for what comes after its result is told
 asyncio.run(main(*sys.argv[1:]))
@@ -41,9 +49,19 @@ async def killed_at(step: str, state: Path, kubeconfig: str, execution_id: str) 
     assert await asyncio.wait_for(process.wait(), 100) == -signal.SIGKILL, f"{step} was never reached"
 
 
-@pytest.mark.skipif(not _ALL, reason="two programs die for each step: with DMS_EXECUTOR_ALL_LINES, as .ci/full has it")
+@_LONG
 @pytest.mark.parametrize("step", _STEPS)
 async def test_a_caller_killed_between_two_steps(either: Bench, step: str, tmp_path: Path) -> None:
+    await _killed_twice(either, step, tmp_path)
+
+
+@_LONG
+@pytest.mark.parametrize("step", COLLECTS)
+async def test_a_caller_killed_while_a_cluster_gives_outputs(bench: Bench, step: str, tmp_path: Path) -> None:
+    await _killed_twice(bench, step, tmp_path)
+
+
+async def _killed_twice(either: Bench, step: str, tmp_path: Path) -> None:
     state = tmp_path / "killed"
     for execution_id in ("first", "second"):
         await killed_at(step, state, either.kubeconfig, execution_id)

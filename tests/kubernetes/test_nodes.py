@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dms_executor import ByteSize, Resources
+from dms_executor.errors import ExecutorError
 from dms_executor.types import StorageVolume
 from tests import cluster
 
@@ -23,7 +24,13 @@ pytestmark = pytest.mark.skipif(
 
 _SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "cluster"
 _ON_2 = {"node_selector": {"kubernetes.io/hostname": "node2"}}
-_TICKS = "n=0; while :; do n=$((n + 1)); echo tick $n; sleep 0.2; done"
+_TICKS = "echo begin; n=0; while :; do n=$((n + 1)); echo tick $n; sleep 0.2; done"
+
+
+def _is_whole(output: bytes) -> bool:
+    """Whether it is that script's from its first byte on, run once."""
+    lines = output.split(b"\n")
+    return lines[0] == b"begin" and lines[1:-1] == [b"tick %d" % n for n in range(1, len(lines) - 1)]
 
 
 async def _cluster(*words: str) -> None:
@@ -53,9 +60,9 @@ async def node2(bench: Bench) -> AsyncIterator[Bench]:
 
 
 async def test_jobs_of_a_node_that_dies_are_lost_in_the_clusters_words(node2: Bench) -> None:
-    jobs = [await node2.start("sh", "-c", _TICKS, params=_ON_2) for _ in range(6)]
+    jobs = await asyncio.gather(*(node2.start("sh", "-c", _TICKS, params=_ON_2) for _ in range(20)))
     elsewhere = await node2.start(
-        "sh", "-c", "sleep 5; exit 3", params={"node_selector": {"kubernetes.io/hostname": "node1"}}
+        "sh", "-c", "sleep 15; exit 3", params={"node_selector": {"kubernetes.io/hostname": "node1"}}
     )
     for job in jobs:
         await heard(node2, job, b"tick 3")
@@ -65,16 +72,28 @@ async def test_jobs_of_a_node_that_dies_are_lost_in_the_clusters_words(node2: Be
     assert {(result.status, result.reason) for result in results} == {("failed", "engine_lost")}
     assert all("Taint" in result.error_msg for result in results), results[0].error_msg
     assert all(b"tick 3\n" in result.stdout for result in results)
+    assert all(_is_whole(result.stdout) for result in results)
     assert (await node2.executor.wait(elsewhere)).exit_code == 3
 
 
 async def test_a_killed_api_server_costs_nothing(bench: Bench) -> None:
-    before = await bench.start("sh", "-c", "echo a; sleep 8; echo b; exit 4")
-    await heard(bench, before, b"a")
-    await _cluster("restart-api")
-    async with asyncio.timeout(90):
-        result = await bench.executor.wait(before)
-    assert (result.exit_code, result.stdout) == (4, b"a\nb\n")
+    writes = "echo begin; n=0; while [ $n -lt 60 ]; do n=$((n + 1)); echo tick $n; sleep 0.2; done; exit 4"
+    jobs = await asyncio.gather(*(bench.start("sh", "-c", writes) for _ in range(4)))
+    ends = await bench.start("sh", "-c", "echo a; sleep 2; echo b; exit 6")  # while nobody can be told
+    for job in (*jobs, ends):
+        await heard(bench, job, b"\n")
+    restarting = asyncio.create_task(_cluster("restart-api"))
+    starting = await asyncio.gather(*(bench.run("sh", "-c", "exit 5") for _ in range(4)), return_exceptions=True)
+    await restarting
+    async with asyncio.timeout(120):
+        results = await asyncio.gather(*(bench.executor.wait(job) for job in jobs))
+        ended = await bench.executor.wait(ends)
+    assert [(result.exit_code, result.stdout.count(b"\n")) for result in results] == [(4, 61)] * 4
+    assert all(_is_whole(result.stdout) for result in results)
+    assert (ended.exit_code, ended.stdout) == (6, b"a\nb\n")
+    # One that was begun meanwhile has its result, or it was said that it does not run.
+    for outcome in starting:
+        assert isinstance(outcome, ExecutorError) or getattr(outcome, "exit_code", None) == 5, outcome
     assert (await bench.run("sh", "-c", "exit 5")).exit_code == 5
 
 
