@@ -50,6 +50,9 @@ class ApiServer:
         """What was asked, as an API server writes it into its audit log."""
         self.stumbles: dict[str, int] = {}
         """How many of such requests, named as in `requests`, are answered by 500, unheard."""
+        self.tells = asyncio.Event()
+        """Unset, nobody hears from a kubelet that a container has ended."""
+        self.tells.set()
         self.loses = 0
         """Of how many commands the connection breaks after they were executed."""
         self.skew = 0.0
@@ -160,6 +163,7 @@ class ApiServer:
         await container.start(spec)
         self._status(name, "Running", {"running": {"startedAt": _now(self.skew)}})
         code = await container.run()
+        await self.tells.wait()
         ended = {
             "exitCode": code,
             "reason": "Completed" if code == 0 else "Error",
@@ -219,6 +223,7 @@ class ApiServer:
             pod["metadata"]["deletionTimestamp"] = _now(self.skew)
             self._changed(name, "MODIFIED")
             container.kill()
+            self.tells.set()
         return web.json_response(pod)
 
     async def _log(self, request: web.Request) -> web.StreamResponse:

@@ -43,6 +43,7 @@ class Container:
         self.report.chmod(0o666)
         (folder / "mount").mkdir()
         self.written = asyncio.Event()
+        self.ended = asyncio.Event()
         self.process: asyncio.subprocess.Process | None = None
         self.first = 0
         self._env: dict[str, str] = {}
@@ -83,6 +84,7 @@ class Container:
                 log.flush()
                 self.written.set()
         code = await self.process.wait()
+        self.ended.set()
         return code if code >= 0 else 128 - code
 
     def kill(self) -> None:

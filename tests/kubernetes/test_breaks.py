@@ -9,6 +9,7 @@ import pytest
 
 from dms_executor import LogStreamRequest
 from dms_executor.errors import EngineUnreachable, ExecutionCancelled, ExecutionNotRunning, StartFailed
+from dms_executor.kubernetes.names import INIT_FOLDER
 
 from .apiserver import ApiServer, standing
 from .conftest import Bench, opened
@@ -42,10 +43,11 @@ async def test_a_watch_that_is_too_old_begins_with_a_list(alone: Bench, server: 
     execution_id = await alone.start("sh", "-c", WAITS)
     await heard(alone, execution_id, b"ready")
     server.forget()
+    while server.requests["WATCH pods"] < 2:
+        await asyncio.sleep(0.01)
     await alone.executor.send_signal(execution_id, "USR1")
     result = await asyncio.wait_for(alone.executor.wait(execution_id), 30)
     assert result.exit_code == 4
-    assert server.requests["WATCH pods"] >= 2
 
 
 async def test_many_executions_have_one_watch_and_four_calls_each(alone: Bench, server: ApiServer) -> None:
@@ -167,3 +169,27 @@ async def test_who_attaches_to_a_job_without_an_open_input_hears_it(alone: Bench
         session.signal("KILL")
         assert await session.read() is None
         assert await session.wait() == 137
+
+
+@pytest.mark.parametrize("code", [0, 3])
+async def test_a_job_has_ended_when_its_log_says_so(alone: Bench, server: ApiServer, code: int) -> None:
+    server.tells.clear()
+    result = await asyncio.wait_for(alone.run("sh", "-c", f"echo here; exit {code}"), 30)
+    assert (result.exit_code, result.stdout) == (code, b"here\n")
+
+
+async def test_a_pod_that_is_being_deleted_is_lost_whatever_its_log_says(alone: Bench, server: ApiServer) -> None:
+    execution_id = await alone.start("sh", "-c", WAITS)
+    await heard(alone, execution_id, b"ready")
+    server.tells.clear()
+    pod = server.pods[await alone.pod(execution_id)]
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    server._changed(pod["metadata"]["name"], "MODIFIED")
+    # As a kubelet ends it: by a signal that its init passes on.
+    container = server.containers[pod["metadata"]["name"]]
+    await (await container.execute([f"{INIT_FOLDER}/dms-init", "-k", "10"], has_input=False)).wait()
+    await container.ended.wait()
+    server.tells.set()
+    result = await asyncio.wait_for(alone.executor.wait(execution_id), 30)
+    assert (result.status, result.reason) == ("failed", "engine_lost")
+    assert "deleted" in result.error_msg or "gone" in result.error_msg

@@ -32,11 +32,11 @@ from .claims import check_claims
 from .client import ApiError
 from .copies import Copies
 from .gauge import Gauge
+from .hearing import Hearing
 from .names import pod_name
 from .output import Reading, log_head, read_log
 from .places import Place, places_of
 from .pods import Refused
-from .signals import Signals
 from .sites import Site, Sites
 from .spec import KubernetesParams, KubernetesSettings, checked_params, checked_settings
 from .starting import AGAIN, Starts
@@ -55,7 +55,7 @@ _POWERS = frozenset(
 )
 
 
-class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
+class KubernetesEngine(Starts, Hearing, Copies, Transfers, Engine):
     """See the module. Opened by `KubernetesEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "kubernetes"
@@ -71,6 +71,7 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
         self._sites = Sites(settings, context.executor_id)
         self._readings: dict[str, Reading] = {}
         self._ends: dict[str, int] = {}
+        self._said: dict[str, asyncio.Future[InitReport]] = {}
         self._signalling: dict[str, asyncio.Lock] = {}
         self._gauge = Gauge()
         self._forsaken: set[str] = set()
@@ -166,8 +167,17 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
         return {token: observed for (_, token, _), observed in zip(found, phases, strict=True)}
 
     async def watch(self, x: Execution, h: Handle) -> Exit:
-        """What the init reported, else what the cluster says."""
-        pod, is_forsaken = await self._last_seen(x)
+        """What the init said in the log or reported to the cluster, else what the cluster says."""
+        seeing = asyncio.ensure_future(self._last_seen(x))
+        try:
+            heard = await self._heard(x, seeing)
+            if heard is not None:
+                self._ends[x.token] = 0
+                return heard
+            pod, is_forsaken = await seeing
+        finally:
+            seeing.cancel()
+            await asyncio.wait([seeing])
         if pod is not None and is_forsaken:
             self._forsaken.add(x.token)
             self._ends[x.token] = 0
@@ -225,6 +235,7 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
         if reading is not None:
             await reading.close()
         self._signalling.pop(x.token, None)
+        self._said.pop(x.token, None)
         self._ends.pop(x.token, None)
         self._gauge.forget(x.token)
         site = self._sites.of(x)
@@ -258,6 +269,7 @@ class KubernetesEngine(Starts, Signals, Copies, Transfers, Engine):
             async with aclosing(reading.chunks()) as chunks:
                 async for chunk in chunks:
                     yield chunk
+            self._last_word(x, reading.lines.report)
         except (ApiError, EngineUnreachable) as error:
             if await self._has_no_more(x):
                 return

@@ -86,6 +86,10 @@ class Pods:
         """One that was just made, before the watch tells of it."""
         self._pods.setdefault(pod.token, pod)
 
+    def known(self, token: str) -> Pod | None:
+        """As the watch had it last."""
+        return self._pods.get(token)
+
     async def now(self, token: str) -> Pod | None:
         """Asked for at this moment, not remembered. Raises `EngineUnreachable`."""
         return (await self.listed()).get(token)

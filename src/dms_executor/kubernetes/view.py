@@ -16,7 +16,7 @@ from ..supervisor.said import Report
 from ..typed import known
 from .names import CONTAINER, TOKEN
 
-__all__ = ["Pod", "ended", "forsaken", "report_of", "seen", "trouble", "waits_for"]
+__all__ = ["Pod", "ended", "forsaken", "report_of", "seen", "told", "trouble", "waits_for"]
 
 _KILLED = 137
 _MISSING = ("not found", "manifest unknown", "does not exist", "not present", "no such image")
@@ -113,6 +113,11 @@ class Pod(msgspec.Struct, rename="camel"):
         """Whether what is to take them runs."""
         return any(c.state.running is not None for c in self.status.init_container_statuses)
 
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether somebody is ending it, or has: the cluster, or who deleted it."""
+        return _why_lost(self) is not None
+
     def lacks(self, container: str) -> bool:
         """Whether that one has ended, or never was."""
         there = [*self.status.init_container_statuses, *self.status.container_statuses]
@@ -197,7 +202,16 @@ def ended(pod: Pod | None, report: Report, *, killed: bool, stopped: bool = Fals
     timeout came first is known better by who has both times.
     """
     found = _ended(pod, report, killed=killed or report.timed_out)
-    if found is None or not (stopped or report.timed_out):
+    return _with_cause(found, report, stopped) if found is not None else None
+
+
+def told(report: Report, *, killed: bool, stopped: bool, now: datetime) -> Exit:
+    """The end of a job by its init's word alone, which is over; the rest as for `ended`."""
+    return _with_cause(report.to_exit(killed=killed or report.timed_out, now=now), report, stopped)
+
+
+def _with_cause(found: Exit, report: Report, stopped: bool) -> Exit:
+    if not (stopped or report.timed_out):
         return found
     return msgspec.structs.replace(found, stopped_by="deadline" if report.timed_out else "stop")
 
