@@ -1,6 +1,9 @@
 """Jobs in pods beside the cluster's own Jobs by the same client: `echo hi`, and COUNT at once (100).
 
-usage: scripts/cluster run scripts/bench pods [COUNT]
+On both sides the clock runs from the first creation to the last result with its output, and what has ended is deleted
+as it ends, without waiting for it to be gone; each side begins when nothing of the other is there.
+
+usage: scripts/cluster run scripts/bench pods [COUNT [both|jobs|ours]]
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from dms_executor.kubernetes.spec import KubernetesSettings
 _KUBECONFIG = os.environ.get("DMS_EXECUTOR_CLUSTER_ADMIN", "")
 _IMAGE = "localhost/busybox:1"
 _JOBS = "/apis/batch/v1/namespaces/default/jobs"
-_ONE = 7
+_ONE = 9
 
 
 class Requests(logging.Handler):
@@ -40,12 +43,13 @@ class Requests(logging.Handler):
         args = record.args
         if isinstance(args, tuple) and args and " ms" in record.msg:
             method, _, path = str(args[0]).partition(" ")
-            kind = "log" if path.endswith("/log") else path.partition("/")[0]
+            parts = path.removeprefix("/apis/batch/v1/namespaces/default/").split("/")
+            kind = "log" if parts[-1] == "log" else parts[0]
             self.counts["exec" if method == "exec" else f"{method} {kind}"] += 1
 
 
 async def plain(client: Client, count: int) -> float:
-    """Seconds from the first creation to the last log; one watch for all. Taken away afterwards."""
+    """Seconds from the first creation to the last log; one watch for all."""
     label, names = f"j{uuid4().hex}", [f"plain-{uuid4().hex[:12]}" for _ in range(count)]
 
     async def one(name: str) -> None:
@@ -56,6 +60,15 @@ async def plain(client: Client, count: int) -> float:
 
     began = time.perf_counter()
     making = asyncio.gather(*map(one, names))
+    removing: list[asyncio.Task[Any]] = []
+
+    async def read(pod: str, job: str) -> None:
+        async with client.stream("GET", f"pods/{pod}/log", deadline=60.0) as pieces:
+            text = b"".join([piece async for piece in pieces])
+        assert text == b"hi\n", text
+        call = client.call("DELETE", f"{_JOBS}/{job}", deadline=120.0, propagationPolicy="Background")
+        removing.append(asyncio.create_task(call))
+
     logs: dict[str, asyncio.Task[None]] = {}
     query = {"watch": "1", "labelSelector": f"bench={label}"}
     async with client.stream("GET", "pods", query=query) as pieces:
@@ -66,24 +79,19 @@ async def plain(client: Client, count: int) -> float:
                 pod: dict[str, Any] = json.loads(line)["object"]
                 name = pod["metadata"]["name"]
                 if pod["status"].get("phase") in ("Succeeded", "Failed") and name not in logs:
-                    logs[name] = asyncio.create_task(_log(client, name))
+                    job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
+                    logs[name] = asyncio.create_task(read(name, job))
             if len(logs) == count:
                 break
     await making
     await asyncio.gather(*logs.values())
     took = time.perf_counter() - began
-    await asyncio.gather(*(client.call("DELETE", f"{_JOBS}/{name}", propagationPolicy="Background") for name in names))
+    await asyncio.gather(*removing)
     return took
 
 
-async def _log(client: Client, name: str) -> None:
-    async with client.stream("GET", f"pods/{name}/log", deadline=60.0) as pieces:
-        text = b"".join([piece async for piece in pieces])
-    assert text == b"hi\n", text
-
-
 async def ours(executor: Executor, count: int) -> float:
-    """Seconds from the first start to the last result, pods taken away."""
+    """Seconds from the first start to the last result."""
 
     async def one() -> None:
         spec = KubernetesSpec(image=_IMAGE, cmd=["echo", "hi"]).build()
@@ -95,32 +103,55 @@ async def ours(executor: Executor, count: int) -> float:
     return time.perf_counter() - began
 
 
-async def main(count: int) -> None:
+async def _gone(client: Client) -> None:
+    """Until no pod is there."""
+    while (await client.call("GET", "pods", limit="1"))["items"]:
+        await asyncio.sleep(0.3)
+
+
+async def main(count: int, side: str) -> None:
     counter = Requests()
     log = logging.getLogger("dms_executor.kubernetes")
     log.setLevel(logging.DEBUG)
     log.propagate = False
     client = Client(KubernetesSettings(kubeconfig=_KUBECONFIG))
     settings = Settings(engines={"kubernetes": {"kubeconfig": _KUBECONFIG}})
+
+    def asked(whose: str) -> None:
+        counts = ", ".join(f"{what} {n}" for what, n in counter.counts.most_common())
+        print(f"asked for {count} by {whose}: {counts}", flush=True)
+
     with tempfile.TemporaryDirectory(prefix="dms-executor-") as folder:
         async with Executor.open(Path(folder), policy=Policy.trusted(), settings=settings) as executor:
-            await ours(executor, 1)
-            await plain(client, 1)
-            pairs = [(await plain(client, 1), await ours(executor, 1)) for _ in range(_ONE)]
-            _tell("echo hi", *(statistics.median(side) for side in zip(*pairs, strict=True)))
-            many = await plain(client, count)
-            await asyncio.sleep(20)  # their pods go in the background
+
+            async def alone(count: int, *, is_ours: bool) -> float:
+                await _gone(client)
+                counter.counts.clear()
+                return await (ours(executor, count) if is_ours else plain(client, count))
+
+            await alone(1, is_ours=True)
+            await alone(1, is_ours=False)
+            if side == "both":
+                pairs = [(await alone(1, is_ours=False), await alone(1, is_ours=True)) for _ in range(_ONE)]
+                _tell("echo hi", *(statistics.median(one) for one in zip(*pairs, strict=True)))
             log.addHandler(counter)
-            _tell(f"{count} at once", many, await ours(executor, count))
-            print(f"asked for {count}: " + ", ".join(f"{what} {n}" for what, n in counter.counts.most_common()))
+            theirs = mine = 0.0
+            if side != "ours":
+                theirs = await alone(count, is_ours=False)
+                asked("a client of Jobs")
+            if side != "jobs":
+                mine = await alone(count, is_ours=True)
+                asked("this package")
+            _tell(f"{count} at once", theirs, mine)
     await client.close()
 
 
 def _tell(what: str, theirs: float, mine: float) -> None:
-    print(f"{what}: Jobs {theirs:.2f} s, this package {mine:.2f} s, ratio {mine / theirs:.2f}")
+    ratio = f", ratio {mine / theirs:.2f}" if theirs and mine else ""
+    print(f"{what}: Jobs {theirs:.2f} s, this package {mine:.2f} s{ratio}", flush=True)
 
 
 if __name__ == "__main__":
     if not _KUBECONFIG:
-        sys.exit("usage: scripts/cluster run scripts/bench pods [COUNT]")
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100))
+        sys.exit("usage: scripts/cluster run scripts/bench pods [COUNT [both|jobs|ours]]")
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 100, (sys.argv[2:] or ["both"])[0]))

@@ -53,6 +53,8 @@ class ApiServer:
         self.tells = asyncio.Event()
         """Unset, nobody hears from a kubelet that a container has ended."""
         self.tells.set()
+        self.throttles: dict[str, int] = {}
+        """How many are turned away at first, as a busy server does."""
         self.loses = 0
         """Of how many commands the connection breaks after they were executed."""
         self.skew = 0.0
@@ -111,6 +113,9 @@ class ApiServer:
         if self.stumbles.get(what, 0) > 0:
             self.stumbles[what] -= 1
             return _refused(500, "InternalError")
+        if self.throttles.get(what, 0) > 0:
+            self.throttles[what] -= 1
+            return web.Response(status=429, headers={"Retry-After": "0"})
         self.addresses.append(request.path_qs)
         if request.headers.get("Authorization", "") in self.refuses:
             return _refused(401, "Unauthorized")

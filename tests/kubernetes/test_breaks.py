@@ -95,6 +95,12 @@ async def test_a_start_outlives_a_server_that_stumbles(alone: Bench, server: Api
     assert server.stumbles[what] == 0
 
 
+async def test_what_a_busy_server_turns_away_comes_again(alone: Bench, server: ApiServer) -> None:
+    server.throttles |= {"POST pods": 3, "GET log": 2, "DELETE pods": 2}
+    assert (await alone.run("sh", "-c", "exit 3")).exit_code == 3
+    assert server.throttles["POST pods"] == server.throttles["GET log"] == 0
+
+
 async def test_a_pod_that_waits_for_a_place_outlives_a_server_that_stumbles(alone: Bench, server: ApiServer) -> None:
     request = alone.request("true", params={"node_selector": {"there": "none"}})
     running = asyncio.create_task(alone.executor.run(request))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -100,22 +101,30 @@ class Client:
         silence: float | None = None,
         query: Mapping[str, str] | None = None,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """A call whose answer is read piece by piece. `silence`: how many seconds may pass without one."""
+        """A call whose answer is read piece by piece. `silence`: how many seconds may pass without one.
+
+        One that a busy cluster turns away (429) comes again when it says, as long as its deadline is not over.
+        """
         aiohttp = _aiohttp()
         session, where = await self._open(), f"{method} {path}"
         timeout = aiohttp.ClientTimeout(total=deadline, sock_connect=_CONNECT, sock_read=silence)
-        begun = time.monotonic()
+        begun, was_refused = time.monotonic(), False
         try:
-            for is_last in (False, True):
+            while True:
                 headers = await self._headers()
                 response = await session.request(
                     method, await self._url(path), json=body, params=query, headers=headers, timeout=timeout
                 )
                 tickets = self._base._tickets
-                if response.status != 401 or is_last or tickets is None:
+                if response.status == 401 and tickets is not None and not was_refused:
+                    response.close()  # a token may be taken back before its time
+                    was_refused = True
+                    tickets.refused(headers["Authorization"].removeprefix("Bearer "))
+                elif response.status == 429 and time.monotonic() - begun < (deadline or _DEADLINE):
+                    response.close()
+                    await asyncio.sleep(_pause(response.headers.get("Retry-After", "")))
+                else:
                     break
-                response.close()  # a token may be taken back before its time
-                tickets.refused(headers["Authorization"].removeprefix("Bearer "))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _unreachable(where, error) from error
         try:
@@ -212,6 +221,14 @@ def _aiohttp() -> Any:
             f"the engine kubernetes needs aiohttp: {error}", mend="pip install 'dms-executor[kubernetes]'"
         ) from error
     return aiohttp
+
+
+def _pause(after: str) -> float:
+    """Seconds until a call that was turned away comes again; not all of them at once.
+
+    https://kubernetes.io/docs/concepts/cluster-administration/flow-control/
+    """
+    return (min(float(after), 10.0) if after.isdecimal() else 1.0) * random.uniform(1.0, 1.5)
 
 
 async def _pieces(response: aiohttp.ClientResponse, where: str) -> AsyncIterator[bytes]:
