@@ -36,7 +36,7 @@ PROGRAMS: dict[str, list[str]] = {
     "dms-vm": [
         *SHARED,
         *("vm.c", "vm_clients.c", "vm_terminal.c", "vmm.c", "terminal.c"),
-        *("vm_api.c", "vm_options.c", "vm_raw.c", "vm_tap.c", "vm_way.c", "vm_warm.c"),
+        *("vm_api.c", "vm_fire.c", "vm_options.c", "vm_raw.c", "vm_tap.c", "vm_way.c", "vm_warm.c"),
     ],
     "dms-vm-exec": [*SHARED, "vm_exec.c", "vm_terminal.c", "terminal.c"],
     "dms-pod": [

@@ -197,6 +197,14 @@ static void pass_to_init(const struct frame *frame)
         send(job.report, bytes, length + frame->length, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+static void wake(void)
+{
+    const char *problem = guest_wake(link_is_call());
+    if (problem != NULL)
+        hopeless(problem);
+    greet();
+}
+
 static void hear_host(void)
 {
     static uint8_t bytes[FRAME_HEADER + FRAME_DATA_MAX];
@@ -206,6 +214,12 @@ static void hear_host(void)
     ssize_t got = read(link_fd(), bytes + have, sizeof bytes - have);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
+    /* All calls of a guest end with its snapshot: one that was told to wait goes on in a clone. */
+    if (got <= 0 && guest_is_template() && link_is_call() && link_call_again()) {
+        have = 0;
+        wake();
+        return;
+    }
     if (got <= 0)
         hopeless("the host has gone");
     have += (size_t)got;
@@ -216,12 +230,8 @@ static void hear_host(void)
             keep_config(&frame);
         else if (frame.type == FRAME_GUEST_GO && !running)
             go(&frame);
-        else if (frame.type == FRAME_GUEST_WAKE && !running) {
-            const char *problem = guest_wake();
-            if (problem != NULL)
-                hopeless(problem);
-            greet();
-        }
+        else if (frame.type == FRAME_GUEST_WAKE && !running)
+            wake();
         else if (frame.type == FRAME_GUEST_STDIN)
             keep_input(&frame);
         else if (frame.type == FRAME_GUEST_RESIZE)
@@ -302,7 +312,7 @@ static _Noreturn void loop(int signals)
             end();
         if (ready < 0)
             continue;
-        if (waited[HOST].revents & POLLIN)
+        if (waited[HOST].revents & (POLLIN | POLLERR))
             hear_host();
         if (waited[INIT].revents != 0 && job.report >= 0)
             guest_hear(&job, heard, NULL);

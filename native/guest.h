@@ -63,9 +63,11 @@ const char *guest_root_enter(const struct guest_config *config);
 int guest_wait_for(const char *path); /* 0 once it is there */
 
 /* guest_wake.c: what cannot be done, with errno, or NULL. Told to wake for the first time, its driver lets go of the disks,
- * for a snapshot; for the second, in a clone of that, takes them again, whose size, content and all it finds only now. */
+ * for a snapshot; for the second, in a clone of that, takes them again, whose size, content and all it finds only now.
+ * `called`: the way to the host is a call, by vsock: such a guest keeps its disks, and waits for their new sizes. */
 struct frame;
-const char *guest_wake(void);
+const char *guest_wake(bool called);
+bool guest_is_template(void); /* told once, and not again */
 const char *guest_begin(const struct frame *go);
 
 /* guest_network.c: the loopback, too */
@@ -129,6 +131,8 @@ int sessions_patience(void); /* ms until one of them wants to be served, -1: non
 
 /* guest_port.c: finds the way to the host */
 void link_open(const char *name);
+bool link_is_call(void);
+bool link_call_again(void); /* once the last call has ended */
 
 /* guest_link.c: what goes that way */
 void link_use(int fd);

@@ -15,6 +15,7 @@ static int port = -1;
 void link_use(int fd)
 {
     port = fd;
+    first = have = 0; /* what another one was to hear */
 }
 
 int link_fd(void)

@@ -14,6 +14,8 @@
 #define PORTS "/sys/class/virtio-ports"
 #define HOST_PORT 1024u /* of vsock, as src/dms_executor/firecracker/config.py has it */
 
+static bool is_call;
+
 /* https://docs.kernel.org/admin-guide/devices.html: a port's name is a file beside it, its node bears its folder's name. */
 static bool open_port(const char *name)
 {
@@ -50,7 +52,25 @@ static bool call_host(void)
         return false;
     }
     link_use(fd);
+    is_call = true;
     return true;
+}
+
+bool link_is_call(void)
+{
+    return is_call;
+}
+
+bool link_call_again(void)
+{
+    close(link_fd());
+    link_use(-1);
+    for (int tries = 0; tries < GUEST_TRIES; tries++) {
+        if (call_host())
+            return true;
+        usleep(1000);
+    }
+    return false;
 }
 
 void link_open(const char *name)

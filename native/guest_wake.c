@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/random.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,13 @@
 
 #define DISKS "/sys/bus/virtio/drivers/virtio_blk"
 
-enum { MOST_DISKS = 64 };
+enum {
+    MOST_DISKS = 64,
+    STAND_IN_SECTORS = 1, /* of each disk of a guest of Firecracker's while it waits: no job has one as small */
+    RESIZE_MS = 20000,    /* that the host's word of a disk's new size may need */
+};
+
+static enum { BOOTED, TEMPLATE, CLONE } state;
 
 static int released[MOST_DISKS], released_count; /* in the order of their names */
 
@@ -80,13 +87,41 @@ static int take_disks(void)
     return result;
 }
 
-const char *guest_wake(void)
+/* The monitor says that a disk's file is another one: its driver takes the size anew. What it read of the stand-in when it
+ * found that went with the last close of the device. */
+static int await_disks(void)
 {
-    static bool is_template;
-    if (is_template)
-        return take_disks() == 0 ? NULL : "cannot take its disks";
-    is_template = true;
-    return release_disks() == 0 ? NULL : "cannot let go of its disks";
+    char path[64], text[32];
+    for (char letter = 'a'; letter <= 'z'; letter++) {
+        snprintf(path, sizeof path, "/sys/block/vd%c/size", letter);
+        for (int tries = 0;; tries++) {
+            if (sys_read_file(AT_FDCWD, path, text, sizeof text) < 0)
+                return errno == ENOENT ? 0 : -1;
+            if (strtoull(text, NULL, 10) > STAND_IN_SECTORS)
+                break;
+            errno = ETIMEDOUT;
+            if (tries == RESIZE_MS)
+                return -1;
+            usleep(1000);
+        }
+    }
+    return 0;
+}
+
+bool guest_is_template(void)
+{
+    return state == TEMPLATE;
+}
+
+const char *guest_wake(bool called)
+{
+    if (state == BOOTED) {
+        state = TEMPLATE;
+        /* Most releases of Firecracker cannot reset a disk, which its driver's leaving takes. */
+        return called || release_disks() == 0 ? NULL : "cannot let go of its disks";
+    }
+    state = CLONE;
+    return (called ? await_disks() : take_disks()) == 0 ? NULL : "cannot take its disks";
 }
 
 const char *guest_begin(const struct frame *go)

@@ -10,13 +10,11 @@
 
 enum { ANSWER_MS = 500 }; /* that its answer is waited for, so that it has read what it was sent */
 
-static void say(const struct vm_options *options, const char *call, const char *body)
+int vm_api_say(const struct vm_options *options, const char *call, const char *body)
 {
-    char text[512];
+    char text[1024];
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct timeval most = {.tv_usec = ANSWER_MS * 1000};
-    if (options->api == NULL)
-        return;
     int folder = open(options->place.folder != NULL ? options->place.folder : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
     /* The socket itself: a guest that broke out into its folder leads nobody to another one by a link. */
     int at = openat(folder, options->api, O_PATH | O_NOFOLLOW | O_CLOEXEC);
@@ -24,24 +22,37 @@ static void say(const struct vm_options *options, const char *call, const char *
     snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d", at);
     int length = snprintf(text, sizeof text,
         "%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s", call, strlen(body), body);
-    if (at >= 0 && fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most) == 0 &&
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most) == 0 &&
-        connect(fd, (struct sockaddr *)&address, sizeof address) == 0 && send(fd, text, (size_t)length, MSG_NOSIGNAL) == length)
-        (void)!recv(fd, text, sizeof text, 0);
+    bool said = at >= 0 && fd >= 0 && length < (int)sizeof text &&
+                setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most) == 0 &&
+                setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most) == 0 &&
+                connect(fd, (struct sockaddr *)&address, sizeof address) == 0 && send(fd, text, (size_t)length, MSG_NOSIGNAL) == length;
     if (folder >= 0)
         close(folder);
     if (at >= 0)
         close(at);
+    if (said)
+        return fd;
     if (fd >= 0)
         close(fd);
+    return -1;
+}
+
+static void tell(const struct vm_options *options, const char *call, const char *body)
+{
+    char answer[512];
+    int fd = options->api != NULL ? vm_api_say(options, call, body) : -1;
+    if (fd < 0)
+        return;
+    (void)!recv(fd, answer, sizeof answer, 0);
+    close(fd);
 }
 
 void vm_api_resume(const struct vm_options *options)
 {
-    say(options, "PATCH /vm", "{\"state\": \"Resumed\"}");
+    tell(options, "PATCH /vm", "{\"state\": \"Resumed\"}");
 }
 
 void vm_api_press(const struct vm_options *options)
 {
-    say(options, "PUT /actions", "{\"action_type\": \"SendCtrlAltDel\"}");
+    tell(options, "PUT /actions", "{\"action_type\": \"SendCtrlAltDel\"}");
 }

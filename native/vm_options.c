@@ -11,7 +11,7 @@
 #include "vm_way.h"
 
 #define USAGE                                                                                                              \
-    "usage: dms-vm [-i] [-t COLUMNSxROWS] [-r] [-N NAMESPACE] [-u UID GID GROUP] [-d FOLDER] [-l SOCKET UID] [-a SOCKET] [-w WARM COLD] [-k] [-n TAP UID] [-f INTERFACE ADDRESS MASK GATEWAY OWN] [-j CGROUP_PROCS]... -- ARGV..."
+    "usage: dms-vm [-i] [-t COLUMNSxROWS] [-r] [-N NAMESPACE] [-u UID GID GROUP] [-d FOLDER] [-l SOCKET UID] [-a SOCKET] [-w WARM COLD] [-W FOLDER] [-C CALL BODY]... [-k] [-n TAP UID] [-f INTERFACE ADDRESS MASK GATEWAY OWN] [-j CGROUP_PROCS]... -- ARGV..."
 
 static unsigned number(const char *word)
 {
@@ -21,7 +21,7 @@ static unsigned number(const char *word)
 /* How many words follow an option; -1: there is no such. */
 static int words_of(char option)
 {
-    const char *found = strchr("i0r0k0t1N1u3d1l2a1w2n2f5j1", option);
+    const char *found = strchr("i0r0k0t1N1u3d1l2a1w2W1C2n2f5j1", option);
     return option == 0 || found == NULL || (option >= '0' && option <= '9') ? -1 : found[1] - '0';
 }
 
@@ -40,6 +40,14 @@ static const char *apply(char option, char **words, struct vm_options *options)
     case 'w':
         options->warm = number(words[0]);
         options->cold = number(words[1]);
+        break;
+    case 'W':
+        options->warm_folder = words[0];
+        break;
+    case 'C':
+        if (options->call_count == VM_CALLS)
+            return USAGE;
+        options->calls[options->call_count++] = (struct vm_call){words[0], words[1]};
         break;
     case 'u':
         options->owner.uid = number(words[0]);

@@ -5,7 +5,6 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -145,13 +144,8 @@ _Noreturn void vm_raw(struct vmm *of, const struct vm_options *options, int to_s
         };
         if (poll(waited, COUNT, -1) < 0)
             continue;
-        if (waited[SIGNALS].revents != 0) {
-            struct signalfd_siginfo info;
-            while (read(signals, &info, sizeof info) == sizeof info)
-                ;
-            if (waitpid(vmm->pid, &vmm->status, WNOHANG) == vmm->pid)
-                vmm->pid = 0;
-        }
+        if (waited[SIGNALS].revents != 0)
+            vmm_reap(vmm, signals);
         if (waited[SHIM].revents != 0)
             hear_shim(options);
         if (waited[WORDS].revents != 0 || waited[OUT].revents != 0)

@@ -7,13 +7,13 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "frame.h"
 #include "sys.h"
+#include "vm_fire.h"
 
 enum {
     PATIENCE_MS = 30000, /* for a restored agent's answer, on a host that has no time for us */
@@ -40,15 +40,6 @@ static enum outcome look(const struct vmm *vmm)
     return frame.type == FRAME_GUEST_HELLO && get_u32(frame.payload) == PROTOCOL_VERSION ? GREETED : GONE;
 }
 
-static void reap(struct vmm *vmm, int signals)
-{
-    struct signalfd_siginfo info;
-    while (read(signals, &info, sizeof info) == sizeof info)
-        ;
-    if (vmm->pid != 0 && waitpid(vmm->pid, &vmm->status, WNOHANG) == vmm->pid)
-        vmm->pid = 0;
-}
-
 /* `awaits`: else nothing that the agent says counts. `most` in ms. */
 static enum outcome wait_for(struct vmm *vmm, bool awaits, int report, int folder, int signals, int most)
 {
@@ -72,7 +63,7 @@ static enum outcome wait_for(struct vmm *vmm, bool awaits, int report, int folde
         if (waited[WORDS].revents != 0)
             vmm_listen(&vmm->words, folder);
         if (waited[SIGNALS].revents != 0)
-            reap(vmm, signals);
+            vmm_reap(vmm, signals);
         if (waited[CHANNEL].revents != 0 && vmm->channel < 0) {
             vmm_accept(vmm);
         } else if (waited[CHANNEL].revents != 0) {
@@ -111,7 +102,8 @@ static void close_all(struct vmm *vmm)
 static void note(int folder, enum outcome outcome)
 {
     char text[1024];
-    int length = snprintf(text, sizeof text, "%s%s", outcome == LATE ? "its agent did not answer in time: " : "", vmm_last_words());
+    const char *why = *vm_fire_problem() != 0 ? vm_fire_problem() : vmm_last_words();
+    int length = snprintf(text, sizeof text, "%s%s", outcome == LATE ? "its agent did not answer in time: " : "", why);
     int fd = openat(folder, "cold", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return;
@@ -128,9 +120,19 @@ static enum outcome wake(struct vmm *vmm, int report, int folder, int signals)
     return wait_for(vmm, true, report, folder, signals, PATIENCE_MS);
 }
 
+static enum outcome live(struct vmm *vmm, const struct vm_options *options, int report, int folder, int signals)
+{
+    if (vmm_start(vmm, options->argv, &options->owner, &options->place, true) != 0)
+        return GONE;
+    enum vm_fired fired = vm_fire(vmm, options, report, folder, signals);
+    if (fired != FIRED)
+        return fired == FIRE_TOLD ? TOLD : GONE;
+    return wake(vmm, report, folder, signals);
+}
+
 bool vm_warm_start(struct vmm *vmm, struct vm_options *options, int report, int folder, int signals)
 {
-    enum outcome outcome = GONE;
+    const char *cold_folder = options->place.folder;
     char **end = options->argv;
     while (*end != NULL)
         end++;
@@ -138,16 +140,18 @@ bool vm_warm_start(struct vmm *vmm, struct vm_options *options, int report, int 
         return false;
     char **behind = end - options->cold, *first = *behind;
     *behind = NULL;
-    if (vmm_start(vmm, options->argv, &options->owner, &options->place, true) == 0)
-        outcome = wake(vmm, report, folder, signals);
+    if (options->warm_folder != NULL)
+        options->place.folder = options->warm_folder;
+    enum outcome outcome = live(vmm, options, report, folder, signals);
     if (outcome == GREETED || outcome == TOLD) /* what the shim says cannot wait, and is not ours to judge */
         return true;
-    if (outcome == GONE)
+    if (outcome == GONE && *vm_fire_problem() == 0)
         listen_to_the_end(vmm, folder);
     note(folder, outcome);
     if (vmm->pid > 0)
         vmm_kill(vmm);
     close_all(vmm);
+    options->place.folder = cold_folder;
     *behind = first;
     memmove(behind - options->warm, behind, (options->cold + 1) * sizeof *behind);
     return false;

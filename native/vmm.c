@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -194,4 +195,13 @@ void vmm_kill(struct vmm *vmm)
     while (waitpid(vmm->pid, &vmm->status, 0) < 0 && errno == EINTR)
         ;
     vmm->pid = 0;
+}
+
+void vmm_reap(struct vmm *vmm, int signals)
+{
+    struct signalfd_siginfo info;
+    while (read(signals, &info, sizeof info) == sizeof info)
+        ;
+    if (vmm->pid != 0 && waitpid(vmm->pid, &vmm->status, WNOHANG) == vmm->pid)
+        vmm->pid = 0;
 }

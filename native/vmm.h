@@ -47,5 +47,6 @@ void vmm_keep(const char *text, size_t length, int folder);
 const char *vmm_last_words(void);
 
 void vmm_kill(struct vmm *vmm); /* and waits for its end */
+void vmm_reap(struct vmm *vmm, int signals); /* after SIGCHLD, where no other signal is heard */
 
 #endif

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dms_executor.firecracker import host, raw
+from dms_executor.firecracker import host, raw, template
 from dms_executor.microvm import launch
 from tests import kernels
 
@@ -34,11 +34,13 @@ def stood_in(tools: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable
             # The stand-in is a program of Python's, which may lie where no user but ours reads it.
             monkeypatch.setattr(launch, "owner_of", lambda token: 0)
             monkeypatch.setattr(raw, "owner_of", lambda token: 0)
+            monkeypatch.setattr(template, "owner_of", lambda token: 0)
         return {
             "program": tools["firecracker"],
             "jailer": tools["jailer"],
             "jailed": jailed,
             "kernel_image": kernels.installed()[0],
+            "warm": False,
         }
 
     return settings

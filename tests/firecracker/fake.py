@@ -22,7 +22,7 @@ from . import wire
 
 __all__ = ["programs"]
 
-_HELLO, _STDOUT, _STDERR, _CONFIG, _GO, _END = 128, 129, 130, 133, 134, 135
+_HELLO, _STDOUT, _STDERR, _CONFIG, _GO, _END, _WAKE = 128, 129, 130, 133, 134, 135, 140
 _STARTED, _EXITED, _SIGNAL = 96, 98, 112
 _PORT = 1024
 _PR_SET_PDEATHSIG = 1
@@ -73,20 +73,21 @@ def firecracker(words: list[str]) -> None:
     if told.version:
         print("Firecracker v1.17.0")
         return
-    config = json.loads(Path(told.config_file).read_bytes())
+    config = json.loads(Path(told.config_file).read_bytes()) if told.config_file else None
     if told.no_api:
         print("dms")  # what the engine's trial waits for
         return
-    _check_files(config)
+    if config is not None:
+        _check_files(config)
     metadata = json.loads(Path(told.metadata).read_bytes()) if told.metadata else None
     asyncio.run(_run(told.api_sock, config, metadata))
 
 
 def _check_files(config: dict[str, Any]) -> None:
     """Every name is one of its own folder's, and what it names is there."""
-    boot = config["boot-source"]
-    named = [boot["kernel_image_path"], *(drive["path_on_host"] for drive in config["drives"])]
-    named += [boot["initrd_path"]] if "initrd_path" in boot else []
+    boot = config.get("boot-source", {})
+    named = [drive["path_on_host"] for drive in config["drives"]]
+    named += [boot[name] for name in ("kernel_image_path", "initrd_path") if name in boot]
     for name in named:
         assert "/" not in name
         assert Path(name).is_file(), name
@@ -94,21 +95,19 @@ def _check_files(config: dict[str, Any]) -> None:
         assert os.access(drive["path_on_host"], os.R_OK if drive["is_read_only"] else os.W_OK)
 
 
-async def _run(api: str, config: dict[str, Any], metadata: Any) -> None:
+async def _run(api: str, config: dict[str, Any] | None, metadata: Any) -> None:
     # Not before: the real one's `--version` does not read it either.
-    from tests.firecracker.stand_in import StandIn
+    from tests.firecracker.saved import Saving
 
-    class Faulty(StandIn):
-        """A file `fault` beside its socket is every answer's, with the status 400."""
-
-        def _answer(self, method: str, path: str, content: Any) -> bytes:
-            fault = Path("fault")
-            self.refusal = (400, fault.read_bytes()) if fault.exists() else None
-            return super()._answer(method, path, content)
-
-    stand_in = Faulty(Path(api), json.dumps(config).encode())
+    stand_in = Saving(Path(api), None if config is None else json.dumps(config).encode())
     stand_in.metadata = metadata
     async with stand_in.running():
+        if config is None:
+            await stand_in.resumed.wait()
+            config = stand_in.config
+            assert config is not None
+            _check_files(config)
+            print("restored", flush=True)
         if "vsock" in config:
             await _guest(f"{config['vsock']['uds_path']}_{_PORT}", config.get("network-interfaces", []))
         else:
@@ -125,6 +124,8 @@ async def _guest(path: str, interfaces: list[dict[str, Any]]) -> None:
     _say(writer, _HELLO, struct.pack("<I", 1))
     configuration = b""
     while (frame := await _hear(reader))[0] != _GO:
+        if frame[0] == _WAKE:
+            _say(writer, _HELLO, struct.pack("<I", 1))
         configuration += frame[1]
     argv = [value.decode() for tag, value in _entries(configuration) if tag == 2]
     environment = dict(value.decode().split("=", 1) for tag, value in _entries(configuration) if tag == 3)

@@ -63,12 +63,16 @@ class StandIn:
             self.calls.append((method, path, content))
             self.asked.set()
             await self.may_answer.wait()
+            await self._delayed(method, path, content)
             writer.write(self._answer(method, path, content))
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client left
         finally:
             writer.close()
+
+    async def _delayed(self, method: str, path: str, content: Any) -> None:
+        """Before a call is looked at."""
 
     def _answer(self, method: str, path: str, content: Any) -> bytes:
         if self.raw is not None:

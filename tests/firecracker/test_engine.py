@@ -140,7 +140,9 @@ def on_a_host_of_its_own() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("on_a_host_of_its_own")
-async def test_a_network_reaches_outside_and_a_port_the_job(executor: Executor, rootfs: Path) -> None:
+async def test_a_network_reaches_outside_and_a_port_the_job(
+    executor: Executor, rootfs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     own = ("10.0.2.2", "10.0.2.3")
     serve = "while :; do printf hi | nc -l -p 8080 >/dev/null; done"
     script = f"exec 2>/dev/null; {lan.ask_all(*own)}; echo serving; {serve}"
@@ -157,6 +159,8 @@ async def test_a_network_reaches_outside_and_a_port_the_job(executor: Executor, 
     (port,) = (await executor.inspect(name)).ports
     assert await asyncio.to_thread(reply, "127.0.0.1", port.host_port, "tcp") == b"hi"
     await executor.cancel(name, grace=0)
+    assert (await executor.inspect(name)).engine_ids.get("snapshot")
+    assert "did not come to life" not in caplog.text
 
 
 async def test_a_machine_of_the_user_s_own_is_its_console(executor: Executor, rootfs: Path, folder: Path) -> None:

@@ -23,15 +23,19 @@ from ..microvm.launch import Launch, Monitor
 from ..microvm.network import GuestNetwork
 from ..microvm.plan import FOLDER, Plan
 from ..microvm.standing import is_standing
+from ..microvm.warm import Template
 from ..threads import finished
 from ..types import ExecutionRequest, Output
 from .api import Api
+from .config import Machine
 from .host import Host, prepare_host
 from .launch import monitor_of
+from .machine import machine_of
 from .network import NETWORK
 from .place import api_of
 from .raw import as_told, assemble_raw, check_raw, granted_files, prepare_raw
 from .spec import FirecrackerParams, FirecrackerSettings, checked_params, checked_settings
+from .template import template_of
 
 __all__ = ["FirecrackerEngine"]
 
@@ -167,6 +171,13 @@ class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
             return await super()._kernel(params)
         return await kernels.find_granted(grant, self._cache("kernels"))
 
+    def _template(self, x: Execution, host: Host, plan: Plan, drives: Drives) -> Template:
+        return template_of(self._machine(x, plan, drives), host, plan, self._context.state_dir)
+
+    def _machine(self, x: Execution, plan: Plan, drives: Drives) -> Machine:
+        writable = [not drive.read_only for drive in drives.files]
+        return machine_of(plan, writable, x.request.network == "user", self._params_of(x), self._settings)
+
     def _monitor(self, x: Execution, host: Host, launch: Launch, plan: Plan, drives: Drives) -> Monitor:
-        cache = self._context.state_dir
-        return monitor_of(x, host, launch, plan, drives, self._params_of(x), self._settings, cache)
+        machine = self._machine(x, plan, drives)
+        return monitor_of(x, host, launch, plan, drives, machine, self._context.state_dir)

@@ -12,76 +12,94 @@ from ..errors import StartFailed
 from ..microvm.drives import Drives
 from ..microvm.launch import Launch, Monitor
 from ..microvm.plan import FOLDER, Plan
-from .config import AGENT_PORT, Drive, Machine, boot_args, document, vcpus
+from .config import AGENT_PORT, Machine, document
 from .host import Host
-from .network import interface, way_to
-from .place import API, CONFIG, METADATA, VSOCK, Place
-from .spec import FirecrackerParams, FirecrackerSettings
+from .machine import INITRD, KERNEL, drive_name
+from .network import way_to
+from .place import API, CONFIG, METADATA, VSOCK, Place, clear_places
+from .restoring import restored
 
-__all__ = ["kernel_in", "monitor_of", "run_in"]
+__all__ = ["WORDS", "argv_in", "calling", "furnish", "kernel_in", "monitor_of", "options_of", "run_in"]
 
-_OWN_MEMORY = 96 << 20  # bytes that the guest's kernel and agent have beside the job
-# The console is for a guest's last words; more serial ports cost a boot's time.
-_WORDS = ("console=ttyS0", "8250.nr_uarts=1")
+WORDS = ("--level", "Warning")  # of its own: what it says goes to the console
 
 
 def monitor_of(
-    x: Execution,
-    host: Host,
-    launch: Launch,
-    plan: Plan,
-    drives: Drives,
-    params: FirecrackerParams,
-    settings: FirecrackerSettings,
-    cache: Path,
+    x: Execution, host: Host, launch: Launch, plan: Plan, drives: Drives, machine: Machine, cache: Path
 ) -> Monitor:
     """Of a job's guest. `cache`: what lies below it is ours. Blocks."""
     disks = x.folder / FOLDER
-    place = Place(disks, x.token, launch.owner, host.program if host.jailer else None)
-    described = []
-    for drive in drives.files:
-        name = Path(drive.name).stem
-        path = (place.lend if drive.read_only else place.give)(disks / drive.name, drive.name)
-        described.append(Drive(name=name.replace("-", "_"), path=path, read_only=drive.read_only))
-    has_network = x.request.network == "user"
-    machine = Machine(
-        kernel=kernel_in(place, Path(plan.kernel), cache),
-        initrd=place.lend(Path(plan.initrd), "initrd"),
-        vcpus=vcpus(plan.limits.cpu or 1.0, len(os.sched_getaffinity(0))),
-        memory=(plan.limits.memory or settings.memory << 20) + _OWN_MEMORY,
-        boot_args=boot_args([*_WORDS, *settings.kernel_args.split()], params.kernel_args),
-        drives=described,
-        interfaces=[interface()] if has_network else [],
-        vsock=Path(VSOCK),
-    )
+    clear_places(disks)
+    program = host.program if host.jailer else None
+    place = Place(disks, x.token, launch.owner, program)
+    furnish(place, plan, cache)
+    _put_disks(place, disks, drives)
     place.write(CONFIG, document(machine))
-    calls = ["-l", f"{VSOCK}_{AGENT_PORT}", str(launch.owner), "-a", API]
-    calls += way_to(launch.owner) if has_network else []
-    return run_in(place, x, host, launch.owner, calls, ["--level", "Warning"])
+    options = [*options_of(place, x.folder, host, launch.owner), *calling(launch.owner)]
+    options += way_to(launch.owner) if x.request.network == "user" else []
+    cold = argv_in(place, host, launch.owner, ["--config-file", CONFIG, "--api-sock", API, *WORDS])
+    if plan.snapshot is None:
+        return Monitor(argv=cold, options=options)
+    # A place of its own: where that start fails, what it left is in the way of none.
+    other = Place(disks, f"{x.token}-warm", launch.owner, program)
+    _put_disks(other, disks, drives)
+    calls = restored(other, Path(plan.snapshot), machine)
+    if calls is None:
+        return Monitor(argv=cold, options=options)
+    warm = argv_in(other, host, launch.owner, ["--api-sock", API, *WORDS])
+    options += ["-w", str(len(warm) - 1), str(len(cold) - 1), "-W", os.fspath(other.folder.relative_to(x.folder))]
+    for call, body in calls:
+        options += ["-C", call, body]
+    return Monitor(argv=[*warm, *cold[1:]], options=options)
+
+
+def furnish(place: Place, plan: Plan, cache: Path) -> None:
+    """What a guest boots. Blocks. Raises `StartFailed`."""
+    kernel_in(place, Path(plan.kernel), cache)
+    place.lend(Path(plan.initrd), INITRD)
 
 
 def kernel_in(place: Place, kernel: Path, cache: Path) -> Path:
     """One that lies uncompressed where the machine's owner has it stays as it is. Raises `StartFailed`."""
     if kernel.is_relative_to(cache):
-        return place.lend(kernel, "kernel")
+        return place.lend(kernel, KERNEL)
     fd = os.open(kernel, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise StartFailed(f"{os.fspath(kernel)!r} is no file any more", mend="Put the kernel back in its place")
-        return place.copy(fd, "kernel")
+        return place.copy(fd, KERNEL)
     finally:
         os.close(fd)
 
 
-def run_in(place: Place, x: Execution, host: Host, owner: int, options: Sequence[str], words: Sequence[str]) -> Monitor:
-    """The command line in that place. `options`: of `dms-vm`; `words`: of Firecracker."""
-    told = ["--config-file", CONFIG, "--api-sock", API, *words]
+def calling(owner: int) -> list[str]:
+    """Of `dms-vm`: where the guest's agent calls, and the API."""
+    return ["-l", f"{VSOCK}_{AGENT_PORT}", str(owner), "-a", API]
+
+
+def options_of(place: Place, folder: Path, host: Host, owner: int) -> list[str]:
+    """Of `dms-vm`, whose folder is `folder`: where and as whom it runs what starts the machine."""
+    user = ["-u", str(owner), str(owner), str(host.kvm_group)] if host.jailer is None else []
+    return [*user, "-d", os.fspath(place.folder.relative_to(folder))]
+
+
+def argv_in(place: Place, host: Host, owner: int, told: Sequence[str]) -> list[str]:
+    """The command line in that place."""
+    if host.jailer is None:
+        return [host.program, "--id", place.name, *told]
+    argv = [host.jailer, "--id", place.name, "--exec-file", host.program, "--uid", str(owner), "--gid", str(owner)]
+    return [*argv, "--chroot-base-dir", os.fspath(place.base), "--", *told]
+
+
+def run_in(place: Place, x: Execution, host: Host, owner: int, options: Sequence[str]) -> Monitor:
+    """Of a machine of the user's own."""
+    told = ["--config-file", CONFIG, "--api-sock", API]
     if (place.folder / METADATA).exists():
         told += ["--metadata", METADATA]
-    place_of = ["-d", os.fspath(place.folder.relative_to(x.folder))]
-    if host.jailer is None:
-        user = ["-u", str(owner), str(owner), str(host.kvm_group)]
-        return Monitor(argv=[host.program, "--id", x.token, *told], options=[*user, *place_of, *options])
-    argv = [host.jailer, "--id", x.token, "--exec-file", host.program, "--uid", str(owner), "--gid", str(owner)]
-    argv += ["--chroot-base-dir", os.fspath(place.base), "--", *told]
-    return Monitor(argv=argv, options=[*place_of, *options])
+    argv = argv_in(place, host, owner, told)
+    return Monitor(argv=argv, options=[*options_of(place, x.folder, host, owner), *options])
+
+
+def _put_disks(place: Place, disks: Path, drives: Drives) -> None:
+    for number, drive in enumerate(drives.files):
+        (place.lend if drive.read_only else place.give)(disks / drive.name, drive_name(number))

@@ -6,6 +6,7 @@ what lies in our cache, kernel and initrd, as well.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -13,24 +14,24 @@ from pathlib import Path
 from ..microvm.holes import copy_data
 from ..microvm.launch import readable
 
-__all__ = ["API", "CONFIG", "LOG", "METADATA", "VSOCK", "Place", "api_of"]
+__all__ = ["API", "CONFIG", "LOG", "METADATA", "VSOCK", "Place", "api_of", "clear_places"]
 
 API, CONFIG, LOG, METADATA, VSOCK = "api.sock", "machine.json", "log", "metadata.json", "vsock"
 _JAIL, _RUN, _ROOT = "jail", "run", "root"
 
 
 class Place:
-    """`folder`: for the user `owner`, the VM's own. `base`: below which the jailer finds it, told by `program`; without
-    a program there is no jailer.
+    """`folder`: for the user `owner`, the VM's own. `base`: below which the jailer finds it by `name`, told by
+    `program`; without a program there is no jailer.
     """
 
-    def __init__(self, disks: Path, token: str, owner: int, program: str | None) -> None:
+    def __init__(self, disks: Path, name: str, owner: int, program: str | None) -> None:
         self._owner = owner
+        self.name = name
         self.base = disks / _JAIL
         # As the jailer names it: https://github.com/firecracker-microvm/firecracker/blob/main/docs/jailer.md
-        self.folder = disks / _RUN if program is None else disks / _JAIL / Path(program).resolve().name / token / _ROOT
-        shutil.rmtree(disks / _JAIL, ignore_errors=True)
-        shutil.rmtree(disks / _RUN, ignore_errors=True)
+        jail = disks / _JAIL / Path(program).resolve().name / name / _ROOT if program is not None else None
+        self.folder = disks / _RUN / name if jail is None else jail
         self.folder.mkdir(mode=0o700, parents=True)
         os.chown(self.folder, owner, owner)
 
@@ -43,10 +44,17 @@ class Place:
         return Path(name)
 
     def lend(self, path: Path, name: str) -> Path:
-        """What lies in our cache, and is read by many."""
-        os.close(readable(os.fspath(path)))
-        os.link(path, self.folder / name)
-        return Path(name)
+        """What lies in our cache, and is read by many: of another file system a copy."""
+        fd = readable(os.fspath(path))
+        try:
+            os.link(path, self.folder / name)
+            return Path(name)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return self.copy(fd, name)
+        finally:
+            os.close(fd)
 
     def give(self, path: Path, name: str) -> Path:
         """What this machine alone writes to."""
@@ -66,7 +74,15 @@ class Place:
         return target
 
 
+def clear_places(disks: Path) -> None:
+    """What a launch that was broken off left beside these disks. Blocks."""
+    for name in (_JAIL, _RUN):
+        shutil.rmtree(disks / name, ignore_errors=True)
+
+
 def api_of(disks: Path) -> Path:
-    """Its API's socket, wherever the Firecracker of these disks runs. Blocks."""
-    found = [*disks.glob(f"{_JAIL}/*/*/{_ROOT}/{API}"), disks / _RUN / API]
-    return found[0]
+    """Its API's socket, wherever the Firecracker of these disks runs: the last one that was made. Blocks."""
+    made = []
+    for pattern in (f"{_JAIL}/*/*/{_ROOT}/{API}", f"{_RUN}/*/{API}"):
+        made += [(path.lstat().st_ctime_ns, path) for path in disks.glob(pattern)]
+    return max(made)[1] if made else disks / _RUN / API

@@ -29,7 +29,7 @@ from .config import Drive, Interface, Machine, boot_args, document, memory_mib, 
 from .host import Host
 from .launch import kernel_in, run_in
 from .network import TAP
-from .place import API, CONFIG, LOG, METADATA, Place
+from .place import API, CONFIG, LOG, METADATA, Place, clear_places
 from .spec import FirecrackerParams, FirecrackerSettings
 
 __all__ = ["RawPlan", "as_told", "assemble_raw", "check_raw", "prepare_raw"]
@@ -131,6 +131,7 @@ def assemble_raw(
     plan = msgspec.convert(raw, known(RawPlan))
     launch = Launch(owner_of(x.token))
     try:
+        clear_places(x.folder / FOLDER)
         place = Place(x.folder / FOLDER, x.token, launch.owner, host.program if host.jailer else None)
         place.write(CONFIG, document(_machine(place, plan, params, settings, context.state_dir)))
         options = ["-r", "-a", API]
@@ -140,7 +141,7 @@ def assemble_raw(
         launch.spec = shim_spec(
             launch,
             x,
-            run_in(place, x, host, launch.owner, options, []),
+            run_in(place, x, host, launch.owner, options),
             host=host,
             context=context,
             parent=settings.cgroup_parent,

@@ -66,7 +66,7 @@ from .network import MODULES, ROOM, GuestNetwork
 from .plan import FOLDER, Plan
 from .settings import VmSettings
 from .standing import is_standing, make_stand
-from .warm import Template, Templates
+from .warm import Template, Templates, own_folder
 from .words import last_words, told
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         self._images = EngineImages(self._settings, self._store)
         self._gauge = Gauge()
         self._births = Births(context, self._settings, self._store.rootfs, self.guest_network)
-        self._templates = self._templates_of()
+        warm = own_folder(self._settings.warm_folder, self._cache("warm"))
+        self._templates = Templates(warm, self.name) if self._settings.warm else None
         self._host: H | None = None
 
     @abstractmethod
@@ -241,13 +242,9 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
             ports=self._births.ports.get(x.token, []),
         )
 
-    def _templates_of(self) -> Templates | None:
-        """Where the snapshots of booted guests are kept; None: every guest boots."""
-        return None
-
+    @abstractmethod
     def _template(self, x: Execution, host: H, plan: Plan, drives: Drives) -> Template:
-        """The shape of this VM, where there are `_templates_of`. Blocks."""
-        raise NotImplementedError
+        """The shape of this VM. Blocks."""
 
     async def _warmed(self, x: Execution, plan: Plan, report: Report) -> Plan:
         """The plan with the snapshot that its guest goes on from, where there is one."""

@@ -16,13 +16,17 @@ _STEP = 128 << 20
 class VmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`kernel_image`: the guest's kernel; None: what the environment names by DMS_EXECUTOR_KERNEL_IMAGE, else the
     newest installed one that suits. `memory`: MiB that a job has where its request names none. `cgroup_parent`: the
-    cgroup of all jobs. `network_program`, `umoci`, `skopeo`, `registries`, `auth_file`, `image_limits`: as of the
-    engine oci (docs/images.md).
+    cgroup of all jobs. `warm`: guests are clones of one that has booted already, and only the first of each shape
+    boots. `warm_folder`: where those lie, for state folders that share them; None: in the state folder. Whoever may
+    write to it owns the jobs. `network_program`, `umoci`, `skopeo`, `registries`, `auth_file`, `image_limits`: as of
+    the engine oci (docs/images.md).
     """
 
     kernel_image: str | None = None
     memory: int = 512
     cgroup_parent: str = "dms-executor"
+    warm: bool = True
+    warm_folder: str | None = None
     network_program: str | None = None
     umoci: str | None = None
     skopeo: str | None = None

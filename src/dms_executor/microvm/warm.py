@@ -32,7 +32,7 @@ from ..threads import finished
 from ..types import Progress
 from .once import made_once, sweep, unmade
 
-__all__ = ["Template", "Templates", "key_of", "open_snapshot", "own_folder"]
+__all__ = ["Template", "Templates", "key_of_guest", "open_snapshot", "own_folder"]
 
 _DEADLINE = 60.0  # seconds for a boot on a busy host, and for another maker's
 _LATELY = 300.0  # seconds: who used one then may come again
@@ -151,13 +151,17 @@ def own_folder(given: str | None, cache: Path) -> Path:
     return Path(given) / "dms-executor-warm" if given else cache
 
 
-def open_snapshot(path: str | Path) -> int | None:
-    """To be read; None: it is gone, or it is not ours alone, and the job boots. Blocks."""
+def open_snapshot(path: str | Path, *, is_lent: bool = False) -> int | None:
+    """To be read; None: it is gone, or it is not ours alone, and the job boots. Blocks.
+
+    `is_lent`: monitors have further names of it, and may read it.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # least recently used, and gone meanwhile; or its folder cannot be read any more
         return None
-    if _is_private(os.fstat(fd)):
+    status = os.fstat(fd)
+    if _is_ours_alone(status) if is_lent else _is_private(status):
         return fd
     os.close(fd)
     return None
@@ -174,6 +178,16 @@ def key_of(words: Iterable[str], files: Iterable[str | Path]) -> str:
         found = Path(file).stat()
         digest.update(repr((found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)).encode())
     return digest.hexdigest()
+
+
+def key_of_guest(words: Iterable[str], program: str, kernel: str, initrd: str, cache: Path) -> str:
+    """`key_of` a monitor's `program` and what the guest boots. What lies below `cache`, ours, is named by what it is,
+    and touched by whoever uses it. Blocks.
+    """
+    files = [Path(kernel), Path(initrd)]
+    cached = [file for file in files if file.is_relative_to(cache)]
+    named = [*words, *(file.name for file in cached)]
+    return key_of(named, [program, *(file for file in files if file not in cached)])
 
 
 def _refusal(path: Path) -> Path:
@@ -201,9 +215,13 @@ def _read(path: Path) -> str | None:
         return None
 
 
+def _is_ours_alone(status: os.stat_result) -> bool:
+    """Nobody else writes to it."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
 def _is_private(status: os.stat_result) -> bool:
-    mode = status.st_mode
-    return stat.S_ISREG(mode) and status.st_uid == os.geteuid() and status.st_nlink == 1 and not mode & 0o077
+    return _is_ours_alone(status) and status.st_nlink == 1 and not status.st_mode & 0o077
 
 
 def _is_ours(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from ..microvm.launch import Launch, Monitor, readable
 from ..microvm.network import GuestNetwork
 from ..microvm.plan import FOLDER, Plan
 from ..microvm.settings import vm_memory
-from ..microvm.warm import Template, Templates, open_snapshot, own_folder
+from ..microvm.warm import Template, open_snapshot
 from .command import COLD, NETWORK, WARM, Disk, Machine, qemu_argv
 from .host import Host, prepare_host
 from .spec import QemuParams, QemuSettings, checked_params, checked_settings
@@ -53,10 +53,6 @@ class QemuEngine(MicrovmEngine[QemuSettings, Host]):
 
     def _read_params(self, params: dict[str, Any]) -> QemuParams:
         return checked_params(params)
-
-    def _templates_of(self) -> Templates | None:
-        folder = own_folder(self._settings.warm_folder, self._cache("warm"))
-        return Templates(folder, self.name) if self._settings.warm else None
 
     def _template(self, x: Execution, host: Host, plan: Plan, drives: Drives) -> Template:
         writable = [not drive.read_only for drive in drives.files]

@@ -30,15 +30,11 @@ class QemuSettings(VmSettings, frozen=True, kw_only=True, forbid_unknown_fields=
     """`Settings.engines["qemu"]`. What all engines of microVMs have: `VmSettings`.
 
     `program`: QEMU's name or absolute path; None: the one for this machine's architecture. `accelerator`: "kvm", "tcg"
-    (emulation), or None for KVM where it runs a guest. `warm`: guests are clones of one that has booted already, and
-    only the first of each shape boots. `warm_folder`: where those lie, for state folders that share them; None: in the
-    state folder. Whoever may write to it owns the jobs.
+    (emulation), or None for KVM where it runs a guest.
     """
 
     program: str | None = None
     accelerator: Literal["kvm", "tcg"] | None = None
-    warm: bool = True
-    warm_folder: str | None = None
 
 
 def checked_params(params: dict[str, Any]) -> QemuParams:

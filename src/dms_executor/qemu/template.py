@@ -16,7 +16,7 @@ from pathlib import Path
 from ..microvm.booting import booted
 from ..microvm.launch import Launch, Monitor, owner_of, readable
 from ..microvm.plan import Plan
-from ..microvm.warm import Template, key_of
+from ..microvm.warm import Template, key_of_guest
 from ..types import PortMapping
 from .command import Disk, Machine, qemu_argv
 from .host import Host
@@ -54,11 +54,7 @@ def _key(
 ) -> str:
     disks = [Disk(fds=[0, 0] if writes else [0]) for writes in writable]
     words = qemu_argv(machine, disks, ports, timed=False)
-    files = [Path(plan.kernel), Path(plan.initrd)]
-    # What lies in our cache is named by what it is, and touched by whoever uses it.
-    cached = [file for file in files if file.is_relative_to(state_dir)]
-    words += [file.name for file in cached]
-    return key_of(words, [machine.program, *(file for file in files if file not in cached)])
+    return key_of_guest(words, machine.program, plan.kernel, plan.initrd, state_dir)
 
 
 def _disk(launch: Launch, writable: bool) -> Disk:

@@ -1,0 +1,16 @@
+/* The calls by which a Firecracker that has no machine yet goes on from a snapshot. */
+#ifndef DMS_VM_FIRE_H
+#define DMS_VM_FIRE_H
+
+#include "vm_options.h"
+#include "vmm.h"
+
+enum vm_fired { FIRED, FIRE_TOLD, FIRE_FAILED };
+
+/* Makes those of the options, one after another, as soon as its socket is there. FIRE_TOLD: the shim wants all to end. */
+enum vm_fired vm_fire(struct vmm *vmm, const struct vm_options *options, int report, int folder, int signals);
+
+/* Why that failed, printable; empty where the monitor itself said so last. */
+const char *vm_fire_problem(void);
+
+#endif

@@ -1,0 +1,57 @@
+"""The snapshot of a guest of one shape, by Firecracker's API.
+
+The machine is the job's, word for word, but that disks of one sector stand in for the job's own: a guest looks at them
+only when it begins (native/guest_wake.c).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from pathlib import Path
+
+from ..microvm.booting import booted
+from ..microvm.launch import Monitor, owner_of
+from ..microvm.plan import Plan
+from ..microvm.warm import Template, key_of_guest
+from ..threads import finished
+from .api import Api
+from .config import Machine, document
+from .host import Host
+from .launch import WORDS, argv_in, calling, furnish, options_of
+from .network import TAP
+from .place import API, CONFIG, Place
+from .restoring import MEMORY, STATE, pack
+
+__all__ = ["template_of"]
+
+_SECTOR = 512  # native/guest_wake.c
+
+
+def template_of(machine: Machine, host: Host, plan: Plan, state_dir: Path) -> Template:
+    """Blocks."""
+
+    async def take(fd: int, folder: Path) -> None:
+        place, monitor = await asyncio.to_thread(_furnished, machine, host, plan, folder, state_dir)
+        async with booted(state_dir, folder, monitor):
+            api = Api(place.folder / API)
+            await api.pause()
+            await api.save(Path(STATE), Path(MEMORY))
+        await finished(None, pack, fd, place.folder)
+
+    words = [document(machine).decode(), host.version, host.jailer or ""]
+    return Template(key=key_of_guest(words, host.program, plan.kernel, plan.initrd, state_dir), take=take)
+
+
+def _furnished(machine: Machine, host: Host, plan: Plan, folder: Path, state_dir: Path) -> tuple[Place, Monitor]:
+    name = secrets.token_hex(16)
+    owner = owner_of(name)
+    place = Place(folder, name, owner, host.program if host.jailer else None)
+    furnish(place, plan, state_dir)
+    for drive in machine.drives:
+        place.write(drive.name, bytes(_SECTOR))
+    place.write(CONFIG, document(machine))
+    options = [*options_of(place, folder, host, owner), *calling(owner)]
+    options += ["-n", TAP, str(owner)] if machine.interfaces else []
+    argv = argv_in(place, host, owner, ["--config-file", CONFIG, "--api-sock", API, *WORDS])
+    return place, Monitor(argv=argv, options=options)

@@ -1,0 +1,78 @@
+"""The stand-in with snapshots: a machine is saved as what it was told, and one that has none yet goes on from that.
+
+A file `fault` beside its socket is every answer's, with the status 400. A saved machine may bear a "fault" of its load:
+"refused", "slow" or "gone".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .stand_in import StandIn
+
+__all__ = ["MEMORY", "Saving"]
+
+MEMORY = bytes(1 << 20) + b"what the guest has" + bytes((1 << 20) - 18)
+_SLOWLY = 1.0  # seconds
+
+
+class Saving(StandIn):
+    """`config`: of its machine, once there is one; `resumed`: one that was loaded runs."""
+
+    def __init__(self, socket: Path, config: bytes | None) -> None:
+        super().__init__(socket, config)
+        self.config: dict[str, Any] | None = None if config is None else json.loads(config)
+        self.resumed = asyncio.Event()
+
+    def _answer(self, method: str, path: str, content: Any) -> bytes:
+        fault = Path("fault")
+        self.refusal = (400, fault.read_bytes()) if fault.exists() else None
+        return super()._answer(method, path, content)
+
+    def _refused(self, method: str, path: str, content: Any) -> str:
+        why = super()._refused(method, path, content)
+        if why or path != "/snapshot/load":
+            return why
+        memory, state = Path(content["mem_backend"]["backend_path"]), Path(content["snapshot_path"])
+        assert {len(memory.parts), len(state.parts)} == {1}
+        assert not memory.stat().st_mode & 0o022, "others write to what all clones have"
+        try:
+            saved = json.loads(state.read_bytes())
+        except ValueError:
+            return "Load snapshot error: Failed to get snapshot state from file"
+        if memory.stat().st_size < len(MEMORY) or memory.read_bytes()[: len(MEMORY)] != MEMORY:
+            return "Load snapshot error: Failed to restore from snapshot: memory"
+        if saved.get("fault") == "refused":
+            return 'Load snapshot error: the "machine" is on fire'
+        return ""
+
+    def _carried_out(self, method: str, path: str, content: Any) -> Any:
+        if path == "/snapshot/create":
+            assert self.config is not None
+            Path(content["snapshot_path"]).write_text(json.dumps(self.config))
+            Path(content["mem_file_path"]).write_bytes(MEMORY)
+        elif path == "/snapshot/load":
+            # What it booted from is none of a clone's.
+            self.config = json.loads(Path(content["snapshot_path"]).read_bytes())
+            self.config.pop("boot-source", None)
+            if self.config.get("fault") == "gone":
+                os._exit(1)
+        elif path.startswith("/drives/"):
+            assert self.config is not None
+            (drive,) = [drive for drive in self.config["drives"] if drive["drive_id"] == content["drive_id"]]
+            drive["path_on_host"] = content["path_on_host"]
+            drive["moved"] = True
+        elif (
+            path == "/vm" and content["state"] == "Resumed" and "boot-source" not in (self.config or {"boot-source": 0})
+        ):
+            assert all(drive.get("moved") for drive in (self.config or {})["drives"]), "the guest saw stand-ins"
+            self.resumed.set()
+        return super()._carried_out(method, path, content)
+
+    async def _delayed(self, method: str, path: str, content: Any) -> None:
+        if path == "/snapshot/load" and b'"fault": "slow"' in Path(content["snapshot_path"]).read_bytes():
+            await asyncio.sleep(_SLOWLY)
