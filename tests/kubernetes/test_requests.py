@@ -90,6 +90,12 @@ def test_a_pod_has_no_more_rights_than_it_needs() -> None:
     assert "hostNetwork" not in spec
 
 
+def test_a_user_that_is_not_root_is_said_to_be_none() -> None:
+    security = {user: pod(request({"user": user}))["spec"]["containers"][0]["securityContext"] for user in ("0", "7:8")}
+    assert security["0"]["runAsNonRoot"] is False
+    assert security["7:8"].items() >= {"runAsNonRoot": True, "runAsUser": 7, "runAsGroup": 8}.items()
+
+
 def test_a_default_limit_reserves_nothing_and_a_named_one_does() -> None:
     (container,) = pod(request())["spec"]["containers"]
     assert container["resources"] == {"limits": {"memory": str(2 << 30)}, "requests": {"memory": "0"}}

@@ -170,6 +170,8 @@ def _security(params: KubernetesParams) -> dict[str, Any]:
     if params.user is not None:
         user, _, group = params.user.partition(":")
         security["runAsUser"] = int(user)
+        # Said, not only so: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+        security["runAsNonRoot"] = int(user) != 0
         if group:
             security["runAsGroup"] = int(group)
     return security
