@@ -51,6 +51,7 @@ enum frame_type {
     FRAME_INIT_WROTE = 109, /* in a file only */
     FRAME_INIT_SIGNAL = 112,
     FRAME_INIT_DEADLINE = 113, /* in a file only */
+    FRAME_INIT_OUTSIDE = 114,  /* in lines only */
     FRAME_GUEST_HELLO = 128,
     FRAME_GUEST_STDOUT = 129,
     FRAME_GUEST_STDERR = 130,

@@ -303,6 +303,8 @@ static void pass_on(int signals)
     for (int most = 64; most > 0 && read(signals, &info, sizeof info) == sizeof info; most--) {
         if (in_file && deadline_asked(&info))
             continue;
+        if (lines_on() && sending_is_news(&info))
+            say(FRAME_INIT_OUTSIDE, NULL, 0);
         /* Our own is SIGPIPE, by a write of the console's. */
         if (info.ssi_signo != SIGCHLD && info.ssi_pid != (uint32_t)getpid() && job > 0)
             kill(job, (int)info.ssi_signo);

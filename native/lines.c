@@ -27,7 +27,8 @@ static size_t have, sent;
 static struct again {
     uint8_t type, frame[FRAME_HEADER + 64];
     size_t length;
-} agains[] = {{.type = FRAME_INIT_STARTED}, {.type = FRAME_INIT_DEADLINE}, {.type = FRAME_INIT_USAGE}};
+} agains[] = {
+    {.type = FRAME_INIT_STARTED}, {.type = FRAME_INIT_DEADLINE}, {.type = FRAME_INIT_OUTSIDE}, {.type = FRAME_INIT_USAGE}};
 enum { AGAINS = sizeof agains / sizeof *agains };
 
 static size_t base64(char *at, const uint8_t *data, size_t length)

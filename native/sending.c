@@ -56,3 +56,11 @@ bool sending_ends_by_default(int signum)
     return signum != SIGCHLD && signum != SIGCONT && signum != SIGURG && signum != SIGWINCH && signum != SIGTSTP &&
            signum != SIGTTIN && signum != SIGTTOU;
 }
+
+bool sending_is_news(const struct signalfd_siginfo *info)
+{
+    static bool told;
+    if (told || info->ssi_signo == SIGCHLD || info->ssi_code != SI_USER || info->ssi_pid != 0)
+        return false;
+    return told = true;
+}

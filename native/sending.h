@@ -5,6 +5,7 @@
 
 #include <signal.h>
 #include <stdbool.h>
+#include <sys/signalfd.h>
 
 /* The exit code of the process. */
 int sending(const char *signum, const char *grace);
@@ -14,5 +15,9 @@ int sending(const char *signum, const char *grace);
 int sending_await(const sigset_t *all);
 
 bool sending_ends_by_default(int signum);
+
+/* Whether it is the first by somebody beyond our pid namespace, who has no number in it: a node that ends the pod, not who
+ * executed something here. */
+bool sending_is_news(const struct signalfd_siginfo *info);
 
 #endif

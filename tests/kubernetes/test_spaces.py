@@ -38,7 +38,7 @@ async def strict(bench: Bench) -> AsyncIterator[str]:
 
 async def test_a_job_of_an_ordinary_user_is_of_the_level_restricted(strict: str, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("given")
-    async with opened(tmp_path / "state", cluster.ADMIN, allowed={"namespaces": [strict]}) as bench:
+    async with opened(tmp_path / "other", cluster.ADMIN, allowed={"namespaces": [strict]}) as bench:
         result = await bench.run(
             *("sh", "-c", "cat /in >/out/file; id -u; exit 3"),
             params={"namespace": strict, "user": "1000:1000"},
@@ -49,4 +49,5 @@ async def test_a_job_of_an_ordinary_user_is_of_the_level_restricted(strict: str,
         assert (tmp_path / "out" / "file").read_text() == "given"
         with pytest.raises(StartFailed, match="runAsNonRoot"):
             await bench.run("true", params={"namespace": strict})
+        await bench.executor.remove(result.execution_id)
         assert (await bench.client.call("GET", f"/api/v1/namespaces/{strict}/pods"))["items"] == []

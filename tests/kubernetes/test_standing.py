@@ -172,3 +172,24 @@ def test_a_job_that_kills_all_it_can_does_not_outlive_its_grace(tmp_path: Path, 
     for _ in lines.take(heard + log):
         pass
     assert (lines.report.status, lines.report.timed_out) == (9, False)
+
+
+@pytest.mark.parametrize("sender", ["node", "beside"])
+def test_a_signal_of_a_node_is_told_from_one_that_was_executed_beside(tmp_path: Path, sender: str) -> None:
+    report = tmp_path / "report"
+    report.touch()
+    job = begun("-l", str(report), "--", "sh", "-c", "trap 'exit 3' TERM; echo here; while :; do sleep 0.1; done")
+    assert job.stdout is not None
+    heard = job.stdout.readline()
+    while b"o 0" not in heard:
+        heard += job.stdout.readline()
+    inside = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()[0]
+    if sender == "node":
+        os.kill(int(inside), signal.SIGTERM)
+    else:
+        subprocess.run(["nsenter", "-t", inside, "-p", str(init_path()), "-k", "15"], check=False, timeout=60)
+    log, _ = job.communicate(timeout=60)
+    lines = Lines()
+    for _ in lines.take(b"\n".join([*heard.split(b"\n")[-2:-1], *log.split(b"\n")[-8:]])):
+        pass
+    assert (lines.report.status, lines.report.outside) == (3 << 8, sender == "node")

@@ -54,7 +54,12 @@ class Hearing(Signals):
         return self._said.setdefault(x.token, asyncio.get_running_loop().create_future())
 
     async def _is_undisturbed(self, x: Execution, report: Report) -> bool:
-        """Whether nobody else was ending its pod. One that ended well is believed without asking the cluster anew."""
+        """Whether nobody else was ending its pod. One that ended well is believed without asking the cluster anew.
+
+        A kubelet that evicts tells the cluster after it has signalled.
+        """
+        if report.outside:
+            return False
         site = self._sites.of(x)
         pod = site.pods.known(x.token)
         if pod is not None and not pod.is_disturbed and report.status != 0:

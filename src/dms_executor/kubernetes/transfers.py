@@ -15,10 +15,10 @@ import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ..engine import Execution
-from ..errors import CopyFailed, EngineUnavailable, EngineUnreachable, ExecutionNotRunning, StartFailed
+from ..errors import CopyFailed, EngineUnavailable, EngineUnreachable, ExecutionNotRunning, ExecutorError, StartFailed
 from ..policy import Granted, reopen
 from ..supervisor import files
 from .client import ApiError
@@ -118,27 +118,29 @@ class Transfers:
 
     async def _helper(self, x: Execution, container: str, words: list[bytes]) -> Conversation:
         """Raises `CopyFailed` where there is no such container any more, else `EngineUnreachable`."""
+        helper = None
         try:
             wire = await self._sites.of(x).client.converse(pod_name(x.token), container, [POD])
-        except ApiError as error:
-            # A kubelet that begins anew refuses as well, and so does whatever stands before an API server.
-            pod = await self._sites.of(x).pods.now(x.token)
-            if pod is not None and not pod.lacks(container):
-                raise EngineUnreachable(error.message, mend="It is tried again", execution_id=x.id) from error
-            raise CopyFailed(
-                f"the container that keeps the files is gone ({error.message})",
-                errno=errno.ENODATA,
-                mend="Collect sooner, or raise keep_outputs in the engine's settings",
-            ) from error
-        helper = Conversation(wire, told_of(words, flags=HELPER), _never)
-        try:
+            helper = Conversation(wire, told_of(words, flags=HELPER), _never)
             await helper.started()
         except BaseException as error:
-            await helper.drop()
-            if isinstance(error, StartFailed):
-                raise EngineUnreachable(error.message, mend="It is tried again", execution_id=x.id) from error
+            if helper is not None:
+                await helper.drop()
+            if isinstance(error, (ApiError, StartFailed)):
+                await self._judge(x, container, error)
             raise
         return helper
+
+    async def _judge(self, x: Execution, container: str, error: ExecutorError) -> NoReturn:
+        """A kubelet that begins anew refuses as well, and so does whatever stands before an API server."""
+        pod = await self._sites.of(x).pods.now(x.token)
+        if pod is not None and not pod.lacks(container):
+            raise EngineUnreachable(error.message, mend="It is tried again", execution_id=x.id) from error
+        raise CopyFailed(
+            f"the container that keeps the files is gone ({error.message})",
+            errno=errno.ENODATA,
+            mend="Collect sooner, or raise keep_outputs in the engine's settings",
+        ) from error
 
 
 async def _persistent(work: Callable[[], Awaitable[list[str]]], seconds: float) -> list[str]:

@@ -14,7 +14,17 @@ from .record import command_errno
 
 __all__ = ["Report"]
 
-_STARTED, _FAILED, _EXITED, _SCRIPT, _USAGE, _SCRIPTED, _WROTE, _DEADLINE = 96, 97, 98, 100, 106, 107, 109, 113
+_STARTED, _FAILED, _EXITED, _SCRIPT, _USAGE, _SCRIPTED, _WROTE, _DEADLINE, _OUTSIDE = (
+    96,
+    97,
+    98,
+    100,
+    106,
+    107,
+    109,
+    113,
+    114,
+)
 _UNKNOWN = 2**64 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -22,7 +32,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Report(msgspec.Struct, kw_only=True):
     """What the init has said so far. `status`: the raw wait status of the job; `error`: why it never ran.
 
-    `timed_out`: its timeout was over, which the init has kept. `wrote`: the bytes of stdout and of stderr that the job
+    `timed_out`: its timeout was over, which the init has kept. `outside`: a signal came from beyond its pid namespace,
+    neither from the job nor from what was executed beside it. `wrote`: the bytes of stdout and of stderr that the job
     has written in all, where the init has counted them.
     """
 
@@ -36,6 +47,7 @@ class Report(msgspec.Struct, kw_only=True):
     usage: Usage = Usage()
     wrote: tuple[int, int] | None = None
     timed_out: bool = False
+    outside: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -84,6 +96,8 @@ def _take(report: Report, kind: int, payload: bytes) -> None:
             report.script_failed, report.error = True, error
         elif kind == _DEADLINE:
             report.timed_out = True
+        elif kind == _OUTSIDE:
+            report.outside = True
         elif kind == _SCRIPTED:
             report.scripts_done = True
         elif kind == _WROTE:
