@@ -26,7 +26,7 @@ def test_what_stands_beside_a_job_ends_after_it(tmp_path: Path, end: str) -> Non
     held, report = tmp_path / "held", tmp_path / "report"
     report.touch()
     beside = begun("-z", "0", str(held))
-    job = begun("-l", str(report), "-u", str(held), "--", "sh", "-c", "echo here; read -r word </dev/zero")
+    job = begun("-l", str(report), "-u", str(held), "--", "sh", "-c", "echo here; exec sleep 1000")
     assert job.stdout is not None
     while b"o 0" not in job.stdout.readline():  # its first output: the job runs
         pass
@@ -129,7 +129,7 @@ def test_a_job_that_asks_for_a_grace_itself_has_timed_out_all_the_same(tmp_path:
 def test_what_is_withdrawn_never_runs_and_what_runs_is_not_withdrawn(tmp_path: Path, is_let_go: bool) -> None:
     report = tmp_path / "report"
     report.touch()
-    job = begun("-l", str(report), "-w", "--", "sh", "-c", "echo here; read -r word </dev/zero")
+    job = begun("-l", str(report), "-w", "--", "sh", "-c", "echo here; exec sleep 1000")
     assert job.stdout is not None
     heard = job.stdout.readline()  # it is born
     inside = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()[0]
