@@ -21,28 +21,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dms_executor import ExecutionRequest, Executor, Policy, Settings
+from dms_executor import Policy
 from dms_executor.qemu import QemuSettings, QemuSpec
 from dms_executor.qemu.command import COLD, FIRST_DISK, Disk, Machine, qemu_argv
 from dms_executor.qemu.host import Host, prepare_host
 from roots import busybox_root
+from starts import measured
 
 MEMORY = 512 << 20
 CHANNEL, CONSOLE, KERNEL, INITRD = 3, 4, 6, 7  # native/vmm.h
 WAKE = 140  # native/frame.h
 SPARE = 100  # descriptors, out of the way of those
-
-
-async def ours(executor: Executor, root: Path, number: int) -> float:
-    """Seconds until `start` returns, which is when the job runs."""
-    name = f"job-{number}"
-    spec = QemuSpec(image=f"rootfs:{root}", cmd=["sleep", "1000"]).build()
-    began = time.perf_counter()
-    await executor.start(ExecutionRequest(job_id="bench", execution_id=name, engine_spec=spec))
-    took = time.perf_counter() - began
-    await executor.cancel(name, grace=0)
-    await executor.wait(name)
-    return took
 
 
 def bare(host: Host, caches: Path, restored: bool = False) -> float:
@@ -91,29 +80,22 @@ def bare(host: Host, caches: Path, restored: bool = False) -> float:
     return took
 
 
-async def measured(state: Path, policy: Policy, engine: dict[str, Any], root: Path, number: int) -> float:
-    """One start, by an executor with these settings."""
-    settings = Settings(engines={"qemu": engine})
-    async with Executor.open(state, policy=policy, settings=settings) as executor:
-        await executor.probe("qemu")  # what a process looks at once
-        return await ours(executor, root, number)
-
-
 async def main(rounds: int, kernel: str | None) -> None:
     host = await prepare_host(QemuSettings(kernel_image=kernel))
     plain: dict[str, Any] = {"kernel_image": kernel} if kernel is not None else {}
     cold = {**plain, "warm": False}
     with tempfile.TemporaryDirectory() as folder:
         root = busybox_root(Path(folder) / "root")
+        spec = QemuSpec(image=f"rootfs:{root}", cmd=["sleep", "1000"]).build()
         policy = Policy(read_roots=(root,), missing_defaults="record")
         state = Path(folder) / "state"
-        first = await measured(state, policy, plain, root, -1)  # kernel, initrd, root image and snapshot are made
+        first = await measured(state, policy, plain, spec, -1)  # kernel, initrd, root image and snapshot are made
         print(f"the first of its shape, with all that is made once: {first:.2f} s", flush=True)
         found: list[tuple[float, float, float, float]] = []
         for number in range(rounds):
             there = await asyncio.to_thread(bare, host, state / "microvm")
-            booted = await measured(state, policy, cold, root, 2 * number)
-            restored = await measured(state, policy, plain, root, 2 * number + 1)
+            booted = await measured(state, policy, cold, spec, 2 * number)
+            restored = await measured(state, policy, plain, spec, 2 * number + 1)
             again = await asyncio.to_thread(bare, host, state / "microvm", True)
             found.append((there, booted, again, restored))
             print(

@@ -122,8 +122,7 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     layout, unpacker = request.getfixturevalue("layout"), request.getfixturevalue("slow_unpacker")
     if isinstance(chosen, VmSubject):
         own = firecrackers.settings() if chosen.engine == "firecracker" else {}
-        if chosen.engine == "qemu":
-            own = {"warm_folder": str(request.getfixturevalue("warm_folder"))}
+        own |= {"warm_folder": str(request.getfixturevalue("warm_folder"))}
         settings = {**own, "kernel_image": str(request.getfixturevalue("kernel_image")), "umoci": str(unpacker)}
         return dataclasses.replace(
             chosen, image=f"rootfs:{rootfs}", slow_image=f"oci:{layout}", engine_settings=settings
