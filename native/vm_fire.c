@@ -16,6 +16,7 @@
 enum {
     PATIENCE_MS = 30000, /* for all of it: what a load reads may lie on a slow disk */
     LOOK_MS = 1,         /* between two looks for its socket, which nobody is told of */
+    AGAIN_MS = 50,       /* between two looks at what the shim says */
     REST_MS = 100,       /* that the rest of an answer which refuses may need */
     STATUS = sizeof "HTTP/1.1 2" - 1,
 };
@@ -36,13 +37,16 @@ static uint64_t now_ms(void)
 /* Anything else may wait until there is a guest that can be told. */
 static bool is_over(void)
 {
-    uint8_t bytes[FRAME_HEADER + 4];
+    uint8_t bytes[4 * (FRAME_HEADER + 4)];
     struct frame frame;
+    long size;
     ssize_t got = recv(report, bytes, sizeof bytes, MSG_PEEK | MSG_DONTWAIT);
     if (got <= 0)
         return got == 0 || (errno != EAGAIN && errno != EINTR);
-    long size = frame_parse(bytes, (size_t)got, TO_INIT, &frame);
-    return size < 0 || (size > 0 && frame.type == FRAME_INIT_SIGNAL && get_u32(frame.payload) == SIGKILL);
+    for (size_t at = 0; (size = frame_parse(bytes + at, (size_t)got - at, TO_INIT, &frame)) > 0; at += (size_t)size)
+        if (frame.type == FRAME_INIT_SIGNAL && get_u32(frame.payload) == SIGKILL)
+            return true;
+    return size < 0;
 }
 
 /* Until there is something to read on `fd`, and at most so many ms. */
@@ -50,31 +54,31 @@ static enum state attend(int fd, uint64_t most)
 {
     enum { FD, SIGNALS, REPORT, WORDS, COUNT };
     uint64_t end = now_ms() + most;
-    bool hears = true;
+    bool hears = true; /* else what lies there is looked at from time to time: more may have come */
     for (;;) {
-        uint64_t now = now_ms();
+        uint64_t now = now_ms(), left = now < end ? end - now : 0;
         struct pollfd waited[COUNT] = {
             [FD] = {.fd = fd, .events = POLLIN},
             [SIGNALS] = {.fd = signals, .events = POLLIN},
             [REPORT] = {.fd = hears ? report : -1, .events = POLLIN},
             [WORDS] = {.fd = vmm->words, .events = POLLIN},
         };
-        int ready = poll(waited, COUNT, now < end ? (int)(end - now) : 0);
-        if (ready == 0)
-            return QUIET;
+        int ready = poll(waited, COUNT, (int)(hears || left < AGAIN_MS ? left : AGAIN_MS));
         if (ready < 0)
             continue;
         if (waited[WORDS].revents != 0)
             vmm_listen(&vmm->words, folder);
         if (waited[SIGNALS].revents != 0)
             vmm_reap(vmm, signals);
-        if (waited[REPORT].revents != 0 && is_over())
+        if ((!hears || waited[REPORT].revents != 0) && is_over())
             return TOLD;
         hears = hears && waited[REPORT].revents == 0;
         if (waited[FD].revents != 0)
             return READY;
         if (vmm->pid == 0)
             return ENDED;
+        if (ready == 0 && now_ms() >= end)
+            return QUIET;
     }
 }
 
