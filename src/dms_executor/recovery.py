@@ -10,8 +10,9 @@ import asyncio
 import itertools
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 
@@ -40,6 +41,8 @@ _log = logging.getLogger(__name__)
 _PAUSES = (0.1, 0.5, 2.0, 10.0, 60.0)
 BUDGET = 4.0
 """Seconds that `open` waits for executions that ended meanwhile; what is not done by then goes on in the background."""
+_REMOVAL = 15.0
+"""Likewise for what is taken away, which an engine may take its time for."""
 
 
 async def recover(core: Core, *, follow: bool = True, thorough: bool = False) -> RecoveryReport:
@@ -76,7 +79,8 @@ async def _recover(core: Core, follow: bool, thorough: bool) -> RecoveryReport:
         surveys[name] = await _survey(core, name, None if thorough else tokens)
     # Survey first, rows after it: a token with no row in this later read belongs to nobody.
     rows = await core.journal.open_rows()
-    ending = []
+    ending: list[asyncio.Task[None]] = []
+    leaving: list[asyncio.Task[None]] = []
     for row in rows:
         if row.token not in asked.get(row.engine, ()):
             # It began meanwhile, so that no survey tells of it: nobody may take it for lost. Who only looks asks
@@ -85,10 +89,12 @@ async def _recover(core: Core, follow: bool, thorough: bool) -> RecoveryReport:
             continue
         task = await _settled(core, row, surveys.get(row.engine), report, follow)
         if task is not None:
-            ending.append(task)
+            (leaving if row.token in core.settling else ending).append(task)
     known = {row.token for row in rows}
     for name, survey in surveys.items():
-        await _destroy_leftovers(core, name, survey, known, report)
+        leaving += await _destroy_leftovers(core, name, survey, known, report)
+    if leaving:
+        await _raise_of(leaving, _REMOVAL)
     if ending:
         await asyncio.wait(ending, timeout=BUDGET)
     await core.in_thread(core.owners.forget_dead)
@@ -112,10 +118,41 @@ async def _settled(
     except (StateError, ExecutorClosed):
         raise
     except Exception as error:  # noqa: BLE001, an engine's own defect concerns its executions only
-        _log.exception("not settled yet: %s", error, extra={"execution_id": row.id, "engine": row.engine})
-        core.unsettled = True
-        await core.journal.release([row.token])
+        await _unsettled(core, row, error)
         return None
+
+
+async def _unsettled(core: Core, row: Row, error: Exception) -> None:
+    where = {"execution_id": row.id, "engine": row.engine}
+    _log.warning("not settled yet: %s", error, extra=where, exc_info=not isinstance(error, ExecutorError))
+    core.unsettled = True
+    await core.journal.release([row.token])
+
+
+def _apart(core: Core, row: Row, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    """What takes something away keeps neither the others nor the folder from anybody."""
+
+    async def done() -> None:
+        try:
+            await work()
+        except (StateError, ExecutorClosed):
+            raise
+        except Exception as error:  # noqa: BLE001, as above
+            await _unsettled(core, row, error)
+            core.settle_soon()
+        finally:
+            core.settling.discard(row.token)
+
+    core.settling.add(row.token)
+    return core.tasks.spawn(done(), f"settle {row.id}")
+
+
+async def _raise_of(tasks: list[asyncio.Task[None]], seconds: float) -> None:
+    """Waits that long for them. Raises what one of them has raised."""
+    done, _ = await asyncio.wait(tasks, timeout=seconds)
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
 
 
 def _goes_on(row: Row, survey: Mapping[str, Observed] | None) -> bool:
@@ -147,6 +184,8 @@ async def _take(core: Core, row: Row) -> bool:
     """Whether the row is this executor's to settle: nobody living has it, or it was left to whoever comes next."""
     holder = row.owner
     live = core.live.get(row.token)
+    if row.token in core.settling:
+        return False
     # One that is followed here, and that another process was about to finish, is left without anybody if that one dies.
     if live is not None and not (live.ended and holder not in (None, core.owner)):
         return False
@@ -160,23 +199,38 @@ async def _settle(
     core: Core, row: Row, survey: Mapping[str, Observed] | None, report: RecoveryReport, follow: bool
 ) -> asyncio.Task[None] | None:
     if row.phase == "removing":
-        await discard(core, row)
-        return None
+        return _apart(core, row, partial(discard, core, row))
     if row.phase == "finished":
-        await _destroy(core, row)
-        return None
+        return _apart(core, row, partial(_destroy, core, row))
     if survey is None:
         return await _stale(core, row, report, follow)
     engine = await core.engine(row.engine)
     seen = survey.get(row.token)
-    x = core.known(row.request, row.token)
     if row.phase in ("accepted", "created") and (seen is None or seen.phase == "created" or row.phase == "accepted"):
-        if row.phase == "accepted" or row.handle is None or await engine.withdraw(x, row.handle):
-            await _undo(core, row, engine, x)
-            report.undone.append(row.id)
-            return None
-        # Its go was on its way while we looked.
-        seen = seen and msgspec.structs.replace(seen, phase="running")
+        return _apart(core, row, partial(_withdraw, core, row, seen, engine, report, follow))
+    return await _go_on(core, row, seen, engine, report, follow)
+
+
+async def _withdraw(
+    core: Core, row: Row, seen: Observed | None, engine: Engine, report: RecoveryReport, follow: bool
+) -> None:
+    """One of which the last that is known is that nothing of it ran."""
+    x = core.known(row.request, row.token)
+    if row.phase == "accepted" or row.handle is None or await engine.withdraw(x, row.handle):
+        await _undo(core, row, engine, x)
+        report.undone.append(row.id)
+        return
+    # Its go was on its way while we looked.
+    seen = seen and msgspec.structs.replace(seen, phase="running")
+    finishing = await _go_on(core, row, seen, engine, report, follow)
+    if finishing is not None:
+        await asyncio.wait([finishing])
+
+
+async def _go_on(
+    core: Core, row: Row, seen: Observed | None, engine: Engine, report: RecoveryReport, follow: bool
+) -> asyncio.Task[None] | None:
+    x = core.known(row.request, row.token)
     if row.phase == "created":
         row = await _was_let_go(core, row, seen)
     if row.phase == "ended" or seen is None or seen.phase == "ended":
@@ -275,18 +329,27 @@ async def _stale(core: Core, row: Row, report: RecoveryReport, follow: bool) -> 
 
 async def _destroy_leftovers(
     core: Core, name: str, survey: Mapping[str, Observed] | None, known: set[str], report: RecoveryReport
-) -> None:
+) -> list[asyncio.Task[None]]:
+    tasks = []
     for token in survey or {}:
-        if token in known or token in core.live or await core.journal.by_token(token) is not None:
+        if token in known or token in core.live or token in core.settling:
             continue
+        if await core.journal.by_token(token) is None:
+            core.settling.add(token)
+            tasks.append(core.tasks.spawn(_destroy_leftover(core, name, token, report), f"leftover {token}"))
+    return tasks
+
+
+async def _destroy_leftover(core: Core, name: str, token: str, report: RecoveryReport) -> None:
+    _log.warning("leftover %s is destroyed", token, extra={"engine": name})
+    try:
         engine = await core.engine(name)
-        _log.warning("leftover %s is destroyed", token, extra={"engine": name})
-        try:
-            await engine.destroy(core.unknown(token), None)
-        except ExecutorError as error:
-            _log.warning("leftover %s: %s", token, error, extra={"engine": name})
-            continue
+        await engine.destroy(core.unknown(token), None)
         report.leftovers.append(token)
+    except ExecutorError as error:
+        _log.warning("leftover %s: %s", token, error, extra={"engine": name})
+    finally:
+        core.settling.discard(token)
 
 
 async def discard(core: Core, row: Row) -> None:
@@ -325,5 +388,5 @@ class Again:
             except StateError as error:
                 _log.warning("%s", error)
                 continue
-            if not self._core.unsettled:
+            if not self._core.unsettled and not self._core.settling:
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -55,6 +56,8 @@ class ApiServer:
         self.tells.set()
         self.throttles: dict[str, int] = {}
         """How many are turned away at first, as a busy server does."""
+        self.stays: set[str] = set()
+        """Pods whose node does not end them."""
         self.loses = 0
         """Of how many commands the connection breaks after they were executed."""
         self.skew = 0.0
@@ -227,7 +230,8 @@ class ApiServer:
         else:
             pod["metadata"]["deletionTimestamp"] = _now(self.skew)
             self._changed(name, "MODIFIED")
-            container.kill()
+            if name not in self.stays:
+                container.kill()
             self.tells.set()
         return web.json_response(pod)
 
@@ -240,6 +244,9 @@ class ApiServer:
         await answer.prepare(request)
         with container.log.open("rb") as log, contextlib.suppress(ConnectionError):
             rest, begin = b"", request.query.get("sinceTime", "")
+            if tail := int(request.query.get("tailLines", 0)):
+                size = sum(len(line) for line in log.readlines()[-tail:])
+                log.seek(-size, os.SEEK_END)
             while True:
                 container.written.clear()
                 while piece := log.read(1 << 16):

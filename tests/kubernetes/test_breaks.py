@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dms_executor import LogStreamRequest
@@ -123,8 +124,11 @@ async def test_a_log_that_a_node_does_not_give_undoes_no_job(server: ApiServer, 
         await heard(bench, execution_id, b"ready")
         engine = await bench.executor._core.engine("kubernetes")
         server.stumbles["GET log"] = 100
-        (observed,) = (await engine.survey()).values()
-        assert observed.phase == "running"
+        execution = bench.executor._core.execution(bench.request("true"))
+        ((token, observed),) = (await engine.survey()).items()
+        assert observed.handle is not None
+        with pytest.raises(EngineUnreachable):
+            await engine.withdraw(msgspec.structs.replace(execution, token=token), observed.handle)
         server.stumbles.clear()
     async with opened(state_dir, str(server.kubeconfig)) as bench:
         await bench.executor.send_signal(execution_id, "USR1")

@@ -18,7 +18,7 @@ from typing import ClassVar, Self
 
 import msgspec
 
-from ..engine import Chunk, Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
+from ..engine import Engine, EngineContext, Execution, Exit, Handle, Observed, Prepared, Report
 from ..errors import EngineUnavailable, EngineUnreachable, StartFailed
 from ..limits import loosened_by
 from ..supervisor.said import Report as InitReport
@@ -32,30 +32,26 @@ from .claims import check_claims
 from .client import ApiError
 from .copies import Copies
 from .gauge import Gauge
-from .hearing import Hearing
 from .names import pod_name
-from .output import Reading, log_head, read_log
+from .output import Reading
 from .places import Place, places_of
 from .pods import Refused
-from .sites import Site, Sites
+from .sites import Sites
 from .spec import KubernetesParams, KubernetesSettings, checked_params, checked_settings
 from .starting import AGAIN, Starts
 from .transfers import Transfers
-from .view import Pod, ended, forsaken, report_of, seen, trouble, waits_for
+from .view import Pod, ended, forsaken, seen, trouble, waits_for
 
 __all__ = ["KubernetesEngine"]
 
 _log = logging.getLogger("dms_executor.kubernetes")
 _REMOVAL = 90.0
-_RETRIES = 3
-_LOOKS = 16  # logs that are looked into at once
-_SILENT = 15.0  # seconds beyond a deleted pod's grace in which its kubelet ends it, if there is one
 _POWERS = frozenset(
     {"exact_signal", "oom_detection", "exec", "exec_kill", "copy", "attach", "tty", "stats", "named_volumes"}
 )
 
 
-class KubernetesEngine(Starts, Hearing, Copies, Transfers, Engine):
+class KubernetesEngine(Starts, Copies, Transfers, Engine):
     """See the module. Opened by `KubernetesEngine.open`; belongs to one event loop."""
 
     name: ClassVar[str] = "kubernetes"
@@ -72,6 +68,7 @@ class KubernetesEngine(Starts, Hearing, Copies, Transfers, Engine):
         self._readings: dict[str, Reading] = {}
         self._ends: dict[str, int] = {}
         self._said: dict[str, asyncio.Future[InitReport]] = {}
+        self._pulled: set[str] = set()
         self._signalling: dict[str, asyncio.Lock] = {}
         self._gauge = Gauge()
         self._forsaken: set[str] = set()
@@ -151,20 +148,17 @@ class KubernetesEngine(Starts, Hearing, Copies, Transfers, Engine):
         return Handle(state={**kept, "cluster": await client.cluster()}, engine_ids=ids)
 
     async def survey(self) -> Mapping[str, Observed]:
-        """All pods that bear this executor's label, in every namespace that they may be in."""
-        some = asyncio.Semaphore(_LOOKS)
+        """All pods that bear this executor's label, in every namespace that they may be in.
 
-        async def phase(site: Site, token: str, pod: Pod) -> Observed:
-            handle = Handle(state={"uid": pod.metadata.uid})
-            if pod.has_ended:
-                return Observed(phase="ended", handle=handle)
-            async with some:
-                was_let_go = pod.is_running and await self._was_let_go(site, token)
-            return Observed(phase="running" if was_let_go else "created", handle=handle)
-
-        found = [(site, *item) for site in await self._sites.all() for item in (await site.pods.listed()).items()]
-        phases = await asyncio.gather(*(phase(*each) for each in found))
-        return {token: observed for (_, token, _), observed in zip(found, phases, strict=True)}
+        Whether one that stands runs its job is not the cluster's to know: "created" until `withdraw` asks for it.
+        """
+        found = [item for site in await self._sites.all() for item in (await site.pods.listed()).items()]
+        return {
+            token: Observed(
+                phase="ended" if pod.has_ended else "created", handle=Handle(state={"uid": pod.metadata.uid})
+            )
+            for token, pod in found
+        }
 
     async def watch(self, x: Execution, h: Handle) -> Exit:
         """What the init said in the log or reported to the cluster, else what the cluster says."""
@@ -182,9 +176,9 @@ class KubernetesEngine(Starts, Hearing, Copies, Transfers, Engine):
             self._forsaken.add(x.token)
             self._ends[x.token] = 0
             return forsaken(pod)
-        if pod is None:
+        if pod is None or pod.was_removed:
             await self._is_where_it_was(x, h)
-        report = report_of(pod) if pod is not None else InitReport()
+        report = await self._word_of(x, pod) if pod is not None else InitReport()
         was_killed, was_stopped = await self._was_signalled(x)
         exit_ = ended(pod, report, killed=was_killed, stopped=was_stopped)
         self._ends[x.token] = 0
@@ -201,21 +195,6 @@ class KubernetesEngine(Starts, Hearing, Copies, Transfers, Engine):
                 mend="Name that cluster's kubeconfig, context and namespace again",
                 execution_id=x.id,
             )
-
-    async def _last_seen(self, x: Execution) -> tuple[Pod | None, bool]:
-        """Once it has ended; or was deleted, and its node has not done that in its time and some more."""
-        loop, gone_at = asyncio.get_running_loop(), None
-        async with aclosing(self._sites.of(x).pods.changes(x.token)) as changes:
-            pod = await anext(changes)
-            while pod is not None and not pod.has_ended:
-                if gone_at is None and pod.metadata.deletion_timestamp is not None:
-                    gone_at = loop.time() + pod.metadata.deletion_grace_period_seconds + _SILENT
-                try:
-                    async with asyncio.timeout_at(gone_at):
-                        pod = await anext(changes)
-                except TimeoutError:
-                    return pod, True
-        return pod, False
 
     async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
         """Fetches the outputs, and fills `results_dir`. Raises `PolicyDenied`, `CopyFailed`, `EngineUnreachable`.
@@ -258,41 +237,6 @@ class KubernetesEngine(Starts, Hearing, Copies, Transfers, Engine):
         except TimeoutError as error:
             raise EngineUnreachable("the pod does not go", mend="Look at its node", execution_id=x.id) from error
 
-    async def output(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
-        """The log that was read since the start; for who comes later, from the cursor on."""
-        reading = self._readings.pop(x.token, None)
-        if reading is not None and after is not None:
-            await reading.close()
-            reading = None
-        try:
-            reading = reading or await read_log(self._sites.of(x).client, x.token, after)
-            async with aclosing(reading.chunks()) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-            self._last_word(x, reading.lines.report)
-        except (ApiError, EngineUnreachable) as error:
-            if await self._has_no_more(x):
-                return
-            raise EngineUnreachable(error.message, mend=error.mend, execution_id=x.id) from error
-        finally:
-            if reading is not None:
-                await reading.close()
-        if not reading.lines.report.is_over and not await self._has_no_more(x):
-            raise EngineUnreachable("the stream of its output broke", execution_id=x.id)
-
-    async def _has_no_more(self, x: Execution) -> bool:
-        """Whether to believe that a log which broke, or does not answer, is all there will be of it.
-
-        A pod that is gone has no log; one that has ended has it as long as its node answers, which is tried thrice.
-        """
-        pod = await self._sites.of(x).pods.now(x.token)
-        if pod is None:
-            return True
-        if pod.has_ended or x.token in self._ends:
-            self._ends[x.token] = self._ends.get(x.token, 0) + 1
-            return self._ends[x.token] > _RETRIES
-        return False
-
     async def _made(self, x: Execution, body: dict[str, object]) -> Pod:
         """A creation that its asker leaves is waited for all the same: else it would come after its own undoing."""
         client = self._sites.of(x).client
@@ -331,13 +275,3 @@ class KubernetesEngine(Starts, Hearing, Copies, Transfers, Engine):
                 report(Progress(what=error.message, done=0, unit="pods", waits=True))
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
-
-    async def _was_let_go(self, site: Site, token: str) -> bool:
-        """Whether the init says so in its log. One that waits for the go says no more than that it is born."""
-        try:
-            return (await log_head(site.client, token)).tells_of_a_job
-        except (ApiError, EngineUnreachable) as error:
-            # Its kubelet has no word on it now, which is none on its job: one that runs must not be undone, and one
-            # that waits for its go ends by itself.
-            _log.warning("%s: taken for one that runs", error, extra={"engine": self.name})
-            return True

@@ -7,6 +7,8 @@ nothing but the job or we can have ended it; else the cluster is waited for, whi
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +17,19 @@ from ..errors import EngineUnavailable, EngineUnreachable
 from ..supervisor.said import Report
 from .client import ApiError
 from .names import pod_name
+from .output import Reading, log_tail
 from .signals import Signals
-from .view import seen, told
+from .view import Pod, report_of, seen, told
 
 if TYPE_CHECKING:
     from .sites import Sites
 
 __all__ = ["Hearing"]
+
+_PULLED = 10.0  # seconds in which a log that is read here comes to its end
+_TRIES = (0.2, 1.0, 3.0)  # seconds behind a look at a log's end that told nothing
+_SILENT = 15.0  # seconds beyond a deleted pod's grace in which its kubelet ends it, if there is one
+_log = logging.getLogger("dms_executor.kubernetes")
 
 
 class Hearing(Signals):
@@ -29,6 +37,8 @@ class Hearing(Signals):
 
     _sites: Sites
     _said: dict[str, asyncio.Future[Report]]
+    _readings: dict[str, Reading]
+    _pulled: set[str]
 
     def _last_word(self, x: Execution, report: Report) -> None:
         """Whoever watches it hears that."""
@@ -49,6 +59,45 @@ class Hearing(Signals):
         if not (was_killed or report.timed_out or await self._is_undisturbed(x, report)):
             return None
         return told(report, killed=was_killed, stopped=was_stopped, now=datetime.now(UTC))
+
+    async def _word_of(self, x: Execution, pod: Pod) -> Report:
+        """What the init of a pod that has ended said of that. In its log, where no job can write; what the kubelet has
+        read of a file, where one can, counts only where the log is lost.
+        """
+        if pod.was_removed:
+            return report_of(pod)
+        if x.token in self._pulled or x.token in self._readings:
+            await asyncio.wait([self._hears(x)], timeout=_PULLED)
+        if self._hears(x).done():
+            return self._hears(x).result()
+        for pause in _TRIES:
+            try:
+                lines = await log_tail(self._sites.of(x).client, x.token)
+            except (ApiError, EngineUnavailable, EngineUnreachable) as error:
+                _log.info("the end of its log: %s", error, extra={"execution_id": x.id})
+            else:
+                if lines.report.is_over or (not lines.is_empty and not report_of(pod).is_over):
+                    return lines.report
+                if not lines.is_empty and pause == _TRIES[-1]:
+                    return lines.report
+            await asyncio.sleep(pause)
+        return report_of(pod)
+
+    async def _last_seen(self, x: Execution) -> tuple[Pod | None, bool]:
+        """Once it has ended, or is gone; or was deleted, and its node has not done that in its time and some more."""
+        loop, gone_at = asyncio.get_running_loop(), None
+        pods = self._sites.of(x).pods
+        async with aclosing(pods.changes(x.token)) as changes:
+            pod = await anext(changes)
+            while pod is not None and not pod.has_ended:
+                if gone_at is None and pod.metadata.deletion_timestamp is not None:
+                    gone_at = loop.time() + pod.metadata.deletion_grace_period_seconds + _SILENT
+                try:
+                    async with asyncio.timeout_at(gone_at):
+                        pod = await anext(changes)
+                except TimeoutError:
+                    return pod, True
+            return (pod if pod is not None else pods.removed(x.token)), False
 
     def _hears(self, x: Execution) -> asyncio.Future[Report]:
         return self._said.setdefault(x.token, asyncio.get_running_loop().create_future())

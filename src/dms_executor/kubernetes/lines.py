@@ -35,6 +35,8 @@ class Lines:
         self._given: dict[Stream, int] = {"stdout": out, "stderr": err}
         self._rest = b""
         self.report = Report()
+        self.is_empty = True
+        """Whether nothing at all has come: a node has begun a new file, since an init's first word is its birth."""
         self.strange = ""
         """The last line that no init of ours wrote: a runtime's complaint."""
 
@@ -43,6 +45,7 @@ class Lines:
         *lines, self._rest = (self._rest + piece).split(b"\n")
         if len(self._rest) > _LONGEST:
             self._rest = b""
+        self.is_empty = self.is_empty and not lines and not self._rest
         for line in lines:
             chunk = self._chunk(line)
             if chunk is not None:
@@ -77,6 +80,17 @@ class Lines:
         """Whether it ran: the init has said so, or there is output of it, be it cut off behind what was read."""
         began = self._rest[:2] in (b"o ", b"e ") or any(self._given.values())
         return began or self.report.started_at is not None
+
+    def end(self, wrote: tuple[int, int] | None, moment: datetime) -> Chunk | None:
+        """What is missing of it, if no more comes. `wrote`: what there was of stdout and stderr; None: nobody knows."""
+        if wrote is None:
+            lost: dict[Stream, int] = dict.fromkeys(self._given, 1)
+        else:
+            behind = zip(self._given, wrote, strict=True)
+            lost = {stream: count - self._given[stream] for stream, count in behind if count > self._given[stream]}
+        for stream, count in lost.items():
+            self._given[stream] += count
+        return Chunk(stream="stdout", time=moment, data=b"", cursor=self.cursor, lost=lost) if lost else None
 
     @property
     def cursor(self) -> bytes:

@@ -9,10 +9,10 @@ from datetime import datetime
 from ..engine import Chunk
 from ..errors import StartFailed
 from .client import Client
-from .lines import Lines, since
+from .lines import TAIL, Lines, since
 from .names import CONTAINER, pod_name
 
-__all__ = ["Reading", "log_head", "read_log"]
+__all__ = ["Reading", "log_head", "log_tail", "read_log"]
 
 _LOOK = 3.0  # seconds: many are looked at when a caller comes back
 _HEAD = 8192  # bytes in which the init's first words are
@@ -72,7 +72,16 @@ async def read_log(client: Client, token: str, after: bytes | None) -> Reading:
 
 async def log_head(client: Client, token: str) -> Lines:
     """What the log begins with, as it is now. Raises `ApiError`, `EngineUnreachable`."""
-    lines, query = Lines(), {"container": CONTAINER, "limitBytes": str(_HEAD)}
+    return await _part(client, token, limitBytes=str(_HEAD))
+
+
+async def log_tail(client: Client, token: str) -> Lines:
+    """What it ends with: the init's last word, where it has said that. Raises `ApiError`, `EngineUnreachable`."""
+    return await _part(client, token, tailLines=str(TAIL))
+
+
+async def _part(client: Client, token: str, **which: str) -> Lines:
+    lines, query = Lines(), {"container": CONTAINER, **which}
     async with client.stream("GET", f"pods/{pod_name(token)}/log", deadline=_LOOK, query=query) as pieces:
         async for piece in pieces:
             for _ in lines.take(piece):

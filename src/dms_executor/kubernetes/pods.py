@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import EngineUnreachable, ExecutorError
 from .client import ApiError, Client
-from .names import EXECUTOR
+from .names import EXECUTOR, pod_name
 from .view import Pod, seen
 
 __all__ = ["Pods", "Refused"]
@@ -41,8 +41,10 @@ class Pods:
 
     def __init__(self, client: Client, executor_id: str) -> None:
         self._client = client
+        self._executor_id = executor_id
         self._selector = f"{EXECUTOR}={executor_id}"
         self._pods: dict[str, Pod] = {}
+        self._removed: dict[str, Pod] = {}
         self._ears: dict[str, set[asyncio.Event]] = {}
         self._task: asyncio.Task[None] | None = None
         self._opened: asyncio.Future[None] | None = None
@@ -65,6 +67,7 @@ class Pods:
             self._ears[token].discard(ear)
             if not self._ears[token]:
                 del self._ears[token]
+                self._removed.pop(token, None)
 
     async def ends_soon(self, token: str) -> bool:
         """Of one in which nothing can be executed: a kubelet tells of an end some time after it. Raises
@@ -90,9 +93,19 @@ class Pods:
         """As the watch had it last."""
         return self._pods.get(token)
 
+    def removed(self, token: str) -> Pod | None:
+        """What was last seen of one that is gone, while its `changes` are followed: the cluster's words."""
+        return self._removed.get(token)
+
     async def now(self, token: str) -> Pod | None:
         """Asked for at this moment, not remembered. Raises `EngineUnreachable`."""
-        return (await self.listed()).get(token)
+        try:
+            pod = seen(await self._client.call("GET", f"pods/{pod_name(token)}"))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise EngineUnreachable(error.message, mend="Look at its API server") from error
+        return pod if pod.metadata.labels.get(EXECUTOR) == self._executor_id else None
 
     async def listed(self) -> Mapping[str, Pod]:
         """All of them, asked for at this moment."""
@@ -150,7 +163,7 @@ class Pods:
         before = set(self._pods)
         pods, version = await self._list()
         for token in before - set(pods):
-            del self._pods[token]
+            self._remove(token, self._pods[token])
         self._pods.update(pods)
         self._wake(*self._ears)
         return version
@@ -199,11 +212,16 @@ class Pods:
             return version
         pod = seen(raw)
         if kind == "DELETED":
-            self._pods.pop(pod.token, None)
+            self._remove(pod.token, pod)
         else:
             self._pods[pod.token] = pod
         self._wake(pod.token)
         return version
+
+    def _remove(self, token: str, last: Pod) -> None:
+        self._pods.pop(token, None)
+        if token in self._ears:
+            self._removed[token] = msgspec.structs.replace(last, was_removed=True)
 
     def _wake(self, *tokens: str) -> None:
         for token in tokens:

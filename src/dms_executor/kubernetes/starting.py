@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import msgspec
 
@@ -17,28 +17,25 @@ from ..typed import known
 from ..volumes import Volumes
 from .client import ApiError
 from .handed import MOST, handed, is_handed
+from .logs import Logs
 from .names import CONTAINER, INIT, ROOM, pod_name
 from .output import Reading, log_head, read_log
 from .view import report_of
-
-if TYPE_CHECKING:
-    from .sites import Sites
 
 __all__ = ["AGAIN", "Starts"]
 
 AGAIN = (0.2, 1.0, 3.0, 10.0)
 """Seconds between two tries where the cluster does not answer."""
 _GO = "18"  # SIGCONT
+_WITHDRAWN = "0"
 _STARTING = 120.0
 _log = logging.getLogger("dms_executor.kubernetes")
 
 
-class Starts:
+class Starts(Logs):
     """The part of the engine that lets jobs go."""
 
     name: ClassVar[str]
-    _sites: Sites
-    _readings: dict[str, Reading]
 
     async def start(self, x: Execution, h: Handle) -> datetime:
         """Raises `StartFailed` with what the init said.
@@ -89,6 +86,29 @@ class Starts:
             return known_start
         said = reading.lines.strange or f"the init was sent the go, which ended with {code}"
         raise StartFailed(f"the pod ended before its job ran: {said}", execution_id=x.id)
+
+    async def withdraw(self, x: Execution, h: Handle) -> bool:
+        """Of one whose caller has died: its init is asked, by its log, and by a word that ends it unless it has let go.
+
+        So a go that is still on its way comes too late, or is seen.
+        """
+        site = self._sites.of(x)
+        try:
+            if await self._was_let_go(x):
+                return False
+            await site.client.execute(pod_name(x.token), CONTAINER, [INIT, "-k", _WITHDRAWN])
+        except (ApiError, EngineUnavailable) as error:
+            if not await site.pods.ends_soon(x.token):
+                raise EngineUnreachable(error.message, mend=error.mend, execution_id=x.id) from error
+        if not await site.pods.ends_soon(x.token):
+            return False
+        pod = await site.pods.now(x.token)
+        return pod is None or (await self._word_of(x, pod)).started_at is None
+
+    async def _was_let_go(self, x: Execution) -> bool:
+        """Whether the log says so, be it by having been begun anew: who waits says no more than that it is born."""
+        head = await log_head(self._sites.of(x).client, x.token)
+        return head.is_empty or head.tells_of_a_job
 
     async def _keep(self, x: Execution, reading: Reading) -> None:
         former = self._readings.pop(x.token, None)

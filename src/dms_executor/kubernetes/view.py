@@ -82,11 +82,15 @@ class _Spec(msgspec.Struct, rename="camel"):
 
 
 class Pod(msgspec.Struct, rename="camel"):
-    """`state`: of its job's container; others stand beside it where there are inputs or outputs."""
+    """`state`: of its job's container; others stand beside it where there are inputs or outputs.
+
+    `was_removed`: the cluster has no such pod any more; this is what it last knew of it.
+    """
 
     metadata: _Meta
     spec: _Spec = msgspec.field(default_factory=_Spec)
     status: _Status = msgspec.field(default_factory=_Status)
+    was_removed: bool = False
 
     @property
     def token(self) -> str:
@@ -221,7 +225,8 @@ def _ended(pod: Pod | None, report: Report, *, killed: bool) -> Exit | None:
     if pod is None:
         return Exit(lost="its pod is gone", started_at=report.started_at, finished_at=now, killed=killed)
     if not pod.has_ended:
-        return None
+        why = _why_lost(pod) or "its pod is gone"
+        return Exit(lost=why, finished_at=now, killed=killed) if pod.was_removed else None
     terminated = pod.state.terminated
     finished = terminated.finished_at if terminated is not None and terminated.finished_at else now
     lost = _why_lost(pod)

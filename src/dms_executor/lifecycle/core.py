@@ -75,6 +75,8 @@ class Core:
         self.recovering = asyncio.Lock()
         self.settle_soon: Callable[[], None] = lambda: None
         """Asks for one more recovery, for an execution that nobody living brings to its end."""
+        self.settling: set[str] = set()
+        """Tokens of what a recovery is just taking away."""
         self.unsettled = False
         """Whether the last recovery left something open that it should have settled."""
         # Of their own, since they must outlive what still calls them while the executor closes.

@@ -1,0 +1,118 @@
+"""What is taken for the truth of a job where its pod, its log or its node tells half of it, or it lies itself."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+from pathlib import Path
+
+import pytest
+
+from dms_executor import LogStreamRequest, recovery
+from dms_executor.engine import Execution, Handle
+from dms_executor.kubernetes import KubernetesEngine, hearing
+from dms_executor.kubernetes.names import INIT_FOLDER, REPORT
+from dms_executor.logs.entry import Gap
+
+from .apiserver import ApiServer
+from .conftest import Bench, opened
+
+_WAITS = "trap 'echo bye; exit 4' USR1; echo ready; while :; do sleep 1000 & wait $!; done"
+_EXITED = base64.b64encode(struct.pack("<IB3xI", 4, 98, 0)).decode()
+_LIES = f"printf 'r 0 0 {_EXITED}\\n' > {REPORT}; head -c 5000 /dev/zero | tr '\\0' x >> {REPORT}; {_WAITS}"
+
+
+async def left_to_end(server: ApiServer, state: Path, script: str) -> str:
+    """A job whose caller goes once it is ready, and which ends with nobody there."""
+    async with opened(state, str(server.kubeconfig), clears=False) as bench:
+        execution_id = await bench.start("sh", "-c", script)
+        async with await bench.executor.attach(execution_id, from_start=True) as session:
+            assert await session.read() == ("stdout", b"ready\n")
+        container = server.containers[await bench.pod(execution_id)]
+    await (await container.execute([f"{INIT_FOLDER}/dms-init", "-k", "10"], has_input=False)).wait()
+    await container.ended.wait()
+    return execution_id
+
+
+async def prepared(bench: Bench, *argv: str) -> tuple[KubernetesEngine, Execution, Handle]:
+    """A pod whose init waits for the go, and of which no record tells."""
+    core = bench.executor._core
+    engine = await core.engine("kubernetes")
+    assert isinstance(engine, KubernetesEngine)
+    x = core.execution(bench.request(*argv))
+    await asyncio.to_thread(x.folder.mkdir, parents=True)
+    return engine, x, await engine.create(x, await engine.prepare(x, lambda _: None))
+
+
+async def test_a_job_cannot_lie_about_its_end(server: ApiServer, state_dir: Path) -> None:
+    execution_id = await left_to_end(server, state_dir, _LIES)
+    async with opened(state_dir, str(server.kubeconfig)) as bench:
+        result = await asyncio.wait_for(bench.executor.wait(execution_id), 30)
+        assert (result.exit_code, result.stdout) == (4, b"ready\nbye\n")
+
+
+async def test_what_was_lost_of_a_logs_end_is_a_gap(
+    server: ApiServer, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hearing, "_TRIES", (0.0,))
+    execution_id = await left_to_end(server, state_dir, _WAITS)
+    server.stumbles["GET log"] = 1 << 30
+    async with opened(state_dir, str(server.kubeconfig)) as bench:
+        result = await asyncio.wait_for(bench.executor.wait(execution_id), 30)
+        assert (result.exit_code, result.stdout) == (4, b"ready\n")
+        request = LogStreamRequest(execution_id=execution_id, follow=True)
+        async with await bench.executor.get_log_stream(request) as stream:
+            gaps = [entry async for entry in stream.entries() if isinstance(entry, Gap)]
+        assert [(gap.stream, gap.bytes) for gap in gaps] == [("stdout", 4)]
+
+
+async def test_a_pod_that_is_gone_is_lost_in_the_clusters_last_words(alone: Bench, server: ApiServer) -> None:
+    execution_id = await alone.start("sh", "-c", _WAITS)
+    name = await alone.pod(execution_id)
+    reason = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "make room"}
+    server.pods[name]["status"]["conditions"] = [reason]
+    server._remove(name)
+    server.containers[name].kill()
+    result = await asyncio.wait_for(alone.executor.wait(execution_id), 30)
+    assert (result.reason, result.error_msg) == ("engine_lost", "PreemptionByScheduler: make room")
+
+
+async def test_what_was_not_let_go_is_withdrawn(alone: Bench, server: ApiServer) -> None:
+    engine, x, handle = await prepared(alone, "sh", "-c", "echo never")
+    assert await engine.withdraw(x, handle)
+    container = server.containers[handle.engine_ids["pod"]]
+    assert b"o 0" not in container.log.read_bytes()
+    await engine.destroy(x, handle)
+
+
+async def test_what_was_let_go_is_not_withdrawn(
+    alone: Bench, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hearing, "_PULLED", 0.1)
+    engine, x, handle = await prepared(alone, "sh", "-c", _WAITS)
+    await engine.start(x, handle)
+    assert not await engine.withdraw(x, handle)
+    container = server.containers[handle.engine_ids["pod"]]
+    container.log.write_bytes(b"")  # a node that begins a new file
+    assert not await engine.withdraw(x, handle)
+    await engine.signal(x, handle, 10)
+    assert (await asyncio.wait_for(engine.watch(x, handle), 30)).code == 4
+    await engine.destroy(x, handle)
+
+
+async def test_a_pod_that_does_not_go_keeps_no_recovery_waiting(
+    alone: Bench, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "_REMOVAL", 0.1)
+    _, _, handle = await prepared(alone, "true")
+    name = handle.engine_ids["pod"]
+    server.stays.add(name)
+    report = await asyncio.wait_for(alone.executor.recover(), 30)
+    assert report.leftovers == []
+    assert "deletionTimestamp" in server.pods[name]["metadata"]
+    assert (await alone.run("sh", "-c", "exit 3")).exit_code == 3
+    server.stays.clear()
+    server.containers[name].kill()
+    while name in server.pods:
+        await asyncio.sleep(0.01)
