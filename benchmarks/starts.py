@@ -12,8 +12,9 @@ from dms_executor.types import SpecConfig
 
 async def measured(state: Path, policy: Policy, engine: dict[str, Any], spec: SpecConfig, number: int) -> float:
     """Seconds until `start` returns, which is when the job runs, of one job by an executor with these settings."""
-    async with Executor.open(state, policy=policy, settings=Settings(engines={spec.type: engine})) as executor:
-        await executor.probe(spec.type)  # what a process looks at once
+    kind = spec.type or ""
+    async with Executor.open(state, policy=policy, settings=Settings(engines={kind: engine})) as executor:
+        await executor.probe(kind)  # what a process looks at once
         name = f"job-{number}"
         began = time.perf_counter()
         await executor.start(ExecutionRequest(job_id="bench", execution_id=name, engine_spec=spec))

@@ -8,12 +8,14 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dms_executor.conformance import MemorySubject, ShellSubject, Subject
-from dms_executor.microvm import kernel
+from dms_executor.conformance.line import SLOW
+from dms_executor.microvm import kernel, warm
 from tests import cluster, firecrackers, kernels
 from tests.conformance.cluster_subject import ClusterSubject
 from tests.conformance.daemon_subject import DaemonSubject
@@ -155,9 +157,11 @@ def kernel_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def warm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def warm_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Snapshots of booted guests, for all lines: else each line's state folder would have its own."""
-    return tmp_path_factory.mktemp("warm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warm, "_DEADLINE", warm._DEADLINE * SLOW)
+        yield tmp_path_factory.mktemp("warm")
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 
 from dms_executor.firecracker import host, raw, template
-from dms_executor.microvm import launch
+from dms_executor.microvm import launch, warm
 from tests import kernels
 
 from .fake import programs
 
 _API = os.environ.get("DMS_EXECUTOR_FIRECRACKER_API")
+
+
+@pytest.fixture(autouse=True)
+def however_slow_it_boots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "_DEADLINE", 240.0)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from dms_executor import ByteSize, Executor, Resources, StorageVolume
-from dms_executor.microvm import warm
 from dms_executor.policy import Policy
 from dms_executor.types import Settings
 from tests import firecrackers
@@ -20,11 +19,6 @@ from tests import firecrackers
 from .test_engine import job
 
 pytestmark = firecrackers.needed
-
-
-@pytest.fixture(autouse=True)
-def however_slow_it_boots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm, "_DEADLINE", 240.0)
 
 
 @pytest.fixture(scope="module")
