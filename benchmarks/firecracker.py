@@ -1,5 +1,5 @@
 """From `start` to a job's first instruction in a microVM by Firecracker, cold and from a warm snapshot, against the
-bare Firecracker with the same machine.
+bare Firecracker with the same machine. Ours is jailed.
 
 The bare side is Firecracker started by hand with the engine's own description of its machine, or with the engine's own
 snapshot and calls, until its guest's first word: no shim, no jailer, no job, nothing mounted. In turn, so that both
@@ -84,54 +84,36 @@ async def main(rounds: int, kernel_args: str) -> None:
     plan = Plan(image=ImageConfig(), kernel="", initrd="")
     settings = FirecrackerSettings(kernel_args=kernel_args)
     machine = machine_of(plan, [False], False, FirecrackerParams(image="bare"), settings)
-    ways = {
-        "jailed cold": {**plain, "warm": False},
-        "jailed warm": plain,
-        "unjailed cold": {**plain, "jailed": False, "warm": False},
-        "unjailed warm": {**plain, "jailed": False},
-    }
+    ways = {"ours cold": {**plain, "warm": False}, "ours warm": plain}
     found: dict[str, list[float]] = {name: [] for name in ("bare boot", "bare restore", *ways)}
     with tempfile.TemporaryDirectory() as folder:
         root = busybox_root(Path(folder) / "root")
         spec = FirecrackerSpec(image=f"rootfs:{root}", cmd=["sleep", "1000"]).build()
         policy = Policy(read_roots=(root,), missing_defaults="record")
         state, number = Path(folder) / "state", 0
+        caches = state / "microvm"
         first = await measured(state, policy, plain, spec, number)  # kernel, initrd, root image and snapshot are made
         print(f"the first of its shape, with all that is made once: {first:.2f} s", flush=True)
-        snapshot = _only(state / "microvm" / "warm")
-        await measured(state, policy, ways["unjailed warm"], spec, -1)
-        size = snapshot.stat()
+        size = _only(caches / "warm").stat()
         print(f"its snapshot: {size.st_size >> 20} MiB, {size.st_blocks >> 11} MiB on the disk", flush=True)
         for _ in range(rounds):
             for again, name in ((False, "bare boot"), (True, "bare restore")):
-                shape = Path(folder) / "caches"
-                _alone(state / "microvm", shape, snapshot)
-                took = await bare(program, machine, shape, Path(folder) / "bare", again=again)
+                took = await bare(program, machine, caches, Path(folder) / "bare", again=again)
                 found[name].append(took)
             for name, engine in ways.items():
                 number += 1
                 found[name].append(await measured(state, policy, engine, spec, number))
             print(", ".join(f"{name} {took[-1]:.3f} s" for name, took in found.items()), flush=True)
     print("medians: " + ", ".join(f"{name} {statistics.median(took):.3f} s" for name, took in found.items()))
-    for name in ("jailed", "unjailed"):
-        cold, clones = found[f"{name} cold"], found[f"{name} warm"]
-        ratio = statistics.median(mine / theirs for mine, theirs in zip(cold, found["bare boot"], strict=True))
-        sooner = statistics.median(slow / fast for slow, fast in zip(cold, clones, strict=True))
-        print(f"of the rounds, {name}: cold {ratio:.2f} times the bare boot, warm {sooner:.1f} times sooner than cold")
+    cold, clones = found["ours cold"], found["ours warm"]
+    ratio = statistics.median(mine / theirs for mine, theirs in zip(cold, found["bare boot"], strict=True))
+    sooner = statistics.median(slow / fast for slow, fast in zip(cold, clones, strict=True))
+    print(f"of the rounds: cold {ratio:.2f} times the bare boot, warm {sooner:.1f} times sooner than cold")
 
 
 def _only(folder: Path) -> Path:
     (found,) = [path for path in folder.iterdir() if path.suffix not in (".making", ".refused", ".work")]
     return found
-
-
-def _alone(caches: Path, shape: Path, snapshot: Path) -> None:
-    """The one of each that the bare side has: unjailed jobs have a snapshot of their own."""
-    shutil.rmtree(shape, ignore_errors=True)
-    for name in ("kernels", "initrds", "roots"):
-        shutil.copytree(caches / name, shape / name, copy_function=os.link)
-    (shape / "warm").mkdir()
-    os.link(snapshot, shape / "warm" / snapshot.name)
 
 
 if __name__ == "__main__":
