@@ -103,7 +103,7 @@ def test_another_kernel_or_shape_is_another_snapshot(tmp_path: Path) -> None:
         sized = Plan(image=plan.image, kernel=plan.kernel, initrd=plan.initrd, limits=Limits(memory=memory or None))
         params = FirecrackerParams(image="a", kernel_args=args or None)
         machine = machine_of(sized, writable, network, params, FirecrackerSettings())
-        return template_of(machine, host, sized, tmp_path / "state").key
+        return template_of(machine, host, sized, "jobs", tmp_path / "state").key
 
     first = key(False)
     assert key(False, memory=(512 << 20) - 1) == first, "nearly the same size is the same shape"

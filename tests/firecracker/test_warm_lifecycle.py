@@ -4,8 +4,11 @@ description allows, and a load that comes to nothing is a boot. That real guests
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import os
+import signal
 import struct
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,6 +17,9 @@ from typing import Any
 import pytest
 
 from dms_executor import ByteSize, Executor, Resources
+from dms_executor.cgroups import detect
+from dms_executor.microvm.groups import join_files
+from dms_executor.microvm.host import VmHost
 from dms_executor.policy import Policy
 from dms_executor.types import Settings
 from tests import kernels
@@ -96,7 +102,28 @@ async def test_a_start_that_fails_is_a_boot(
     assert (await ran(executor, rootfs, state)) == (path, "restored\n")
     path.chmod(0o666)
     assert (await ran(executor, rootfs, state)) == (path, ""), "others might have written to it"
+
+
+@pytest.mark.parametrize("executor", [True], ids=["jailed"], indirect=True)
+async def test_a_guest_that_outlived_its_maker_goes_with_the_next(
+    executor: Executor, rootfs: Path, state: Path
+) -> None:
+    path, _ = await ran(executor, rootfs, state)
     path.unlink()
+    folders = [Path(file).parent for file in await asyncio.to_thread(groups_of, path)]
+    left = await asyncio.create_subprocess_exec("sleep", "1000")
+    for folder in folders:
+        (folder / "cgroup.procs").write_text(str(left.pid))
+    assert (await ran(executor, rootfs, state)) == (path, "restored\n")
+    assert await asyncio.wait_for(left.wait(), 60) == -signal.SIGKILL
+    assert not [folder for folder in folders if folder.exists()]
+
+
+def groups_of(snapshot: Path) -> list[str]:
+    """Where the guest of its making is."""
+    work = snapshot.with_name(f"{snapshot.name}.work")
+    host = VmHost(program="", cgroups=detect())
+    return join_files(host, f"dms-executor/{hashlib.sha256(os.fsencode(work)).hexdigest()[:32]}")
 
 
 def bearing(data: bytes, fault: str) -> bytes:

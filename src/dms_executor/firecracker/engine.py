@@ -172,7 +172,8 @@ class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
         return await kernels.find_granted(grant, self._cache("kernels"))
 
     def _template(self, x: Execution, host: Host, plan: Plan, drives: Drives) -> Template:
-        return template_of(self._machine(x, plan, drives), host, plan, self._context.state_dir)
+        machine = self._machine(x, plan, drives)
+        return template_of(machine, host, plan, self._settings.cgroup_parent, self._context.state_dir)
 
     def _machine(self, x: Execution, plan: Plan, drives: Drives) -> Machine:
         writable = [not drive.read_only for drive in drives.files]

@@ -7,10 +7,14 @@ only when it begins (native/guest_wake.c).
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import secrets
 from pathlib import Path
 
+from ..cgroups.emptying import empty_group
 from ..microvm.booting import booted
+from ..microvm.groups import join_files
 from ..microvm.launch import Monitor, owner_of
 from ..microvm.plan import Plan
 from ..microvm.warm import Template, key_of_guest
@@ -28,22 +32,30 @@ __all__ = ["template_of"]
 _SECTOR = 512  # native/guest_wake.c
 
 
-def template_of(machine: Machine, host: Host, plan: Plan, state_dir: Path) -> Template:
-    """Blocks."""
+def template_of(machine: Machine, host: Host, plan: Plan, parent: str, state_dir: Path) -> Template:
+    """`parent`: the cgroup of all jobs. Blocks."""
 
     async def take(fd: int, folder: Path) -> None:
-        place, monitor = await asyncio.to_thread(_furnished, machine, host, plan, folder, state_dir)
-        async with booted(state_dir, folder, monitor):
-            api = Api(place.folder / API)
-            await api.pause()
-            await api.save(Path(STATE), Path(MEMORY))
-        await finished(None, pack, fd, place.folder)
+        # One that is jailed outlives a `dms-vm` that is killed: its group tells which it is, also to the next maker.
+        group = host.job_group(parent, hashlib.sha256(os.fsencode(folder)).hexdigest()[:32])
+        await finished(None, empty_group, host.cgroups, group)
+        try:
+            place, monitor = await asyncio.to_thread(_furnished, machine, host, plan, group, folder, state_dir)
+            async with booted(state_dir, folder, monitor):
+                api = Api(place.folder / API)
+                await api.pause()
+                await api.save(Path(STATE), Path(MEMORY))
+            await finished(None, pack, fd, place.folder)
+        finally:
+            await finished(None, empty_group, host.cgroups, group)
 
     words = [document(machine).decode(), host.version, host.jailer or ""]
     return Template(key=key_of_guest(words, host.program, plan.kernel, plan.initrd, state_dir), take=take)
 
 
-def _furnished(machine: Machine, host: Host, plan: Plan, folder: Path, state_dir: Path) -> tuple[Place, Monitor]:
+def _furnished(
+    machine: Machine, host: Host, plan: Plan, group: str, folder: Path, state_dir: Path
+) -> tuple[Place, Monitor]:
     name = secrets.token_hex(16)
     owner = owner_of(name)
     place = Place(folder, name, owner, host.program if host.jailer else None)
@@ -53,5 +65,7 @@ def _furnished(machine: Machine, host: Host, plan: Plan, folder: Path, state_dir
     place.write(CONFIG, document(machine))
     options = [*options_of(place, folder, host, owner), *calling(owner)]
     options += ["-n", TAP, str(owner)] if machine.interfaces else []
+    for file in join_files(host, group):
+        options += ["-j", file]
     argv = argv_in(place, host, owner, ["--config-file", CONFIG, "--api-sock", API, *WORDS])
     return place, Monitor(argv=argv, options=options)
