@@ -40,8 +40,10 @@ class ApiServer:
         self.kubeconfig = folder / "kubeconfig"
         self.pods: dict[str, dict[str, Any]] = {}
         self.containers: dict[str, Container] = {}
-        self.maps: set[str] = set()
+        self.maps: dict[str, dict[str, Any]] = {}
         self.claims: set[str] = set()
+        self.made = asyncio.Event()
+        """A ConfigMap was."""
         self.requests: dict[str, int] = {}
         self.rights = granted()
         """What the asker may do: as the document's role says."""
@@ -58,6 +60,8 @@ class ApiServer:
         """How many are turned away at first, as a busy server does."""
         self.stays: set[str] = set()
         """Pods whose node does not end them."""
+        self.forgets = 0
+        """Of how many pods the answer is lost that they were made."""
         self.loses = 0
         """Of how many commands the connection breaks after they were executed."""
         self.skew = 0.0
@@ -96,6 +100,7 @@ class ApiServer:
         app.router.add_get("/version", self._version)
         app.router.add_get(f"{core}/configmaps", self._list_maps)
         app.router.add_post(f"{core}/configmaps", self._make_map)
+        app.router.add_get(f"{core}/configmaps/{{name}}", self._get_map)
         app.router.add_get(f"{core}/persistentvolumeclaims/{{name}}", self._claim)
         app.router.add_get(f"{core}/pods", self._list)
         app.router.add_post(f"{core}/pods", self._make)
@@ -107,7 +112,8 @@ class ApiServer:
 
     @web.middleware
     async def _counted(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        kind = request.path.rpartition("/")[2] if "/log" in request.path or "/exec" in request.path else "pods"
+        last = request.path.rpartition("/")[2]
+        kind = "configmaps" if "/configmaps" in request.path else last if last in ("log", "exec") else "pods"
         what = f"{'WATCH' if 'watch' in request.query else request.method} {kind}"
         self.requests[what] = self.requests.get(what, 0) + 1
         needed = needed_by(request.method, request.path, watches="watch" in request.query)
@@ -129,11 +135,17 @@ class ApiServer:
         return web.json_response({"gitVersion": "v1.34.4"})
 
     async def _make_map(self, request: web.Request) -> web.Response:
-        name = f"{request.match_info['namespace']}/{(await request.json())['metadata']['name']}"
+        body = await request.json()
+        name = f"{request.match_info['namespace']}/{body['metadata']['name']}"
         if name in self.maps:
             return _refused(409, "AlreadyExists")
-        self.maps.add(name)
+        self.maps[name] = body
+        self.made.set()
         return web.json_response({}, status=201)
+
+    async def _get_map(self, request: web.Request) -> web.Response:
+        found = self.maps.get(f"{request.match_info['namespace']}/{request.match_info['name']}")
+        return web.json_response(found) if found is not None else _refused(404, "NotFound")
 
     async def _list_maps(self, _request: web.Request) -> web.Response:
         return web.json_response({"items": [{"metadata": {"name": name.partition("/")[2]}} for name in self.maps]})
@@ -150,6 +162,9 @@ class ApiServer:
         pod["status"] = {"phase": "Pending"}
         self.pods[name] = pod
         self._changed(name, "ADDED")
+        if self.forgets > 0 and request.transport is not None:
+            self.forgets -= 1
+            request.transport.abort()
         task = asyncio.create_task(self._live(name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -167,6 +182,11 @@ class ApiServer:
             reason = {"reason": "ErrImageNeverPull", "message": "not present with pull policy of Never"}
             self._status(name, "Pending", {"waiting": reason})
             return
+        (programs,) = [each["configMap"]["name"] for each in pod["spec"]["volumes"] if each["name"] == "init"]
+        while not any(key.endswith(f"/{programs}") for key in self.maps):
+            self._status(name, "Pending", {"waiting": {"reason": "ContainerCreating"}})
+            self.made.clear()
+            await self.made.wait()
         container = self.containers[name] = Container(Path(tempfile.mkdtemp(dir=self.folder)), self.lower)
         await container.start(spec)
         self._status(name, "Running", {"running": {"startedAt": _now(self.skew)}})

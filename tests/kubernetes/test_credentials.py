@@ -34,6 +34,16 @@ def client(server: ApiServer, folder: Path, *, expires: str = "2100-01-01T00:00:
     return Client(KubernetesSettings(kubeconfig=str(path)))
 
 
+async def test_a_time_without_a_zone_is_taken_for_utc(server: ApiServer, tmp_path: Path) -> None:
+    asker = client(server, tmp_path, expires="2100-01-01T00:00:00")
+    try:
+        for _ in range(2):
+            await asker.call("GET", "pods")
+        assert (tmp_path / "count").read_text() == "x\n"
+    finally:
+        await asker.close()
+
+
 async def test_a_program_is_asked_once_until_its_token_expires_or_is_refused(server: ApiServer, tmp_path: Path) -> None:
     asker = client(server, tmp_path)
     try:

@@ -27,7 +27,10 @@ from .wire import PROTOCOLS, Wire
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["ApiError", "Client"]
+__all__ = ["AGAIN", "ApiError", "Client"]
+
+AGAIN = (0.2, 1.0, 3.0, 10.0)
+"""Seconds between two tries where the cluster does not answer."""
 
 _DEADLINE = 30.0  # seconds for a call that the cluster answers at once unless it is busy
 _CONNECT = 4.0
@@ -89,6 +92,35 @@ class Client:
         async with self.stream(method, path, body, deadline=deadline, query=query) as pieces:
             text = b"".join([piece async for piece in pieces])
         return dict(msgspec.json.decode(text)) if text.strip() else {}
+
+    async def create(self, kind: str, body: Any) -> dict[str, Any] | None:
+        """None: one of its name is there, be it of a try whose answer was lost.
+
+        A creation that its asker leaves is waited for all the same: else it would come after its own undoing.
+
+        Raises `ApiError`, `EngineUnreachable`, `EngineUnavailable`.
+        """
+        for pause in (*AGAIN, None):
+            posting = asyncio.ensure_future(self.call("POST", kind, body))
+            try:
+                return await asyncio.shield(posting)
+            except asyncio.CancelledError:
+                await asyncio.wait([posting])
+                if not posting.cancelled():
+                    posting.exception()
+                raise
+            except ApiError as error:
+                if error.reason == "AlreadyExists":
+                    return None
+                if pause is None or (error.status < 500 and error.status != 409):
+                    raise
+                _log.info("%s; asked again", error)
+            except EngineUnreachable as error:
+                if pause is None:
+                    raise
+                _log.info("%s; asked again", error)
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
 
     @asynccontextmanager
     async def stream(

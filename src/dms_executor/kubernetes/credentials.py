@@ -82,7 +82,7 @@ class Tickets:
         async with self._asking:
             if not self._token or (self._expires is not None and datetime.now(UTC) >= self._expires - _EARLY):
                 status = await _asked(self._plugin)
-                self._token, self._expires = status.token, status.expiration_timestamp
+                self._token, self._expires = status.token, _in_utc(status.expiration_timestamp)
             return self._token
 
     def refused(self, token: str) -> None:
@@ -115,6 +115,11 @@ async def _asked(plugin: Plugin) -> _Status:
     if not status.token:
         raise _unusable(f"{plugin.command} gave no token; client certificates by a program are not taken")
     return status
+
+
+def _in_utc(moment: datetime | None) -> datetime | None:
+    """One without a zone is taken for that."""
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
 
 
 def _found(command: str, path: str | None) -> str | None:

@@ -29,7 +29,7 @@ from .body import pod_of
 from .check import ENFORCED, check_paths, check_request, limits_and_gaps
 from .choices import check_choices, chosen_by
 from .claims import check_claims
-from .client import ApiError
+from .client import AGAIN, ApiError
 from .copies import Copies
 from .gauge import Gauge
 from .names import pod_name
@@ -38,7 +38,7 @@ from .places import Place, places_of
 from .pods import Refused
 from .sites import Sites
 from .spec import KubernetesParams, KubernetesSettings, checked_params, checked_settings
-from .starting import AGAIN, Starts
+from .starting import Starts
 from .transfers import Transfers
 from .view import Pod, ended, forsaken, seen, trouble, waits_for
 
@@ -46,6 +46,7 @@ __all__ = ["KubernetesEngine"]
 
 _log = logging.getLogger("dms_executor.kubernetes")
 _REMOVAL = 90.0
+_SLOW = 15.0  # seconds after which it is looked whether a node has all that it makes a pod of
 _POWERS = frozenset(
     {"exact_signal", "oom_detection", "exec", "exec_kill", "copy", "attach", "tty", "stats", "named_volumes"}
 )
@@ -199,10 +200,11 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
     async def collect(self, x: Execution, h: Handle, exit: Exit) -> list[Output]:
         """Fetches the outputs, and fills `results_dir`. Raises `PolicyDenied`, `CopyFailed`, `EngineUnreachable`.
 
-        What was in a pod that the cluster lost is lost with it.
+        What was in a pod that the cluster took away is lost with it.
         """
         volumes = msgspec.convert(h.state.get("volumes", {}), known(Volumes))
-        if exit.lost is None and exit.started_at is not None:
+        is_lost = exit.lost is not None
+        if await self._keeps_files(x) if is_lost else exit.started_at is not None:
             places = [Place(number, volumes.mounts[number], fills) for number, fills in h.state.get("places", [])]
             for text in await self._bring_out(x, places, exit.finished_at or datetime.now(UTC)):
                 _log.warning("outputs: %s", text, extra={"execution_id": x.id, "engine": self.name})
@@ -238,25 +240,19 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
             raise EngineUnreachable("the pod does not go", mend="Look at its node", execution_id=x.id) from error
 
     async def _made(self, x: Execution, body: dict[str, object]) -> Pod:
-        """A creation that its asker leaves is waited for all the same: else it would come after its own undoing."""
         client = self._sites.of(x).client
-        creation = asyncio.ensure_future(client.call("POST", "pods", body))
         try:
-            return seen(await asyncio.shield(creation))
-        except asyncio.CancelledError:
-            await asyncio.wait([creation])
-            raise
+            # Its name is ours alone.
+            return seen(await client.create("pods", body) or await client.call("GET", f"pods/{pod_name(x.token)}"))
         except ApiError as error:
-            if error.status == 409:  # its name is ours alone: an answer was lost
-                return seen(await client.call("GET", f"pods/{pod_name(x.token)}"))
             raise StartFailed(error.message, mend="Look at the cluster's quotas and rights") from error
 
     async def _waits(self, x: Execution, report: Report, is_there: Callable[[Pod], bool]) -> Pod:
         """Follows the pod until it is that far. Raises what no waiting mends."""
-        told = ""
+        told, site, pod = "", self._sites.of(x), None
         for pause in itertools.chain(AGAIN, itertools.repeat(AGAIN[-1])):
             try:
-                async with aclosing(self._sites.of(x).pods.changes(x.token)) as changes:
+                async with asyncio.timeout(_SLOW), aclosing(site.pods.changes(x.token)) as changes:
                     async for pod in changes:
                         if pod is None:
                             raise StartFailed("its pod was deleted before its job ran", execution_id=x.id)
@@ -271,6 +267,10 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
                             report(Progress(what=why, done=0, unit="pods", waits=True))
             except Refused:
                 raise
+            except TimeoutError:
+                if pod is not None and pod.is_placed and not waits_for(pod):
+                    await site.renew()
+                continue
             except EngineUnreachable as error:  # it may have waited for long; prepare_timeout ends this
                 report(Progress(what=error.message, done=0, unit="pods", waits=True))
             await asyncio.sleep(pause)

@@ -35,16 +35,17 @@ class Signals:
 
     async def stop(self, x: Execution, h: Handle, signum: int, grace: float) -> None:
         """The signal now; the grace is kept in the container. A job whose init took it had not ended before."""
-        if await self._noted(x, str(signum), str(max(round(grace * 1000), 0))):
-            await asyncio.to_thread(_note, x, "stopped")
+        await self._noted(x, str(signum), str(max(round(grace * 1000), 0)), stops=True)
 
-    async def _noted(self, x: Execution, *words: str) -> bool:
+    async def _noted(self, x: Execution, *words: str, stops: bool = False) -> bool:
         """False: it does not run any more. Noted first: the job may be over before the cluster has answered."""
         async with self._signalling.setdefault(x.token, asyncio.Lock()):
             is_first = await asyncio.to_thread(_note, x)
             was_sent = False
             try:
                 was_sent = await self._sent(x, *words)
+                if was_sent and stops:
+                    await asyncio.to_thread(_note, x, "stopped")
             finally:
                 if not was_sent and is_first:
                     await asyncio.to_thread(_forget, x)

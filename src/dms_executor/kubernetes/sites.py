@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..engine import Execution
 from ..errors import StartFailed
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Site", "Sites"]
 
+_TRIES = 3
+_RENEWED = 60.0  # seconds between two looks whether our programs are still there
+
 
 class Site:
     """One namespace. `client` asks in it, `pods` follows what is there."""
@@ -30,20 +33,51 @@ class Site:
         self.client = client
         self.pods = Pods(client, executor_id)
         self._init = ""
+        self._making = asyncio.Lock()
+        self._renewed = -_RENEWED
 
     async def init_map(self) -> str:
         """The name of the ConfigMap with our programs, made once for each release of them and namespace; whoever comes
-        second finds it. Raises `StartFailed`.
+        second finds it. Raises `StartFailed`, `EngineUnreachable`.
         """
-        if not self._init:
-            body = await asyncio.to_thread(lambda: init_map(init_path(), pod_path()))
-            try:
-                await self.client.call("POST", "configmaps", body)
-            except ApiError as error:
-                if error.status != 409:
-                    raise StartFailed(error.message, mend="Look at the executor's rights in the cluster") from error
-            self._init = str(body["metadata"]["name"])
+        async with self._making:
+            if not self._init:
+                self._init = await self._made()
         return self._init
+
+    async def renew(self) -> None:
+        """Where a node seems to lack what a pod is made of: somebody may have taken the ConfigMap away. Seldom.
+
+        Raises `StartFailed`, `EngineUnreachable`.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._renewed >= _RENEWED:
+            self._renewed = now
+            async with self._making:
+                await self._made()
+
+    async def _made(self) -> str:
+        body = await asyncio.to_thread(lambda: init_map(init_path(), pod_path()))
+        name = str(body["metadata"]["name"])
+        try:
+            for _ in range(_TRIES):
+                if await self.client.create("configmaps", body) is not None or await self._is_ours(name, body):
+                    return name
+        except ApiError as error:
+            raise StartFailed(error.message, mend="Look at the executor's rights in the cluster") from error
+        raise StartFailed(f"the ConfigMap {name} comes and goes", mend="Look who takes it away")
+
+    async def _is_ours(self, name: str, body: dict[str, Any]) -> bool:
+        """False: it is gone. What it holds is executed in every pod: it is read, whoever made it."""
+        try:
+            found = await self.client.call("GET", f"configmaps/{name}")
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        if found.get("binaryData") != body["binaryData"] or found.get("immutable") is not True:
+            raise StartFailed(f"the ConfigMap {name} holds something else than our programs", mend="Delete it")
+        return True
 
 
 class Sites:

@@ -15,19 +15,18 @@ from ..errors import EngineUnavailable, EngineUnreachable, ExecutorError, StartF
 from ..policy import Grant, reopen
 from ..typed import known
 from ..volumes import Volumes
-from .client import ApiError
+from .client import AGAIN, ApiError
 from .handed import MOST, handed, is_handed
 from .logs import Logs
 from .names import CONTAINER, INIT, ROOM, pod_name
 from .output import Reading, log_head, read_log
 from .view import report_of
 
-__all__ = ["AGAIN", "Starts"]
+__all__ = ["Starts"]
 
-AGAIN = (0.2, 1.0, 3.0, 10.0)
-"""Seconds between two tries where the cluster does not answer."""
 _GO = "18"  # SIGCONT
 _WITHDRAWN = "0"
+_TORN_DOWN = 137  # the job was over so soon that it took along what let it go
 _STARTING = 120.0
 _log = logging.getLogger("dms_executor.kubernetes")
 
@@ -61,7 +60,7 @@ class Starts(Logs):
 
     async def _let_go(self, x: Execution, h: Handle, *, is_first: bool) -> datetime:
         """Raises `StartFailed`; `ApiError`, `EngineUnavailable`, `EngineUnreachable` where it is not known."""
-        code, site = 0, self._sites.of(x)
+        site, code, words = self._sites.of(x), 0, ""
         if is_first:
             found = await asyncio.gather(read_log(site.client, x.token, None), self._go(x, h), return_exceptions=True)
             reading, answer = found
@@ -70,11 +69,14 @@ class Starts(Logs):
             for outcome in found:
                 if isinstance(outcome, BaseException):
                     raise outcome
-            code = int(answer) if isinstance(answer, int) else 0
+            if isinstance(answer, tuple):
+                code, words = answer
         else:
             if not (await log_head(site.client, x.token)).tells_of_a_job:
-                code = await self._go(x, h)
+                code, words = await self._go(x, h)
             await self._keep(x, await read_log(site.client, x.token, None))
+        if code not in (0, _TORN_DOWN):
+            await self._has_come(x, code, words)
         reading = self._readings[x.token]
         started = await reading.started(x.id)
         if started is not None:
@@ -84,7 +86,7 @@ class Starts(Logs):
             raise EngineUnreachable("its log ended before it said anything", execution_id=x.id)
         if pod is not None and (known_start := report_of(pod).started_at) is not None:
             return known_start
-        said = reading.lines.strange or f"the init was sent the go, which ended with {code}"
+        said = reading.lines.strange or words.strip() or f"the init was sent the go, which ended with {code}"
         raise StartFailed(f"the pod ended before its job ran: {said}", execution_id=x.id)
 
     async def withdraw(self, x: Execution, h: Handle) -> bool:
@@ -110,21 +112,35 @@ class Starts(Logs):
         head = await log_head(self._sites.of(x).client, x.token)
         return head.is_empty or head.tells_of_a_job
 
+    async def _has_come(self, x: Execution, code: int, words: str) -> None:
+        """Of a go that seems to have failed: a pod that has ended says why itself.
+
+        Raises `StartFailed` where it did, `EngineUnreachable` where its node did not even try.
+        """
+        site = self._sites.of(x)
+        if (await log_head(site.client, x.token)).tells_of_a_job:
+            return
+        pod = await site.pods.now(x.token)
+        if pod is None or pod.has_ended or (code < 0 and await site.pods.ends_soon(x.token)):
+            return
+        if code < 0:
+            raise EngineUnreachable(words.strip(), mend="It is tried again", execution_id=x.id)
+        raise StartFailed(f"the job was not given its go (code {code}): {words.strip()}", execution_id=x.id)
+
     async def _keep(self, x: Execution, reading: Reading) -> None:
         former = self._readings.pop(x.token, None)
         self._readings[x.token] = reading
         if former is not None:
             await former.close()
 
-    async def _go(self, x: Execution, h: Handle) -> int:
-        """Tells the init to go on, with what the job is handed."""
+    async def _go(self, x: Execution, h: Handle) -> tuple[int, str]:
+        """Tells the init to go on, with what the job is handed; what came of that."""
         is_more = is_handed(x.request)
         words = ["-g", ROOM] if is_more else ["-k", _GO]
         stdin = msgspec.convert(h.state.get("volumes", {}), known(Volumes)).stdin
         given = await asyncio.to_thread(_content, stdin) if stdin is not None else None
         data = handed(x.request, given) if is_more else b""
-        code, _ = await self._sites.of(x).client.execute(pod_name(x.token), CONTAINER, [INIT, *words], data)
-        return code
+        return await self._sites.of(x).client.execute(pod_name(x.token), CONTAINER, [INIT, *words], data)
 
 
 def _content(stdin: Grant) -> bytes:

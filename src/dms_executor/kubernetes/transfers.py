@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Transfers"]
 
 _PIECE = 1 << 16
+_CLOSING, _CLOSINGS = 15.0, 4  # seconds in which a node tells that a container has ended; times that it is asked to
 _BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds between two tries where the cluster does not answer; the outputs stand there meanwhile."""
 _log = logging.getLogger("dms_executor.kubernetes")
@@ -51,13 +53,36 @@ class Transfers:
             for place in places:
                 if place.fills:
                     await self._fill(x, place)
-            code, said = await self._sites.of(x).client.execute(pod_name(x.token), INPUTS, [INIT, "-k", "15"])
+            await self._close_inputs(x)
         except (ApiError, CopyFailed, ExecutionNotRunning) as error:
             raise StartFailed(
                 f"the inputs were not brought into the pod: {error.message}", execution_id=x.id
             ) from error
-        if code not in (0, 137):  # its container has ended, and perhaps took it along
-            raise StartFailed(f"the pod kept waiting for inputs: {said}", execution_id=x.id)
+
+    async def _close_inputs(self, x: Execution) -> None:
+        """Their container's end lets the job's come. What is executed to end it goes along with it, perhaps unheard."""
+        site, said = self._sites.of(x), ""
+        for _ in range(_CLOSINGS):
+            try:
+                _, said = await site.client.execute(pod_name(x.token), INPUTS, [INIT, "-k", "15"])
+            except (ApiError, EngineUnreachable) as error:
+                said = error.message
+            try:
+                async with asyncio.timeout(_CLOSING), aclosing(site.pods.changes(x.token)) as changes:
+                    async for pod in changes:
+                        code = pod.end_of(INPUTS) if pod is not None else None
+                        if code == 0:
+                            return
+                        if pod is None or code is not None or pod.has_ended:
+                            raise StartFailed(f"the pod ended before its inputs were there: {said}", execution_id=x.id)
+            except TimeoutError:
+                continue
+        raise StartFailed(f"the pod kept waiting for inputs: {said}", execution_id=x.id)
+
+    async def _keeps_files(self, x: Execution) -> bool:
+        """Of one whose job did not end by itself: whether its outputs stand there all the same."""
+        pod = await self._sites.of(x).pods.now(x.token)
+        return pod is not None and not pod.is_disturbed and not pod.lacks(FILES)
 
     async def _bring_out(self, x: Execution, places: list[Place], ended_at: datetime) -> list[str]:
         """What there is to tell. Idempotent. Raises `CopyFailed`, `EngineUnreachable`, `PolicyDenied`.
@@ -84,7 +109,12 @@ class Transfers:
                     except ExecutionNotRunning:
                         break  # it says itself why it has ended
                 helper.end_input()
-                await _said(helper, "unpack")
+                try:
+                    await _said(helper, "unpack")
+                except CopyFailed:
+                    if packing.done():
+                        await packing  # what it ended of comes first: the other end only misses the rest
+                    raise
                 await packing
             finally:
                 packing.cancel()

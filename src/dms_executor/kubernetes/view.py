@@ -118,9 +118,20 @@ class Pod(msgspec.Struct, rename="camel"):
         return any(c.state.running is not None for c in self.status.init_container_statuses)
 
     @property
+    def is_placed(self) -> bool:
+        """Whether a node has taken it."""
+        return bool(self.spec.node_name)
+
+    @property
     def is_disturbed(self) -> bool:
         """Whether somebody is ending it, or has: the cluster, or who deleted it."""
         return _why_lost(self) is not None
+
+    def end_of(self, container: str) -> int | None:
+        """With which code that one has ended; None: it has not."""
+        there = [*self.status.init_container_statuses, *self.status.container_statuses]
+        ends = [c.state.terminated.exit_code for c in there if c.name == container and c.state.terminated is not None]
+        return ends[0] if ends else None
 
     def lacks(self, container: str) -> bool:
         """Whether that one has ended, or never was."""

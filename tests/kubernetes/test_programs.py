@@ -1,0 +1,52 @@
+"""Our programs in a cluster, and pods of them: made once, made again, and looked at before they are trusted."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from dms_executor.errors import StartFailed
+from dms_executor.kubernetes import engine, starting
+
+from .apiserver import ApiServer
+from .conftest import Bench
+
+
+async def test_first_starts_at_once_make_the_programs_once(alone: Bench, server: ApiServer) -> None:
+    results = await asyncio.gather(*(alone.run("sh", "-c", f"exit {n}") for n in range(4)))
+    assert [result.exit_code for result in results] == [0, 1, 2, 3]
+    assert server.requests["POST configmaps"] == 1
+
+
+async def test_programs_that_somebody_takes_away_are_made_again(
+    alone: Bench, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_SLOW", 0.2)
+    await alone.run("true")
+    server.maps.clear()
+    assert (await asyncio.wait_for(alone.run("sh", "-c", "exit 3"), 30)).exit_code == 3
+
+
+async def test_programs_of_somebody_else_are_not_executed(alone: Bench, server: ApiServer) -> None:
+    site = (await alone.executor._core.engine("kubernetes"))._sites.named(None)  # type: ignore[attr-defined]
+    name = f"{await site.client.namespace()}/{await site.init_map()}"
+    server.maps[name]["binaryData"]["dms-init"] = "AAAA"
+    site._init = ""
+    with pytest.raises(StartFailed, match="something else"):
+        await alone.run("true")
+    assert server.pods == {}
+
+
+async def test_a_pod_is_made_once_whatever_becomes_of_the_answer(alone: Bench, server: ApiServer) -> None:
+    await alone.run("true")
+    server.stumbles["POST pods"] = 1
+    server.forgets = 1
+    assert (await alone.run("sh", "-c", "exit 3")).exit_code == 3
+    assert (server.stumbles["POST pods"], server.forgets) == (0, 0)
+
+
+async def test_a_go_that_fails_says_why_at_once(alone: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "handed", lambda *_: b"\xff" * 8)
+    with pytest.raises(StartFailed, match="did not arrive"):
+        await asyncio.wait_for(alone.run("cat", stdin=b"words"), 60)
