@@ -6,6 +6,7 @@ In the host in a box: `scripts/host pytest tests/firecracker`, with a static fir
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -157,10 +158,20 @@ async def test_a_network_reaches_outside_and_a_port_the_job(
                 break
     assert lan.answers(said) == {**lan.right_answers(*own), "serving": ""}
     (port,) = (await executor.inspect(name)).ports
-    assert await asyncio.to_thread(reply, "127.0.0.1", port.host_port, "tcp") == b"hi"
+    assert await _answer(port.host_port) == b"hi"
     await executor.cancel(name, grace=0)
     assert (await executor.inspect(name)).engine_ids.get("snapshot")
     assert "did not come to life" not in caplog.text
+
+
+async def _answer(port: int) -> bytes:
+    """Of the job's server, which says nothing once it listens."""
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(ConnectionError):
+                if said := await asyncio.to_thread(reply, "127.0.0.1", port, "tcp"):
+                    return said
+            await asyncio.sleep(0.1)
 
 
 async def test_a_machine_of_the_user_s_own_is_its_console(executor: Executor, rootfs: Path, folder: Path) -> None:
