@@ -80,6 +80,13 @@ async def test_without_a_right_a_job_is_refused_in_the_clusters_words(alone: Ben
     assert "rights" in caught.value.mend
 
 
+async def test_without_the_right_to_execute_no_job_starts(alone: Bench, server: ApiServer) -> None:
+    server.rights.remove(("pods/exec", "get"))
+    with pytest.raises(StartFailed, match="Forbidden"):
+        await asyncio.wait_for(alone.run("true"), 30)
+    assert server.pods == {}
+
+
 @pytest.mark.parametrize("stdin", [b"", b"words"], ids=["signalled", "handed"])
 async def test_a_go_whose_answer_is_lost_was_one(alone: Bench, server: ApiServer, stdin: bytes) -> None:
     server.loses = 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from dms_executor.errors import NotSupported, StartFailed
+from dms_executor.errors import CopyFailed, EngineUnreachable, NotSupported, StartFailed
+from dms_executor.kubernetes import conversation, execs, helper
 from dms_executor.lifecycle import ExecSession
 
 from .apiserver import ApiServer
@@ -44,6 +46,23 @@ async def test_nothing_of_a_command_is_in_what_the_cluster_writes_down(alone: Be
     await alone.executor.exec(execution_id, ["echo", "hush-word"], environment={"NAME": "hush-value"})
     assert "dms-pod" in server.addresses[-1]
     assert not [address for address in server.addresses if "hush" in address]
+
+
+async def test_a_job_that_stops_who_looks_at_it_keeps_nobody_waiting(
+    alone: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((conversation, "_START"), (conversation, "_CLOSE"), (execs, "_FIGURES")):
+        monkeypatch.setattr(module, name, 0.5)
+    monkeypatch.setattr(helper.Helper.__init__, "__kwdefaults__", {"silence": 0.5})
+    script = "echo ready; while :; do kill -STOP $(pidof dms-pod) 2>/dev/null; done"
+    execution_id = await alone.start("sh", "-c", script)
+    async with asyncio.timeout(60):
+        with pytest.raises(EngineUnreachable):  # one may be quicker than it is stopped
+            while True:
+                await alone.executor.stats(execution_id)
+        with pytest.raises(CopyFailed):
+            while True:
+                await alone.executor.copy_out(execution_id, "/etc", tmp_path / "etc")
 
 
 async def test_a_killed_command_takes_along_what_came_of_it(either: Bench) -> None:

@@ -212,7 +212,17 @@ class Client:
                     heartbeat=_HEARTBEAT,
                 )
         except aiohttp.WSServerHandshakeError as error:
-            raise ApiError(f"{where}: {error.message}", status=error.status) from error
+            # What is refused a WebSocket has no words with it: asked without, it has.
+            plain = {"container": container, "stdout": "1", "command": argv[0]}
+            said = error.message
+            try:
+                async with self.stream("GET", f"pods/{pod}/exec", deadline=_CONNECT, query=plain):
+                    pass
+            except ApiError as worse:
+                said = worse.message if worse.status == error.status else said
+            except (EngineUnreachable, EngineUnavailable):
+                pass
+            raise ApiError(f"{where}: {said}", status=error.status) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _unreachable(where, error) from error
         return Wire(socket, where)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import struct
@@ -34,6 +35,7 @@ _CLOSE = 10.0
 _LEAVE = 2.0
 _END_OF_INPUT = b"\x04"  # Ctrl-D
 _KILLED = 128 + signal.SIGKILL
+_log = logging.getLogger("dms_executor.kubernetes")
 
 
 def told_of(
@@ -60,6 +62,8 @@ class Conversation:
         self._loop = asyncio.get_running_loop()
         self._wire = wire
         self._has_ended = has_ended
+        self.silence: float | None = None
+        """Seconds that nothing may come while it has all of its input, or takes no more; None: for ever."""
         self._waiters: set[asyncio.Future[None]] = set()
         self._to_send: deque[bytes] = deque()
         self._pieces: deque[tuple[Stream, bytes]] = deque()
@@ -103,8 +107,12 @@ class Conversation:
             raise StartFailed(f"nothing was started: {said or 'the connection ended'}")
 
     async def wait(self) -> int | None:
-        """The exit code."""
-        return await asyncio.shield(self._exit)
+        """The exit code. Raises `EngineUnreachable` after too long a silence."""
+        try:
+            async with asyncio.timeout(self.silence):
+                return await asyncio.shield(self._exit)
+        except TimeoutError:
+            raise self._too_silent() from None
 
     async def kill(self) -> None:
         """Returns once nothing of it is left. Raises `EngineUnreachable`."""
@@ -133,6 +141,12 @@ class Conversation:
         """Leaves it as it is, with all that was written, as far as that is taken soon. Idempotent."""
         if not self._over.done():
             self._put(frames.GUEST_CLOSE)
+            try:
+                async with asyncio.timeout(_CLOSE):
+                    while self._to_send and not self._over.done():  # what is on its way is written there, whoever goes
+                        await self._changed()
+            except TimeoutError:
+                _log.warning("the connection to a pod takes nothing any more: %d frames are lost", len(self._to_send))
             await asyncio.wait([self._over], timeout=_LEAVE)
         await self.drop()
 
@@ -147,25 +161,28 @@ class Conversation:
     # -- its streams ---------------------------------------------------------------------------------------------
 
     async def read(self) -> tuple[Stream, bytes] | None:
-        """What came next of its output; None at the end. Harmless to cancel."""
+        """What came next of its output; None at the end. Harmless to cancel.
+
+        Raises `EngineUnreachable` after too long a silence.
+        """
         while not self._pieces:
             if self._streams_ended or self._over.done():
                 return None
-            await self._changed()
+            await self._heard(self.silence if self._input_ended else None)
         stream, data = self._pieces.popleft()
         self._held -= len(data) + _COST
         self._put(frames.GUEST_ROOM, struct.pack("<I", len(data) + _COST))
         return stream, data
 
     async def write(self, data: bytes) -> None:
-        """All of it to its input. Raises `ExecutionNotRunning` where nobody reads that any more."""
+        """All of it to its input. Raises `ExecutionNotRunning` where nobody reads that any more, and as `read`."""
         async with self._writing:
             left = memoryview(data)
             while left:
                 if self._input_ended or self._over.done():
                     raise ExecutionNotRunning("its input is closed, or nobody reads it any more")
                 if not self._room:
-                    await self._changed()
+                    await self._heard(self.silence)
                     continue
                 part = left[: min(self._room, frames.GUEST_DATA_MAX)]
                 self._room -= len(part)
@@ -205,7 +222,10 @@ class Conversation:
         try:
             while True:
                 while self._to_send:
-                    await self._wire.send(self._to_send.popleft())
+                    await self._wire.send(self._to_send[0])
+                    self._to_send.popleft()
+                    if not self._to_send:
+                        self._wake()
                 await self._changed()
         except EngineUnreachable:
             return  # whoever listens finds the same
@@ -267,6 +287,18 @@ class Conversation:
         self._end(code if code is not None or not self._killing else _KILLED)
         settle(self._over)
         self._wake()
+
+    async def _heard(self, seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed()
+        except TimeoutError:
+            raise self._too_silent() from None
+
+    def _too_silent(self) -> EngineUnreachable:
+        return EngineUnreachable(
+            f"nothing was heard for {self.silence or 0:g} s", mend="Look whether something stops it"
+        )
 
     async def _changed(self) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 
 from ..copying import Found, found
@@ -12,10 +13,9 @@ from ..supervisor import files
 from .conversation import HELPER, Conversation, told_of
 from .descriptors import Descriptor
 from .execs import Execs
+from .helper import Helper
 
 __all__ = ["Copies"]
-
-_TOLD = 65536
 
 
 class Copies(Execs):
@@ -23,41 +23,41 @@ class Copies(Execs):
 
     async def look(self, x: Execution, h: Handle, path: bytes) -> Found:
         """What a path in the job is."""
-        async with _Helper(self, x, [b"look", path]) as helper:
-            helper.way.end_input()
-            await helper.take(None)
-            return found(files.kinds_of(await helper.ended()))
+        async with _Copy(self, x, [b"look", path]) as copy:
+            copy.way.end_input()
+            await copy.take(None)
+            return found(files.kinds_of(await copy.ended()))
 
     async def archive_out(
         self, x: Execution, h: Handle, path: bytes, name: bytes, sink: int, *, follow: bool
     ) -> list[str]:
         """Raises `CopyFailed`, `ExecutionNotRunning`."""
         words = [b"pack", *([b"-L"] if follow else []), name, path]
-        async with _Helper(self, x, words) as helper, Descriptor(sink, os.O_WRONLY) as file:
-            helper.way.end_input()
-            await helper.take(file)
-            return files.told(await helper.ended())
+        async with _Copy(self, x, words) as copy, Descriptor(sink, os.O_WRONLY) as file:
+            copy.way.end_input()
+            await copy.take(file)
+            return files.told(await copy.ended())
 
     async def archive_in(self, x: Execution, h: Handle, folder: bytes, source: int, *, keep_owner: bool) -> list[str]:
         """Raises `CopyFailed`, `ExecutionNotRunning`."""
         words = [b"unpack", *files.words_of_unpack(folder, keep_owner=keep_owner)]
-        async with _Helper(self, x, words) as helper, Descriptor(source, os.O_RDONLY) as file:
-            giving = asyncio.ensure_future(helper.give(file))
-            taking = asyncio.ensure_future(helper.take(None))
+        async with _Copy(self, x, words) as copy, Descriptor(source, os.O_RDONLY) as file:
+            giving = asyncio.ensure_future(copy.give(file))
+            taking = asyncio.ensure_future(copy.take(None))
             try:
                 await asyncio.wait([giving, taking], return_when=asyncio.FIRST_EXCEPTION)
                 for task in (giving, taking):
                     if task.done():
                         await task
-                return files.told(await helper.ended())
+                return files.told(await copy.ended())
             finally:
                 for task in (giving, taking):
                     task.cancel()
                 await asyncio.wait([giving, taking])
 
 
-class _Helper:
-    """One mode of docs/protocol.md, section 8, as long as the block lasts."""
+class _Copy:
+    """A helper as long as the block lasts; what it ends of is a copy's."""
 
     way: Conversation
 
@@ -65,13 +65,13 @@ class _Helper:
         self._engine = engine
         self._x = x
         self._words = words
-        self._said = b""
 
-    async def __aenter__(self) -> _Helper:
+    async def __aenter__(self) -> _Copy:
         try:
             self.way = await self._engine._begun(self._x, Conversation, told_of(self._words, flags=HELPER))
         except StartFailed as error:
             raise CopyFailed(error.message, errno=error.errno or 0, execution_id=self._x.id) from error
+        self._helper = Helper(self.way, self._words[0].decode())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -82,14 +82,12 @@ class _Helper:
 
     async def take(self, sink: Descriptor | None) -> None:
         """All that it gives, to its end."""
-        while (piece := await self.way.read()) is not None:
-            if piece[0] == "stderr":
-                self._said = (self._said + piece[1])[:_TOLD]
-            elif sink is not None:
-                try:
-                    await sink.write(piece[1])
-                except OSError as error:
-                    raise self._failed("the archive cannot be written", error) from error
+        try:
+            await self._helper.take(sink.write if sink is not None else None)
+        except EngineUnreachable as error:
+            raise self._silent(error) from error
+        except OSError as error:
+            raise self._failed("the archive cannot be written", error) from error
 
     async def give(self, source: Descriptor) -> None:
         """All of `source`, as far as it reads it."""
@@ -98,20 +96,26 @@ class _Helper:
                 await self.way.write(data)
         except ExecutionNotRunning:
             return  # it says itself why
+        except EngineUnreachable as error:
+            raise self._silent(error) from error
         except OSError as error:
             raise self._failed("the archive cannot be read", error) from error
         self.way.end_input()
 
     async def ended(self) -> list[files.Record]:
         """What it told. Raises `CopyFailed`, `ExecutionNotRunning`."""
-        code = await self.way.wait()
         try:
-            return files.judged(self._words[0].decode(), code, self._said)
+            return self._helper.judged(await self._helper.ended())
+        except EngineUnreachable as error:
+            raise self._silent(error) from error
         except CopyFailed as error:
             error.execution_id = self._x.id
-            if not self._said and await self._engine._has_ended(self._x):
+            if not self._helper.said and await self._engine._has_ended(self._x):
                 raise ExecutionNotRunning("it has ended", execution_id=self._x.id) from error
             raise
 
     def _failed(self, what: str, error: OSError) -> CopyFailed:
         return CopyFailed(f"{what}: {error.strerror}", errno=error.errno or 0, execution_id=self._x.id)
+
+    def _silent(self, error: EngineUnreachable) -> CopyFailed:
+        return CopyFailed(error.message, errno=errno.ETIMEDOUT, mend=error.mend, execution_id=self._x.id)

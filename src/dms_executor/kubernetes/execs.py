@@ -9,11 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ..engine import Command, Execution, Handle
-from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError, NotSupported, StartFailed
+from ..errors import CopyFailed, EngineUnreachable, ExecutionNotRunning, ExecutorError, NotSupported, StartFailed
 from ..types import Stats
 from .client import ApiError
 from .conversation import ATTACH, HELPER, Conversation, told_of
 from .gauge import FILES, Gauge, contents
+from .helper import Helper
 from .names import CONTAINER, POD, ROOM, pod_name
 from .spec import checked_params
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Attachment", "Execs", "PodCommand"]
 
 _SIGNALS = 10.0
+_FIGURES, _MOST = 30.0, 1 << 20  # seconds of silence, and bytes, of figures that are read
 _T = TypeVar("_T", bound=Conversation)
 _log = logging.getLogger("dms_executor.kubernetes")
 
@@ -130,7 +132,7 @@ class Execs:
     async def stats(self, x: Execution, h: Handle) -> Stats:
         """What the control group shows inside. Raises `ExecutionNotRunning`, `EngineUnreachable`."""
         try:
-            code, data, _ = await self._helped(x, [b"read", *map(os.fsencode, FILES)])
+            code, data = await self._helped(x, [b"read", *map(os.fsencode, FILES)])
         except StartFailed as error:
             raise EngineUnreachable(error.message, mend="Ask again", execution_id=x.id) from error
         if code != 0:
@@ -139,17 +141,22 @@ class Execs:
             raise EngineUnreachable(f"its figures could not be read (code {code})", execution_id=x.id)
         return self._gauge.sample(x.token, contents(data))
 
-    async def _helped(self, x: Execution, words: list[bytes]) -> tuple[int | None, bytes, bytes]:
-        """A helper for files to its end: its code, what it gave, what it told. For what is small."""
-        helper = await self._begun(x, Conversation, told_of(words, flags=HELPER))
+    async def _helped(self, x: Execution, words: list[bytes]) -> tuple[int | None, bytes]:
+        """A helper for files to its end: its code, and what it gave. For what is small."""
+        way, given = await self._begun(x, Conversation, told_of(words, flags=HELPER)), bytearray()
+
+        async def keep(data: bytes) -> None:
+            given.extend(data)
+
         try:
-            helper.end_input()
-            streams = {"stdout": b"", "stderr": b""}
-            while (piece := await helper.read()) is not None:
-                streams[piece[0]] += piece[1]
-            return await helper.wait(), streams["stdout"], streams["stderr"]
+            way.end_input()
+            helper = Helper(way, words[0].decode(), silence=_FIGURES)
+            await helper.take(keep, _MOST)
+            return await helper.ended(), bytes(given)
+        except CopyFailed as error:
+            raise EngineUnreachable(error.message, mend=error.mend, execution_id=x.id) from error
         finally:
-            await helper.aclose()
+            await way.aclose()
 
     async def _begun(self, x: Execution, kind: type[_T], told: bytes) -> _T:
         """Returns once it runs. Raises `ExecutionNotRunning`, `StartFailed`, `EngineUnreachable`."""
@@ -158,7 +165,9 @@ class Execs:
         except ApiError as error:
             if await self._has_ended(x):
                 raise ExecutionNotRunning("it has ended", execution_id=x.id) from error
-            raise StartFailed(error.message, mend="Look at the executor's rights", execution_id=x.id) from error
+            if error.status in (401, 403):
+                raise StartFailed(error.message, mend="Look at the executor's rights", execution_id=x.id) from error
+            raise EngineUnreachable(error.message, mend="Ask again", execution_id=x.id) from error
         begun = kind(wire, told, partial(self._has_ended, x))
         try:
             await begun.started()

@@ -28,6 +28,7 @@ _GO = "18"  # SIGCONT
 _WITHDRAWN = "0"
 _TORN_DOWN = 137  # the job was over so soon that it took along what let it go
 _STARTING = 120.0
+_RIGHTS = "Look at the executor's rights in the cluster"
 _log = logging.getLogger("dms_executor.kubernetes")
 
 
@@ -49,6 +50,8 @@ class Starts(Logs):
                     try:
                         return await self._let_go(x, h, is_first=why is None)
                     except (ApiError, EngineUnavailable, EngineUnreachable) as error:
+                        if isinstance(error, ApiError) and error.status in (401, 403):
+                            raise StartFailed(error.message, mend=_RIGHTS, execution_id=x.id) from error
                         why = error
                         _log.info("start: %s; asked again", error, extra={"execution_id": x.id, "engine": self.name})
                     await asyncio.sleep(pause)

@@ -24,6 +24,7 @@ from ..policy import Granted, reopen
 from ..supervisor import files
 from .client import ApiError
 from .conversation import HELPER, Conversation, told_of
+from .helper import Helper
 from .names import INIT, POD, pod_name
 from .places import FILES, INPUTS, TREE, Place, place_folder
 
@@ -110,7 +111,7 @@ class Transfers:
                         break  # it says itself why it has ended
                 helper.end_input()
                 try:
-                    await _said(helper, "unpack")
+                    await _told(helper, "unpack")
                 except CopyFailed:
                     if packing.done():
                         await packing  # what it ended of comes first: the other end only misses the rest
@@ -131,7 +132,7 @@ class Transfers:
             helper = None
             try:
                 helper = await self._helper(x, FILES, [b"pack", b".", os.fsencode(folder)])
-                told = await _said(helper, "pack", sink, int(self._settings.volume_size))
+                told = await _told(helper, "pack", sink, _most(int(self._settings.volume_size)))
                 os.close(sink)
                 sink = -1
                 return [*told, *await taking]
@@ -188,25 +189,19 @@ async def _persistent(work: Callable[[], Awaitable[list[str]]], seconds: float) 
     raise AssertionError("unreachable")
 
 
-async def _said(helper: Conversation, mode: str, sink: int | None = None, most: int = 0) -> list[str]:
+async def _told(way: Conversation, mode: str, sink: int | None = None, most: int | None = None) -> list[str]:
     """Its output to `sink`, to its end, and what it told. Raises `CopyFailed`, `EngineUnreachable`."""
-    said, count = b"", 0
-    while (piece := await helper.read()) is not None:
-        stream, data = piece
-        if stream == "stderr":
-            said = (said + data)[-_PIECE:]
-            continue
-        count += len(data)
-        if count > most + most // 16 + _SLACK:
-            raise CopyFailed(
-                f"there is more of it than {most} bytes", errno=errno.EFBIG, mend="Raise volume_size, or write less"
-            )
+    helper = Helper(way, mode)
+
+    async def write(data: bytes) -> None:
         if sink is not None:
             await asyncio.to_thread(_write_all, sink, data)
-    code = await helper.wait()
+
+    await helper.take(write, most)
+    code = await helper.ended()
     if code is None:
         raise EngineUnreachable("the connection ended before the files were through", mend="It is tried again")
-    return files.told(files.judged(mode, code, said))
+    return files.told(helper.judged(code))
 
 
 async def _opened(place: Place) -> Granted:
@@ -220,6 +215,11 @@ async def _closing(fd: int, work: Awaitable[list[str]]) -> list[str]:
         return await work
     finally:
         os.close(fd)
+
+
+def _most(size: int) -> int:
+    """Bytes of a tar of files of that many: what it has beside their data comes on top."""
+    return size + size // 16 + _SLACK
 
 
 async def _never() -> bool:
