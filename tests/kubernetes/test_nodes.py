@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dms_executor import ByteSize, Resources
+from dms_executor import ByteSize, LogStreamRequest, Resources
 from dms_executor.errors import ExecutorError
+from dms_executor.logs.entry import Gap
 from dms_executor.types import StorageVolume
 from tests import cluster
 
@@ -73,6 +74,9 @@ async def test_jobs_of_a_node_that_dies_are_lost_in_the_clusters_words(node2: Be
     assert all("Taint" in result.error_msg for result in results), results[0].error_msg
     assert all(b"tick 3\n" in result.stdout for result in results)
     assert all(_is_whole(result.stdout) for result in results)
+    async with await node2.executor.get_log_stream(LogStreamRequest(execution_id=jobs[0])) as stream:
+        *_, last = [entry async for entry in stream.entries()]
+    assert isinstance(last, Gap), last  # who knows what it wrote after that
     assert (await node2.executor.wait(elsewhere)).exit_code == 3
 
 
