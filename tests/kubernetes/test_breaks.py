@@ -238,3 +238,15 @@ async def test_a_pod_that_is_being_deleted_is_lost_whatever_its_log_says(alone: 
     result = await asyncio.wait_for(alone.executor.wait(execution_id), 30)
     assert (result.status, result.reason) == ("failed", "engine_lost")
     assert "deleted" in result.error_msg or "gone" in result.error_msg
+
+
+async def test_who_ended_a_job_by_a_signal_is_the_clusters_to_say(alone: Bench, server: ApiServer) -> None:
+    server.tells.clear()
+    execution_id = await alone.start("sh", "-c", "echo here; kill -TERM $$")
+    await heard(alone, execution_id, b"here")
+    (pod,) = server.pods.values()
+    await server.containers[pod["metadata"]["name"]].ended.wait()
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    server.tells.set()
+    result = await asyncio.wait_for(alone.executor.wait(execution_id), 30)
+    assert (result.reason, result.stdout) == ("engine_lost", b"here\n")
