@@ -1,9 +1,10 @@
 """The `kubernetes` engine: a pod for each execution, in a cluster that exists.
 
 `prepare` makes the pod, whose init waits for the go, and follows it until that runs: what takes long on a cluster
-(a place, a pull) is the preparation's, and ends with it. `start` is a signal to the init, sent by an exec; `watch` is
-the pod's status, in which the kubelet puts the init's report; `output` is the pod's log, in which the init has written
-both streams as lines. One watch tells of all pods of an executor. Nothing restarts a pod: a job runs once or not.
+(a place, a pull) is the preparation's, and ends with it. `start` is a signal to the init, sent by an exec; `output`
+is the pod's log, in which the init has written both streams as lines; `watch` is its last lines, the init's report, and
+the pod's status, in which the cluster says who else has ended it. One watch tells of all pods of an executor. Nothing
+restarts a pod: a job runs once or not.
 """
 
 from __future__ import annotations
