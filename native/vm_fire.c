@@ -120,7 +120,7 @@ static enum vm_fired hear(const struct vm_call *call, int fd)
     size_t have = 0;
     for (;;) {
         uint64_t now = now_ms(), left = now < until ? until - now : 0;
-        enum state state = attend(fd, have >= STATUS ? REST_MS : left);
+        enum state state = attend(fd, have >= STATUS && REST_MS < left ? REST_MS : left);
         if (state == TOLD)
             return FIRE_TOLD;
         ssize_t got = state == READY ? recv(fd, answer + have, sizeof answer - 1 - have, MSG_DONTWAIT) : 0;

@@ -61,6 +61,25 @@ async def test_two_that_begin_at_once_take_it_once(tmp_path: Path) -> None:
     assert (tmp_path / "shape").stat().st_mode & 0o777 == 0o600
 
 
+async def test_of_many_shapes_at_once_few_are_made_at_once(tmp_path: Path) -> None:
+    (tmp_path / "warm").mkdir(mode=0o755)
+    now, most = 0, 0
+
+    async def take(fd: int, folder: Path) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        now -= 1
+
+    templates = Templates(tmp_path / "warm", "qemu")
+    found = await asyncio.gather(*(templates.of(Template(key=f"k{n}", take=take), _report) for n in range(6)))
+    assert len({*found} - {None}) == 6
+    assert 1 <= most <= 2
+    assert (tmp_path / "warm").stat().st_mode & 0o777 == 0o700, "others read what the guests have in memory"
+
+
 async def test_one_that_cannot_be_made_is_said_once_and_not_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -38,6 +38,7 @@ _DEADLINE = 60.0  # seconds for a boot on a busy host, and for another maker's
 _LATELY = 300.0  # seconds: who used one then may come again
 _REFUSED = 3600.0
 _UNUSED = 30 * 86400.0
+_AT_ONCE = 2  # that a process makes: each is one more VM than the jobs'
 _MOST = 8  # snapshots in one folder,
 _MOST_BYTES = 2 << 30  # and all of them together
 _NOTE = "cold"  # native/vm_warm.c
@@ -64,6 +65,7 @@ class Templates:
         self._engine = engine
         self._log = logging.getLogger(f"dms_executor.{engine}")
         self._making: dict[str, asyncio.Future[str | None]] = {}
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def of(self, template: Template, report: Report, limit: float | None = None) -> str | None:
         """The snapshot's path, made if it is not there; None: it cannot be had, and the job boots.
@@ -98,7 +100,8 @@ class Templates:
                 if fd == -1 or await asyncio.to_thread(_is_full, self._folder):
                     raise _OthersFirstError
                 report(Progress(what="booting a guest for warm starts", done=0, total=1, unit="guests"))
-                await self._take(template, path, fd)
+                async with self._turns:
+                    await self._take(template, path, fd)
         except _OthersFirstError:
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is: a job that can boot does not fail of it
@@ -237,6 +240,7 @@ def _make_ours(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_ours(folder):
         raise PermissionError(f"{folder} is not a folder that its owner, who we are, alone may write to")
+    folder.chmod(0o700)  # what a guest's memory holds is for nobody else to read
 
 
 def _is_full(folder: Path) -> bool:
