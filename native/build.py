@@ -24,7 +24,7 @@ PROGRAMS: dict[str, list[str]] = {
         *("shim_main.c", "run.c", "life.c", "end.c", "report.c", "config.c", "clients.c", "streams.c", "job.c"),
         *("log.c", "record.c", "json.c", "usage.c", "timers.c", "complain.c", "mounts.c", "idmap.c", "loopdev.c"),
         *("provision.c", "devnodes.c", "detach.c", "userns.c", "network.c", "netspace.c", "tether.c", "keeper.c"),
-        *("session.c", "open.c", "input.c"),
+        *("session.c", "open.c", "input.c", "suspend.c", "log_past.c"),
         *("files.c", "look.c", "pack.c", "links.c", "unpack.c", "extents.c", "tar_read.c", "tar_write.c"),
     ],
     "dms-init": [
@@ -37,6 +37,7 @@ PROGRAMS: dict[str, list[str]] = {
         *SHARED,
         *("vm.c", "vm_clients.c", "vm_terminal.c", "vmm.c", "terminal.c"),
         *("vm_api.c", "vm_fire.c", "vm_options.c", "vm_raw.c", "vm_tap.c", "vm_way.c", "vm_warm.c"),
+        *("vm_monitor.c", "vm_suspend.c"),
     ],
     "dms-vm-exec": [*SHARED, "vm_exec.c", "vm_terminal.c", "terminal.c"],
     "dms-pod": [
@@ -55,6 +56,7 @@ PROGRAMS: dict[str, list[str]] = {
             "guest_modes.c",
             "guest_port.c",
             "guest_network.c",
+            "guest_freeze.c",
             "guest_wake.c",
             "guest_outputs.c",
             "usage.c",

@@ -45,6 +45,8 @@ enum tag {
     TAG_INPUT = 43,
     TAG_DEVICE = 47,
     TAG_PATIENCE = 48,
+    TAG_SUSPENDS = 49,
+    TAG_RESUMED = 50,
 };
 
 #define ENTRY_HEADER 8u
@@ -320,6 +322,10 @@ static bool apply(struct parser *parser, struct config *config, const struct ent
         return add_thaw(config, entry);
     case TAG_PATIENCE:
         return number64(entry, WEEK_MS, &config->patience_ms);
+    case TAG_SUSPENDS:
+        return set_flag(entry, &config->suspends);
+    case TAG_RESUMED:
+        return number64(entry, INT64_MAX, &config->resumed);
     case TAG_RESERVE:
         return number64(entry, 1024 * 1024, &config->reserve);
     }

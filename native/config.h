@@ -53,9 +53,10 @@ struct config {
     int stdin_fd, folder_fd, hold_fd, pass[CONFIG_PASS];
     size_t pass_count;
     enum input input;
-    bool report, sync;
+    bool report, sync, suspends;
     uint64_t timeout_ms, grace_ms, drain_ms, start_ms, log_cap, segment, reserve;
     uint64_t patience_ms; /* that the init has for killing the job itself */
+    uint64_t resumed; /* when the job started that goes on here, 0: it starts */
     uint32_t stop_signal;
 };
 

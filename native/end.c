@@ -16,6 +16,7 @@
 #include "session.h"
 #include "shim.h"
 #include "streams.h"
+#include "suspend.h"
 #include "sys.h"
 
 #define RMDIR_TRIES 100 /* of 5 ms: a cgroup stays busy for a moment after its last process */
@@ -121,12 +122,19 @@ void end_streams(void)
     if (!settled)
         return;
     streams_finish();
-    log_end();
-    write_record();
+    if (shim.config.resumed != 0 && !shim.started)
+        end_unborn(); /* it is on the disk as before */
+    if (shim.suspended) {
+        suspend_end();
+    } else {
+        log_end();
+        write_record();
+    }
     clients_stop_listening(shim.folder);
     size_t length;
     const char *record = record_text(&length);
-    clients_broadcast(FRAME_ENDED, (const uint8_t *)record, length);
+    if (!shim.suspended)
+        clients_broadcast(FRAME_ENDED, (const uint8_t *)record, length);
     clients_close();
     sessions_sweep();
     keep_cgroups_warm();
@@ -141,9 +149,10 @@ void end_unborn(void)
     clients_close();
     network_down();
     record_discard();
-    for (size_t i = 0; i < sizeof made / sizeof *made; i++)
+    for (size_t i = 0; i < sizeof made / sizeof *made && shim.config.resumed == 0; i++)
         unlinkat(shim.folder, made[i], 0);
-    unlinkat(shim.folder, "log", AT_REMOVEDIR);
+    if (shim.config.resumed == 0)
+        unlinkat(shim.folder, "log", AT_REMOVEDIR);
     remove_folders();
     _exit(0);
 }

@@ -28,6 +28,7 @@ enum frame_type {
     FRAME_ATTACH = 9,
     FRAME_CLOSE_INPUT = 10,
     FRAME_RESIZE = 11,
+    FRAME_SUSPEND = 12,
     FRAME_READY = 64,
     FRAME_STARTED = 65,
     FRAME_FAILED = 66,
@@ -52,6 +53,9 @@ enum frame_type {
     FRAME_INIT_SIGNAL = 112,
     FRAME_INIT_DEADLINE = 113, /* in a file only */
     FRAME_INIT_OUTSIDE = 114,  /* in lines only */
+    FRAME_INIT_SUSPEND = 115,
+    FRAME_INIT_SUSPENDED = 116,
+    FRAME_INIT_AWAKE = 117,
     FRAME_GUEST_HELLO = 128,
     FRAME_GUEST_STDOUT = 129,
     FRAME_GUEST_STDERR = 130,
@@ -65,6 +69,8 @@ enum frame_type {
     FRAME_GUEST_STREAMS_END = 138,
     FRAME_GUEST_INPUT_END = 139,
     FRAME_GUEST_WAKE = 140,
+    FRAME_GUEST_FREEZE = 141,
+    FRAME_GUEST_FROZEN = 142,
 };
 
 /* Who may send what: a frame of another direction is a protocol error. */

@@ -188,6 +188,19 @@ static void keep_input(const struct frame *frame)
         feed();
 }
 
+/* The host may be another one now, which knows nothing of what was agreed: how much we take. */
+static void tell_input(void)
+{
+    uint8_t room[4];
+    if (!(config.flags & GUEST_INPUT) && config.terminal == NULL)
+        return;
+    put_u32(room, (uint32_t)(INPUT_ROOM - input_have));
+    if (input_ends || (input_offered && job.input < 0))
+        link_put(FRAME_GUEST_INPUT_END, NULL, 0);
+    else if (input_offered && input_have < INPUT_ROOM)
+        link_put(FRAME_GUEST_ROOM, room, sizeof room);
+}
+
 static void pass_to_init(const struct frame *frame)
 {
     uint8_t bytes[FRAME_HEADER + 4];
@@ -232,6 +245,12 @@ static void hear_host(void)
             go(&frame);
         else if (frame.type == FRAME_GUEST_WAKE && !running)
             wake();
+        else if (frame.type == FRAME_GUEST_FREEZE && running)
+            guest_freeze();
+        else if (frame.type == FRAME_GUEST_GO && guest_is_frozen()) {
+            guest_thaw(&frame);
+            tell_input();
+        }
         else if (frame.type == FRAME_GUEST_STDIN)
             keep_input(&frame);
         else if (frame.type == FRAME_GUEST_RESIZE)
@@ -283,6 +302,8 @@ static void carry(int index)
 
 static int patience(void)
 {
+    if (guest_is_frozen())
+        return -1;
     if (gone_at == 0) {
         int others = sessions_patience();
         return job.hung_up && (others < 0 || others > HOLD_MS) ? HOLD_MS : others;
@@ -297,23 +318,27 @@ static _Noreturn void loop(int signals)
 {
     enum { SIGNALS, HOST, INIT, OUT, ERR, INPUT, REST };
     for (;;) {
-        bool room = link_has_room();
+        bool still = guest_is_frozen(), room = link_has_room() && !still;
         struct pollfd waited[REST + SESSION_POLLS] = {
-            [SIGNALS] = {.fd = signals, .events = POLLIN},
+            [SIGNALS] = {.fd = still ? -1 : signals, .events = POLLIN},
             [HOST] = {.fd = link_fd(), .events = (short)(POLLIN | (link_is_busy() ? POLLOUT : 0))},
-            [INIT] = {.fd = job.report, .events = POLLIN},
+            [INIT] = {.fd = still ? -1 : job.report, .events = POLLIN},
             [OUT] = {.fd = room && !job.hung_up ? job.streams[0] : -1, .events = POLLIN},
             [ERR] = {.fd = room ? job.streams[1] : -1, .events = POLLIN},
-            [INPUT] = {.fd = input_have > 0 ? job.input : -1, .events = POLLOUT},
+            [INPUT] = {.fd = input_have > 0 && !still ? job.input : -1, .events = POLLOUT},
         };
         sessions_wait(waited + REST);
-        int ready = poll(waited, REST + SESSION_POLLS, patience());
+        int ready = poll(waited, still ? INIT : REST + SESSION_POLLS, patience());
         if (ready == 0 && gone_at != 0)
             end();
         if (ready < 0)
             continue;
         if (waited[HOST].revents & (POLLIN | POLLERR))
             hear_host();
+        if (guest_is_frozen()) {
+            link_flush();
+            continue;
+        }
         if (waited[INIT].revents != 0 && job.report >= 0)
             guest_hear(&job, heard, NULL);
         offer_input();

@@ -70,6 +70,11 @@ const char *guest_wake(bool called);
 bool guest_is_template(void); /* told once, and not again */
 const char *guest_begin(const struct frame *go);
 
+/* guest_freeze.c: the job stands still and the agent says nothing from FROZEN on, until the host's word goes. */
+void guest_freeze(void);
+void guest_thaw(const struct frame *go);
+bool guest_is_frozen(void);
+
 /* guest_network.c: the loopback, too */
 const char *guest_network_up(const struct guest_config *config);
 

@@ -253,6 +253,14 @@ void input_serve(int client, const struct frame *frame, bool job_runs)
         resize(client, get_u32(frame->payload), get_u32(frame->payload + 4));
 }
 
+bool input_is_busy(void)
+{
+    for (int i = 0; i < SOURCES; i++)
+        if (sources[i].used)
+            return true;
+    return given < taken;
+}
+
 void input_client_left(int client)
 {
     struct source *it = of_client(client);

@@ -17,6 +17,7 @@ void input_ready(void); /* there is something to be passed on, or room for it */
 
 /* ATTACH, CLOSE_INPUT and RESIZE. */
 void input_serve(int client, const struct frame *frame, bool job_runs);
+bool input_is_busy(void); /* there is a source of it, or what came of one is not taken yet */
 void input_client_left(int client); /* what it has written still counts */
 
 #endif

@@ -19,6 +19,7 @@
 #include "session.h"
 #include "shim.h"
 #include "streams.h"
+#include "suspend.h"
 #include "sys.h"
 
 #define RUNTIME_MS 5000   /* that a runtime has for its own end when the job could not start */
@@ -124,9 +125,13 @@ void life_started(uint64_t stamp)
     uint64_t now = sys_realtime();
     shim.started = true;
     shim.started_at = stamp >= shim.going_at && stamp <= now ? stamp : now;
+    if (shim.config.resumed != 0)
+        shim.started_at = shim.config.resumed;
     shim.phase = PHASE_RUNNING;
     timer_clear(TIMER_RUNTIME);
     forget();
+    if (shim.config.resumed != 0 && !suspend_resumed())
+        complain("the job's init went away just before it went on");
     uint8_t payload[8];
     put_u64(payload, shim.started_at);
     clients_broadcast(FRAME_STARTED, payload, sizeof payload);
@@ -197,7 +202,7 @@ void life_stop(enum stop_cause cause, uint32_t signum, uint64_t grace_ms)
 {
     /* What has ended by itself keeps its own result. */
     report_ready();
-    if (shim.job_reported || shim.failed || shim.init_gone)
+    if (shim.job_reported || shim.failed || shim.init_gone || shim.suspended)
         return;
     if (shim.cause != CAUSE_NONE) {
         if (shim.our_kill)

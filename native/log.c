@@ -10,13 +10,11 @@
 
 #include "complain.h"
 #include "frame.h"
+#include "log_past.h"
 #include "sys.h"
 
-#define SEGMENT_HEADER 64u
-#define ENTRY_HEADER 16u
 #define LEAST_SEGMENT 4096u
 #define LARGEST_CHUNK (256u * 1024u)
-#define GAP_LENGTH 16u
 /* Freed when the disk is full at the end, so that the gap and the end mark still find room. */
 #define RESERVE "reserve"
 #define RESERVE_BYTES 4096
@@ -28,11 +26,6 @@ static struct {
     uint64_t seen[2], lost[2]; /* stdout, stderr */
     bool sync, complained;
 } writer = {.folder = -1, .segment_fd = -1};
-
-static void name_of(uint64_t number, char name[24])
-{
-    snprintf(name, 24, "%010llu", (unsigned long long)number);
-}
 
 static int write_segment_header(int fd, uint64_t number)
 {
@@ -54,7 +47,7 @@ static int next_segment(void)
     int fd = openat(writer.folder, "next", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return -1;
-    name_of(writer.last + 1, name);
+    log_name_of(writer.last + 1, name);
     if (write_segment_header(fd, writer.last + 1) != 0 || renameat(writer.folder, "next", writer.folder, name) != 0) {
         int error = errno;
         close(fd);
@@ -78,7 +71,7 @@ static void drop_oldest(void)
 {
     char name[24];
     struct stat status;
-    name_of(writer.first, name);
+    log_name_of(writer.first, name);
     if (fstatat(writer.folder, name, &status, AT_SYMLINK_NOFOLLOW) == 0)
         writer.total -= (uint64_t)status.st_size < writer.total ? (uint64_t)status.st_size : writer.total;
     unlinkat(writer.folder, name, 0);
@@ -94,7 +87,7 @@ static void reserve(void)
     close(fd);
 }
 
-int log_open(int folder, uint64_t cap, uint64_t segment, bool sync)
+int log_open(int folder, uint64_t cap, uint64_t segment, bool sync, bool goes_on)
 {
     if (mkdirat(folder, "log", 0700) != 0 && errno != EEXIST)
         return -1;
@@ -107,6 +100,15 @@ int log_open(int folder, uint64_t cap, uint64_t segment, bool sync)
         writer.segment = LEAST_SEGMENT;
     writer.sync = sync;
     writer.first = 1;
+    if (goes_on) {
+        struct log_past past;
+        if (log_look_back(writer.folder, &past) != 0)
+            return -1;
+        writer.first = past.first;
+        writer.last = past.last;
+        writer.total = past.total;
+        memcpy(writer.seen, past.seen, sizeof writer.seen);
+    }
     reserve();
     return next_segment();
 }
@@ -178,14 +180,25 @@ void log_write(enum log_kind stream, const uint8_t *data, size_t length)
     writer.seen[stream - 1] += length;
 }
 
-void log_end(void)
+/* `marked`: nothing follows. */
+static void finish(bool marked)
 {
-    bool written = write_gaps() && append(LOG_END, NULL, 0);
+    bool written = write_gaps() && (!marked || append(LOG_END, NULL, 0));
     unlinkat(writer.folder, RESERVE, 0);
-    if (!written && !(write_gaps() && append(LOG_END, NULL, 0)))
+    if (!written && !(write_gaps() && (!marked || append(LOG_END, NULL, 0))))
         complain("log: its end could not be written: %m");
-    if (writer.sync && (fdatasync(writer.segment_fd) != 0 || fsync(writer.folder) != 0))
+    if ((writer.sync || !marked) && (fdatasync(writer.segment_fd) != 0 || fsync(writer.folder) != 0))
         complain("log: fdatasync: %m");
     close(writer.segment_fd);
     writer.segment_fd = -1;
+}
+
+void log_end(void)
+{
+    finish(true);
+}
+
+void log_suspend(void)
+{
+    finish(false);
 }

@@ -8,8 +8,8 @@
 
 enum log_kind { LOG_STDOUT = 1, LOG_STDERR = 2, LOG_GAP = 3, LOG_END = 4 };
 
-/* Makes the folder `log` and the first segment. 0, or -1 with errno. */
-int log_open(int folder, uint64_t cap, uint64_t segment, bool sync);
+/* Makes the folder `log` and the first segment, or goes on behind what is there. 0, or -1 with errno. */
+int log_open(int folder, uint64_t cap, uint64_t segment, bool sync, bool goes_on);
 
 /* The most that one log_write() should be given, so that no segment passes its size. */
 size_t log_chunk(void);
@@ -19,5 +19,8 @@ void log_write(enum log_kind stream, const uint8_t *data, size_t length);
 
 /* Writes pending gaps and the end mark. */
 void log_end(void);
+
+/* Writes pending gaps: another writer goes on. */
+void log_suspend(void);
 
 #endif

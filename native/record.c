@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "json.h"
+#include "sys.h"
 
 static int folder_fd = -1, record_fd = -1;
 
@@ -110,5 +111,14 @@ int record_write(const struct record *record, bool sync)
         renameat(folder_fd, "exit.tmp", folder_fd, "exit") != 0)
         return -1;
     close(record_fd);
-    return sync ? fsync(folder_fd) : 0;
+    return sync ? sys_sync_folder(folder_fd) : 0;
+}
+
+int record_put_as(const char *name, const char *what, size_t length)
+{
+    if (pwrite(record_fd, what, length, 0) != (ssize_t)length || ftruncate(record_fd, (off_t)length) != 0 ||
+        fsync(record_fd) != 0 || renameat(folder_fd, "exit.tmp", folder_fd, name) != 0)
+        return -1;
+    close(record_fd);
+    return sys_sync_folder(folder_fd);
 }

@@ -3,6 +3,7 @@
 #define DMS_RECORD_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "usage.h"
@@ -26,6 +27,7 @@ int record_reserve(int folder, uint64_t bytes);
 
 const char *record_text(size_t *length); /* what was written last; empty before */
 int record_write(const struct record *record, bool sync);
+int record_put_as(const char *name, const char *text, size_t length); /* another one, in the space of that which is not written */
 void record_discard(void); /* nothing has run: leaves no trace */
 
 #endif

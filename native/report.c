@@ -10,6 +10,7 @@
 #include "input.h"
 #include "shim.h"
 #include "streams.h"
+#include "suspend.h"
 #include "sys.h"
 
 #define REPORT_BUFFER (FRAME_HEADER + 4 + FRAME_TEXT_MAX)
@@ -93,6 +94,17 @@ static void said(const struct frame *frame)
         shim.job_status = (int)(get_u32(frame->payload) & 0xffff);
         shim.ended_at = sys_realtime();
         timer_sooner(TIMER_RUNTIME, 10000);
+        break;
+    case FRAME_INIT_SUSPENDED:
+        shim.suspended = suspend_in_hand() && shim.cause == CAUSE_NONE;
+        shim.our_kill |= !shim.suspended; /* a stop came meanwhile, and this was its end */
+        if (shim.suspended)
+            timer_clear(TIMER_TIMEOUT);
+        break;
+    case FRAME_INIT_AWAKE:
+        memcpy(text, frame->payload + 4, frame->length - 4);
+        text[frame->length - 4] = 0;
+        suspend_refused((int)(get_u32(frame->payload) & 0xfff), text);
         break;
     default: /* INIT_BORN: its sender is all that it says */
         break;

@@ -23,6 +23,7 @@
 #include "session.h"
 #include "shim.h"
 #include "streams.h"
+#include "suspend.h"
 #include "sys.h"
 
 #define BATCH 16
@@ -219,6 +220,10 @@ static void serve(int client, const struct frame *frame)
     uint32_t number = frame->length >= 4 ? get_u32(frame->payload) : 0;
     const int *descriptors;
     int count;
+    if (suspend_in_hand() && frame->type != FRAME_HELLO && frame->type != FRAME_STOP && frame->type != FRAME_CLOSE) {
+        client_refuse(client, EBUSY, "it is being suspended");
+        return;
+    }
     switch (frame->type) {
     case FRAME_GO:
         answer_go();
@@ -253,6 +258,9 @@ static void serve(int client, const struct frame *frame)
     case FRAME_CLOSE:
         session_close(client, number != 0);
         break;
+    case FRAME_SUSPEND:
+        suspend_ask(client);
+        break;
     case FRAME_ATTACH:
     case FRAME_CLOSE_INPUT:
     case FRAME_RESIZE:
@@ -266,6 +274,7 @@ static void serve(int client, const struct frame *frame)
 static void client_left(int client)
 {
     input_client_left(client);
+    suspend_client_left(client);
     if (client != CLIENT_CALLER)
         session_client_left(client);
     else if (shim.phase == PHASE_CREATED)
@@ -284,7 +293,7 @@ static void prepare(int caller, int signals)
     const struct config *config = &shim.config;
     if (record_reserve(shim.folder, config->reserve) != 0)
         stillborn(caller, "cannot reserve space for the exit record");
-    if (log_open(shim.folder, config->log_cap, config->segment, config->sync) != 0)
+    if (log_open(shim.folder, config->log_cap, config->segment, config->sync, config->resumed != 0) != 0)
         stillborn(caller, "cannot make the log");
     shim.epoll = epoll_create1(EPOLL_CLOEXEC);
     watch(signals, EVENT_SIGNAL, caller);

@@ -52,6 +52,14 @@ static struct session *of_client(int client)
     return NULL;
 }
 
+bool sessions_are_open(void)
+{
+    for (int i = 0; i < SESSIONS; i++)
+        if (sessions[i].used)
+            return true;
+    return false;
+}
+
 static void refuse(int client, int error, const char *text)
 {
     uint8_t bytes[4 + FRAME_TEXT_MAX];

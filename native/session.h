@@ -14,6 +14,7 @@ void session_enter(int client, pid_t pid); /* moves the session's first process 
 void session_close(int client, bool kill_all);
 void session_client_left(int client); /* nobody wants it any more: all of it is killed */
 
+bool sessions_are_open(void);
 void session_reaped(pid_t pid, int status);
 void sessions_tick(void);  /* goes on with what has not died yet */
 void sessions_sweep(void); /* removes the groups that nothing lives in any more */

@@ -34,6 +34,7 @@ struct shim {
     enum stop_cause cause;
     uint32_t stop_signal; /* to be sent as soon as there is an init; 0: was sent */
     bool killed, our_kill;
+    bool suspended; /* the init's last word: the job is on the disk */
     bool unreached; /* a provision script ran, and the job itself never will */
 
     struct usage reported; /* what the init says of it: a guest's own figures */

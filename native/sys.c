@@ -188,3 +188,14 @@ void sys_hush(int first, int last)
     if (nothing > last)
         close(nothing);
 }
+
+int sys_sync_folder(int folder)
+{
+    int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    int result = fsync(fd), error = errno;
+    close(fd);
+    errno = error;
+    return result;
+}

@@ -45,6 +45,7 @@ int sys_write_all(int fd, const void *data, size_t length);
 int sys_move_fd(int fd, int least);
 
 /* Puts /dev/null in the place of descriptors, of which nothing is to be held any more. */
+int sys_sync_folder(int folder); /* its entries, also of one that is open as a path only; 0, or -1 with errno */
 void sys_hush(int first, int last);
 
 #endif

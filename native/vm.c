@@ -22,6 +22,7 @@
 #include "vm.h"
 #include "vm_api.h"
 #include "vm_options.h"
+#include "vm_suspend.h"
 #include "vm_terminal.h"
 #include "vm_warm.h"
 #include "vmm.h"
@@ -48,7 +49,7 @@ static _Noreturn void leave(int code)
     _exit(code);
 }
 
-static void tell(uint8_t type, const uint8_t *payload, size_t length)
+void vm_tell(uint8_t type, const uint8_t *payload, size_t length)
 {
     uint8_t bytes[FRAME_HEADER + 4 + FRAME_TEXT_MAX];
     frame_header(bytes, type, (uint32_t)length);
@@ -58,7 +59,7 @@ static void tell(uint8_t type, const uint8_t *payload, size_t length)
 }
 
 /* Before the job runs it is why that never will; afterwards it stands in the console's file only. */
-static _Noreturn void fail(const char *what, const char *detail)
+_Noreturn void vm_fail(const char *what, const char *detail)
 {
     uint8_t payload[4 + FRAME_TEXT_MAX];
     char text[FRAME_TEXT_MAX];
@@ -68,7 +69,7 @@ static _Noreturn void fail(const char *what, const char *detail)
     put_u32(payload, 0);
     memcpy(payload + 4, text, (size_t)length);
     if (!started)
-        tell(FRAME_INIT_FAILED, payload, 4 + (size_t)length);
+        vm_tell(FRAME_INIT_FAILED, payload, 4 + (size_t)length);
     leave(1);
 }
 
@@ -117,19 +118,25 @@ static ssize_t give_part(int fd, uint8_t type, size_t most)
     return got;
 }
 
+void vm_give_go(void)
+{
+    uint8_t go[GO_LENGTH]; /* a guest may be a clone of a snapshot: it has the time and its random numbers from us */
+    put_u64(go, sys_realtime());
+    if (getrandom(go + 8, GO_RANDOM, 0) != (ssize_t)GO_RANDOM)
+        vm_fail("there are no random numbers for it", strerror(errno));
+    input_room = 0; /* it says what it takes */
+    give(FRAME_GUEST_GO, go, sizeof go);
+}
+
 static void give_configuration(void)
 {
     while (configuration >= 0 && vm_has_room()) {
         ssize_t got = give_part(configuration, FRAME_GUEST_CONFIG, FRAME_DATA_MAX);
         if (got < 0)
-            fail("its configuration cannot be read", strerror(errno));
+            vm_fail("its configuration cannot be read", strerror(errno));
         if (got > 0)
             continue;
-        uint8_t go[GO_LENGTH]; /* a guest may be a clone of a snapshot: it has the time and its random numbers from us */
-        put_u64(go, sys_realtime());
-        if (getrandom(go + 8, GO_RANDOM, 0) != (ssize_t)GO_RANDOM)
-            fail("there are no random numbers for it", strerror(errno));
-        give(FRAME_GUEST_GO, go, sizeof go);
+        vm_give_go();
         close(configuration);
         configuration = -1;
     }
@@ -146,14 +153,14 @@ static void give_input(void)
 
 static bool wants_input(void)
 {
-    return has_input && configuration < 0 && input_room > 0 && vm_has_room();
+    return has_input && configuration < 0 && input_room > 0 && vm_has_room() && !vm_suspend_waits();
 }
 
 static void hear_guest(const struct frame *frame)
 {
     uint8_t stamp[8];
     if (!greeted && (frame->type != FRAME_GUEST_HELLO || get_u32(frame->payload) != PROTOCOL_VERSION))
-        fail("its agent speaks another version of the protocol", "");
+        vm_fail("its agent speaks another version of the protocol", "");
     switch (frame->type) {
     case FRAME_GUEST_HELLO:
         greeted = true;
@@ -171,17 +178,20 @@ static void hear_guest(const struct frame *frame)
     case FRAME_INIT_STARTED:
         started = true;
         put_u64(stamp, sys_realtime()); /* a guest's clock is its own */
-        tell(FRAME_INIT_STARTED, stamp, sizeof stamp);
+        vm_tell(FRAME_INIT_STARTED, stamp, sizeof stamp);
         break;
     case FRAME_GUEST_INPUT_END:
         has_input = false;
         sys_hush(0, 0); /* who writes it learns that nobody reads */
         break;
+    case FRAME_GUEST_FROZEN:
+        vm_suspend_frozen(&vmm, report, folder);
+        break;
     case FRAME_GUEST_END:
         over = true;
         break;
     default: /* what the job's init in the guest says: the shim reads it as it reads any init's */
-        tell(frame->type, frame->payload, frame->length);
+        vm_tell(frame->type, frame->payload, frame->length);
         break;
     }
 }
@@ -217,7 +227,7 @@ static void work_through(void)
             leave(0);
         long parsed = frame_parse(in, in_have, FROM_GUEST, &frame);
         if (parsed < 0 || (parsed > 0 && frame.channel != 0 && !vm_clients_hear(&frame)))
-            fail("it broke the protocol", vmm_last_words());
+            vm_fail("it broke the protocol", vmm_last_words());
         if (parsed == 0)
             return;
         size = (size_t)parsed;
@@ -243,7 +253,7 @@ static _Noreturn void channel_ended(void)
         snprintf(why, sizeof why, "its monitor was killed by signal %d", WTERMSIG(status));
     else
         snprintf(why, sizeof why, "its monitor ended with %d", WEXITSTATUS(status));
-    fail(why, vmm_last_words());
+    vm_fail(why, vmm_last_words());
 }
 
 static void channel_ready(void)
@@ -273,8 +283,12 @@ static void hear_shim(void)
         /* Before the guest listens there is no job: a stop at that time ends all. */
         if (!started && frame.type == FRAME_INIT_SIGNAL && get_u32(frame.payload) == SIGKILL)
             leave(1);
-        vm_api_resume(&options); /* a guest that stands still hears nothing */
-        give(frame.type, frame.payload, frame.length);
+        if (frame.type == FRAME_INIT_SUSPEND) {
+            vm_suspend_begin(started && !over, has_input);
+        } else {
+            vm_api_resume(&options); /* a guest that stands still hears nothing */
+            give(frame.type, frame.payload, frame.length);
+        }
         have -= (size_t)size;
         memmove(bytes, bytes + size, have);
     }
@@ -301,19 +315,20 @@ static _Noreturn void loop(int signals)
     for (;;) {
         struct pollfd waited[CLIENTS + VM_CLIENT_POLLS] = {
             [SIGNALS] = {.fd = signals, .events = POLLIN},
-            [SHIM] = {.fd = report, .events = POLLIN},
+            [SHIM] = {.fd = report, .events = vm_suspend_waits() ? 0 : POLLIN},
             [OUT] = {.fd = pending > 0 ? pending_to : -1, .events = POLLOUT},
             [INPUT] = {.fd = wants_input() ? 0 : -1, .events = POLLIN},
             [CONSOLE] = {.fd = vmm.console, .events = POLLIN},
             [WORDS] = {.fd = vmm.words, .events = POLLIN},
         };
-        vm_clients_wait(waited + CLIENTS, started);
+        vm_clients_wait(waited + CLIENTS, started && !vm_suspend_waits());
         short events = (short)((pending > 0 ? 0 : POLLIN) | (out_have > 0 ? POLLOUT : 0));
         waited[CHANNEL] = (struct pollfd){.fd = events != 0 ? vmm.channel : -1, .events = events};
         if (vmm.channel < 0)
             waited[CHANNEL] = (struct pollfd){.fd = vmm.listening, .events = POLLIN};
-        if (poll(waited, CLIENTS + VM_CLIENT_POLLS, -1) < 0)
+        if (poll(waited, CLIENTS + VM_CLIENT_POLLS, vm_suspend_patience()) < 0)
             continue;
+        vm_suspend_late();
         if (waited[SIGNALS].revents != 0)
             reap(signals);
         if (waited[SHIM].revents != 0)
@@ -352,9 +367,9 @@ int main(int argc, char **argv)
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     uint8_t born[1];
-    tell(FRAME_INIT_BORN, born, 0);
+    vm_tell(FRAME_INIT_BORN, born, 0);
     if (argc < 1 || (problem = vm_options_read(argv, &options)) != NULL)
-        fail(problem, strerror(errno));
+        vm_fail(problem, strerror(errno));
     has_input = options.input;
     sigemptyset(&heard);
     sigaddset(&heard, SIGCHLD);
@@ -364,12 +379,17 @@ int main(int argc, char **argv)
     if (signals < 0 || fcntl(1, F_SETFL, O_WRONLY | O_NONBLOCK) != 0 || fcntl(2, F_SETFL, O_WRONLY | O_NONBLOCK) != 0)
         return 1;
     if (options.terminal != NULL && vm_terminal_take(report, options.terminal) != 0)
-        fail("its terminal cannot be made", strerror(errno));
+        vm_fail("its terminal cannot be made", strerror(errno));
     if (fchdir(folder) != 0)
-        fail("its folder cannot be entered", strerror(errno));
-    bool is_warm = options.warm > 0 && vm_warm_start(&vmm, &options, report, folder, signals);
-    if (!is_warm && vmm_start(&vmm, options.argv, &options.owner, &options.place, !options.raw) != 0)
-        fail("its monitor cannot be started", strerror(errno));
+        vm_fail("its folder cannot be entered", strerror(errno));
+    if (options.restored > 0) {
+        vm_suspend_restore(&vmm, &options, report, folder);
+        close(configuration);
+        configuration = -1;
+        greeted = started = true;
+    } else if ((options.warm == 0 || !vm_warm_start(&vmm, &options, report, folder, signals)) &&
+               vmm_start(&vmm, options.argv, &options.owner, &options.place, !options.raw) != 0)
+        vm_fail("its monitor cannot be started", strerror(errno));
     if (options.template)
         vm_template(&vmm, report, folder, signals);
     if (options.raw)

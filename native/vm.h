@@ -15,10 +15,15 @@ enum { VM_CLIENTS = 64, VM_CLIENT_POLLS = VM_CLIENTS + 1 };
 bool vm_has_room(void); /* for a whole frame */
 void vm_give(uint16_t channel, uint8_t type, const uint8_t *payload, size_t length);
 
+void vm_give_go(void); /* the time and random numbers, of this moment */
+void vm_tell(uint8_t type, const uint8_t *payload, size_t length); /* the shim */
+_Noreturn void vm_fail(const char *what, const char *detail);
+
 /* vm_clients.c */
 void vm_clients_listen(int folder); /* at the socket `exec` in the folder */
 void vm_clients_wait(struct pollfd *out, bool job_runs);
 void vm_clients_serve(const struct pollfd *waited);
+bool vm_clients_busy(void); /* one is here, or its command has not come to its end */
 bool vm_clients_hear(const struct frame *frame); /* from the guest; false: there is no such channel */
 
 

@@ -28,6 +28,7 @@ void vm_clients_listen(int folder)
     for (int i = 0; i < VM_CLIENTS; i++)
         clients[i].fd = -1;
     snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/exec", folder);
+    unlinkat(folder, "exec", 0); /* of an earlier life of the same guest */
     listening = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     mode_t before = umask(0077);
     if (listening < 0 || bind(listening, (struct sockaddr *)&address, sizeof address) != 0 || listen(listening, VM_CLIENTS) != 0) {
@@ -123,6 +124,14 @@ void vm_clients_serve(const struct pollfd *waited)
     }
     if (waited[VM_CLIENTS].revents != 0)
         take_one();
+}
+
+bool vm_clients_busy(void)
+{
+    for (int i = 0; i < VM_CLIENTS; i++)
+        if (clients[i].used)
+            return true;
+    return false;
 }
 
 bool vm_clients_hear(const struct frame *frame)

@@ -91,7 +91,7 @@ static void listen_to_the_end(struct vmm *vmm, int folder)
 
 static void close_all(struct vmm *vmm)
 {
-    int *fds[] = {&vmm->channel, &vmm->listening, &vmm->console, &vmm->words};
+    int *fds[] = {&vmm->channel, &vmm->listening, &vmm->console, &vmm->words, &vmm->monitor};
     for (size_t i = 0; i < sizeof fds / sizeof *fds; i++) {
         if (*fds[i] >= 0)
             close(*fds[i]);

@@ -52,14 +52,15 @@ static void become(const struct vmm_owner *owner)
         _exit(126);
 }
 
-/* `ends`: of channel and console, -1 where there is none, and of what it says. */
+/* `ends`: of channel and console, -1 where there is none, of what it says, and of its commands, -1 likewise. */
 static _Noreturn void child(char **argv, const struct vmm_owner *owner, const char *folder, const int *ends, pid_t parent)
 {
     struct sigaction defaults = {.sa_handler = SIG_DFL};
     sigset_t none;
     int nothing = open("/dev/null", O_RDONLY);
     if (nothing < 0 || dup2(nothing, 0) < 0 || dup2(ends[2], 1) < 0 || dup2(ends[2], 2) < 0 ||
-        (ends[0] >= 0 && (dup2(ends[0], VMM_CHANNEL) < 0 || dup2(ends[1], VMM_CONSOLE) < 0)))
+        (ends[0] >= 0 && (dup2(ends[0], VMM_CHANNEL) < 0 || dup2(ends[1], VMM_CONSOLE) < 0)) ||
+        (ends[3] >= 0 && dup2(ends[3], VMM_MONITOR) < 0))
         _exit(126);
     if (folder != NULL && chdir(folder) != 0)
         _exit(126);
@@ -107,9 +108,9 @@ static int listen_at(const struct vmm_place *place)
 
 int vmm_start(struct vmm *vmm, char **argv, const struct vmm_owner *owner, const struct vmm_place *place, bool wants_channel)
 {
-    int words[2], ends[3] = {-1, -1, -1};
+    int words[2], ends[4] = {-1, -1, -1, -1};
     pid_t self = getpid();
-    vmm->channel = vmm->listening = vmm->console = -1;
+    vmm->channel = vmm->listening = vmm->console = vmm->monitor = -1;
     if (pipe2(words, O_CLOEXEC) != 0 || fcntl(words[0], F_SETFL, O_NONBLOCK) != 0 || (ends[2] = sys_move_fd(words[1], 200)) < 0)
         return -1;
     vmm->words = words[0];
@@ -119,12 +120,14 @@ int vmm_start(struct vmm *vmm, char **argv, const struct vmm_owner *owner, const
     } else if (wants_channel && (pair(&vmm->channel, &ends[0]) != 0 || pair(&vmm->console, &ends[1]) != 0)) {
         return -1;
     }
+    if (place->monitored && pair(&vmm->monitor, &ends[3]) != 0)
+        return -1;
     vmm->pid = fork();
     if (vmm->pid == 0)
         child(argv, owner, place->folder, ends, self);
     if (vmm->pid < 0)
         return -1;
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         if (ends[i] >= 0)
             close(ends[i]);
     return 0;
@@ -139,10 +142,20 @@ void vmm_accept(struct vmm *vmm)
     vmm->listening = -1;
 }
 
+/* Behind what another life of the same guest has said. */
+static int open_console(int folder)
+{
+    struct stat status;
+    int fd = openat(folder, "console", O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd >= 0 && fstat(fd, &status) == 0)
+        written = (size_t)status.st_size < CONSOLE_MOST ? (size_t)status.st_size : CONSOLE_MOST;
+    return fd;
+}
+
 void vmm_keep(const char *text, size_t length, int folder)
 {
     if (file < 0 && written == 0)
-        file = openat(folder, "console", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+        file = open_console(folder);
     size_t part = length < CONSOLE_MOST - written ? length : CONSOLE_MOST - written;
     if (file >= 0 && part > 0 && sys_write_all(file, text, part) == 0)
         written += part;

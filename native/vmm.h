@@ -5,13 +5,14 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* Where the monitor finds its ends of channel and console; what was passed to us from VMM_PASSED on it has as it is. */
-enum { VMM_CHANNEL = 3, VMM_CONSOLE = 4, VMM_PASSED = 6 };
+/* Where the monitor finds its ends of channel, console and commands; what was passed to us from VMM_PASSED on it has as it is. */
+enum { VMM_CHANNEL = 3, VMM_CONSOLE = 4, VMM_MONITOR = 5, VMM_PASSED = 6 };
 
 struct vmm {
     pid_t pid;             /* 0 once it is reaped */
     int channel;           /* a stream socket, non-blocking; -1: the guest has not called yet, or is none of ours */
     int listening;         /* where it will call, -1 once it has */
+    int monitor;           /* where it takes commands, -1: nowhere */
     int console, words;    /* what the guest's console and the monitor itself say, -1 once ended */
     int status;            /* of wait(2), once it is reaped */
 };
@@ -27,6 +28,7 @@ struct vmm_place {
     const char *folder; /* where it runs, NULL: where we are */
     const char *socket; /* in that folder, where the guest's agent calls; NULL: the channel is a descriptor */
     uid_t caller;       /* who connects to it */
+    bool monitored;     /* it takes commands at VMM_MONITOR */
 };
 
 /* Starts it; -1 with errno. It dies with us. `wants_channel`: else the guest has no agent. */

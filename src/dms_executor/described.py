@@ -30,6 +30,7 @@ def described(core: Core, row: Row) -> ExecutionInfo:
         exit_code=row.exit_code,
         ports=row.handle.ports if row.handle else [],
         engine_ids=row.handle.engine_ids if row.handle else {},
+        saved_as=row.handle.saved if row.handle and row.status is ExecutionStatus.PAUSED else None,
         loosened=(row.prepared.loosened if row.prepared else []) + (row.handle.loosened if row.handle else []),
         unenforced=row.prepared.unenforced if row.prepared else [],
         stale=live.stale if live else False,

@@ -40,6 +40,7 @@ __all__ = [
     "Pauses",
     "Prepared",
     "Report",
+    "Snapshots",
     "merged_environment",
 ]
 
@@ -76,13 +77,15 @@ class Prepared(_Data, frozen=True, kw_only=True):
 class Handle(_Data, frozen=True, kw_only=True):
     """Finds the execution again from any process: boot id, pid and start time; a container's id; a name.
 
-    `loosened`: what could not be given after all when it was created, beside `Prepared.loosened`.
+    `loosened`: what could not be given after all when it was created, beside `Prepared.loosened`. `saved`: the name
+    under which it is on disk, or is being brought there; the core's own.
     """
 
     state: dict[str, Any] = {}
     ports: list[PortMapping] = []
     engine_ids: dict[str, str] = {}
     loosened: list[str] = []
+    saved: str | None = None
 
 
 class Exit(_Data, frozen=True, kw_only=True):
@@ -229,6 +232,29 @@ class Pauses(Protocol):
 
     async def pause(self, x: Execution, h: Handle) -> None: ...
     async def resume(self, x: Execution, h: Handle) -> None: ...
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """The power `snapshot`: a running job is saved to disk, and goes on later, also after a reboot of the host.
+
+    While it is saved, `survey` says "suspended", `watch` waits, `stop` ends it at once, and its timeout goes on.
+    """
+
+    async def snapshot(self, x: Execution, p: Prepared, h: Handle) -> None:
+        """Returns once all of it is on the disk and nothing runs. Nothing that it wrote is lost.
+
+        Idempotent. Once it is in hand it is carried out, caller or not. Raises `ExecutionNotRunning`, `NotSupported`
+        (while something is open in it that would be cut off), `EngineUnreachable`.
+        """
+        ...
+
+    async def restore(self, x: Execution, p: Prepared, h: Handle) -> Handle:
+        """Returns once it runs again, with what finds it then. It goes on at most once: who fails leaves it saved.
+
+        Raises `ExecutionNotRunning` (nothing is saved), `StartFailed`, `ResourcesUnavailable`.
+        """
+        ...
 
 
 @runtime_checkable

@@ -15,7 +15,6 @@ from .described import described, listed, named_statuses
 from .errors import (
     ExecutorClosed,
     InvalidRequest,
-    NotSupported,
 )
 from .journal.folder import state_folder_default
 from .lifecycle import (
@@ -27,9 +26,11 @@ from .lifecycle import (
     copy_out,
     open_session,
     pause,
+    restore,
     resume,
     run_command,
     send_signal,
+    snapshot,
     start,
     stats,
     wait,
@@ -347,12 +348,20 @@ class Executor:
         return stats_stream(self._open_core(), execution_id, checked_interval(interval))
 
     async def snapshot(self, execution_id: str, name: str) -> None:
-        """Saves a running job to disk."""
-        raise await self._lacking(execution_id, "snapshot")
+        """Saves a running job to disk under a name; nothing of it runs then, and its status is `paused`.
+
+        Its timeout goes on. Raises `ExecutionNotRunning`, `NotSupported` (also while sessions or copies are
+        open in it), `InvalidRequest` (the name is taken).
+        """
+        await snapshot(self._open_core(), execution_id, name)
 
     async def restore(self, name: str, execution_id: str, *, request: ExecutionRequest | None = None) -> None:
-        """Brings a saved job back."""
-        raise NotSupported("no engine can restore yet", what="restore", execution_id=execution_id)
+        """Lets a saved job go on, as the execution that it was; another id, or a request, is not supported yet.
+
+        Raises `ExecutionNotFound`, `ExecutionNotRunning`, `NotSupported`; `StartFailed`, `ResourcesUnavailable`: it is
+        saved as before.
+        """
+        await restore(self._open_core(), name, execution_id, request)
 
     async def images(self) -> builtins.list[ImageInfo]:
         """The images that the usable engines have here, the one used last first."""
@@ -386,12 +395,6 @@ class Executor:
         if self._core.closing.is_set():
             raise ExecutorClosed("the executor is closed", mend="Open it again; running jobs go on")
         return self._core
-
-    async def _lacking(self, execution_id: str, method: str) -> NotSupported:
-        row = await self._open_core().row(execution_id)
-        return NotSupported(
-            f"engine {row.engine} has no {method} yet", engine=row.engine, what=method, execution_id=execution_id
-        )
 
     async def _recover_quietly(self) -> None:
         if not self._core.closing.is_set():

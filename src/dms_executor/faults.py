@@ -28,6 +28,11 @@ POINTS = (
     "destroyed",
     "intent_committed",
     "stop_in_hand",
+    "saving_committed",
+    "saved",
+    "saved_committed",
+    "restored",
+    "restored_committed",
     "removing_committed",
     "folder_removed",
 )

@@ -250,10 +250,15 @@ async def _go_on(
 
 
 async def _tell_paused(core: Core, row: Row, seen: Observed) -> None:
-    """Its caller died between a pause, or a resume, and the commit of it."""
-    paused = row.status is ExecutionStatus.PAUSED
-    if seen.phase in ("running", "paused") and (seen.phase == "paused") is not paused:
-        await core.journal.paused(row.token, ExecutionStatus.RUNNING if paused else ExecutionStatus.PAUSED)
+    """Its caller died between a pause, a resume, a snapshot or a restore, and the commit of it."""
+    if seen.phase not in ("running", "paused", "suspended"):
+        return
+    status = ExecutionStatus.RUNNING if seen.phase == "running" else ExecutionStatus.PAUSED
+    if row.handle is not None and row.handle.saved is not None:
+        name = row.handle.saved if seen.phase == "suspended" else None
+        await core.journal.saved(row.token, msgspec.structs.replace(row.handle, saved=name), status)
+    elif status is not row.status:
+        await core.journal.paused(row.token, status)
 
 
 async def _destroy(core: Core, row: Row) -> None:

@@ -251,11 +251,11 @@ class Executor:
         return Iteration(self._loop, self._executor.stats_stream(execution_id, interval=interval))
 
     def snapshot(self, execution_id: str, name: str) -> None:
-        """Saves a running job to disk."""
+        """Saves a running job to disk under a name."""
         self._call(self._executor.snapshot(execution_id, name))
 
     def restore(self, name: str, execution_id: str, *, request: ExecutionRequest | None = None) -> None:
-        """Brings a saved job back."""
+        """Lets a saved job go on."""
         self._call(self._executor.restore(name, execution_id, request=request))
 
     def images(self) -> builtins.list[ImageInfo]:

@@ -27,6 +27,8 @@ _COMMANDS = {
     "kill": ("control", "Send a signal to a job."),
     "pause": ("control", "Freeze jobs."),
     "resume": ("control", "Let frozen jobs go on."),
+    "snapshot": ("saving", "Save a running job to disk."),
+    "restore": ("saving", "Let a saved job go on."),
     "rm": ("control", "Remove executions with their logs and results."),
     "cleanup": ("cleanup", "Drop what is kept too long, and leftovers."),
     "attach": ("attach", "Connect to a running job: its input, its terminal, its output."),

@@ -33,7 +33,7 @@ from .folder import EXECUTIONS
 from .row import COLUMNS, Intent, Row, row_of
 from .schema import foreign
 from .standing import Standing
-from .steps import Decide, Steps, unclaim
+from .steps import SAVED_AS, Decide, Steps, unclaim
 
 __all__ = ["NOTIFY", "Journal"]
 
@@ -104,6 +104,19 @@ class Journal:
         changed = await self._change(self._steps.paused, token, status)
         self.committed(token, status)
         return changed
+
+    async def saving(self, token: str, name: str) -> Handle | None:
+        """It is to be saved to disk under a name; its handle with that, None where it does not run.
+
+        Raises `InvalidRequest` where another one has the name.
+        """
+        return await self._change(self._steps.saving, token, name)
+
+    async def saved(self, token: str, handle: Handle, status: ExecutionStatus | None) -> None:
+        """What came of it: paused, with its name; running by that handle, without one; None: it was not saved."""
+        await self._change(self._steps.saved, token, handle, status)
+        if status is not None:
+            self.committed(token, status)
 
     async def intend(self, token: str, intent: Intent) -> Intent | None:
         """Commits why it is stopped; gives the intent that stands, None where it has ended or is gone."""
@@ -179,6 +192,10 @@ class Journal:
     async def by_token(self, token: str) -> Row | None:
         """One incarnation."""
         return await self._one("WHERE token=?", token)
+
+    async def saved_as(self, name: str) -> Row | None:
+        """What is saved to disk under a name, or is being brought there."""
+        return await self._one(f"WHERE {SAVED_AS}", name)
 
     async def kept_result(self, token: str) -> ExecutionResult | None:
         """The result of one that was removed by force while somebody may have waited for it."""

@@ -14,16 +14,17 @@ from typing import Any
 import msgspec
 
 from ..engine import Execution, Exit, Handle, Prepared
-from ..errors import ExecutionAlreadyFinished, ExecutionAlreadyStarted
+from ..errors import ExecutionAlreadyFinished, ExecutionAlreadyStarted, InvalidRequest
 from ..types import TERMINAL, Capacity, ExecutionRequest, ExecutionResult, ExecutionStatus, decode, encode
 from . import files, rebuild
 from .clock import nanoseconds
 from .reserved import OPEN, reserve
 from .row import COLUMNS, Intent, Row, row_of
 
-__all__ = ["Decide", "Steps", "unclaim"]
+__all__ = ["SAVED_AS", "Decide", "Steps", "unclaim"]
 
 Decide = Callable[[Intent | None], ExecutionResult]
+SAVED_AS = "phase='running' AND json_extract(CAST(handle AS TEXT), '$.saved')=?"
 _READ_WITHIN = 60 * 10**9
 """Nanoseconds for which a result is kept for waiters elsewhere who have not read it when it goes."""
 
@@ -114,6 +115,43 @@ class Steps:
         if changed is not None:
             _announce(database, token, status, time.time_ns())
         return changed is not None
+
+    def saving(self, database: sqlite3.Connection, token: str, name: str) -> Handle | None:
+        """The name, for one that runs."""
+        taken = database.execute(f"SELECT id FROM executions WHERE {SAVED_AS} AND token != ?", (name, token)).fetchone()
+        if taken is not None:
+            raise InvalidRequest(
+                f"{name} is there already: execution {taken[0]} is saved as that",
+                path="$.name",
+                mend=f"Choose another name, or restore or cancel {taken[0]}",
+            )
+        found = database.execute(
+            "SELECT prepared, handle FROM executions WHERE token=? AND phase='running' AND handle IS NOT NULL", (token,)
+        ).fetchone()
+        if found is None:
+            return None
+        handle = msgspec.structs.replace(decode(found[1], Handle), saved=name)
+        self._put_handle(database, token, decode(found[0], Prepared), handle)
+        return handle
+
+    def saved(self, database: sqlite3.Connection, token: str, handle: Handle, status: ExecutionStatus | None) -> None:
+        """running <-> paused, with the handle as it is now."""
+        found = database.execute(
+            "SELECT prepared, status FROM executions WHERE token=? AND phase='running'", (token,)
+        ).fetchone()
+        if found is None:
+            return
+        if status is not ExecutionStatus.PAUSED:
+            handle = msgspec.structs.replace(handle, saved=None)
+        self._put_handle(database, token, decode(found[0], Prepared), handle)
+        if status is not None and status != found[1]:
+            database.execute("UPDATE executions SET status=? WHERE token=?", (status, token))
+            _announce(database, token, status, time.time_ns())
+
+    def _put_handle(self, database: sqlite3.Connection, token: str, prepared: Prepared, handle: Handle) -> None:
+        record = rebuild.HandleRecord(prepared=prepared, handle=handle)
+        files.put(self._folder(token), files.HANDLE, encode(record), durable=self._durable)
+        database.execute("UPDATE executions SET handle=? WHERE token=?", (encode(handle), token))
 
     def intend(self, database: sqlite3.Connection, token: str, intent: Intent) -> Intent | None:
         """Why it is stopped; the first stands."""

@@ -8,6 +8,7 @@ from .core import Core
 from .follow import adopt, wait, wait_for_status
 from .live import Live
 from .sessions import ExecSession, checked_command, open_session, run_command
+from .snapshots import restore, snapshot
 from .start import start
 from .stop import cancel, pause, resume, send_signal, stats
 
@@ -22,9 +23,11 @@ __all__ = [
     "copy_out",
     "open_session",
     "pause",
+    "restore",
     "resume",
     "run_command",
     "send_signal",
+    "snapshot",
     "start",
     "stats",
     "wait",

@@ -130,11 +130,18 @@ async def stats(core: Core, execution_id: str) -> Stats:
 
 
 async def running(core: Core, execution_id: str) -> Live:
-    """One that runs or is paused. Raises `ExecutionNotRunning`."""
+    """One that runs or is paused, and is not saved to disk. Raises `ExecutionNotRunning`."""
     row = await core.row(execution_id)
     if row.phase != "running":
         raise ExecutionNotRunning(
             f"execution {execution_id} is {row.status}", status=row.status, execution_id=execution_id
+        )
+    if row.status is ExecutionStatus.PAUSED and row.handle is not None and row.handle.saved is not None:
+        raise ExecutionNotRunning(
+            f"execution {execution_id} is saved to disk as {row.handle.saved}",
+            status=row.status,
+            mend=f"`dms-executor restore {row.handle.saved}` lets it go on",
+            execution_id=execution_id,
         )
     return await adopt(core, row)
 

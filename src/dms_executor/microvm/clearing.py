@@ -12,13 +12,14 @@ from ..errors import EngineUnreachable
 from ..networks.ending import LEFTOVERS, kill_network
 from ..processes import boot_id
 from ..supervisor.address import ShimAddress, kill_shim, wait_gone
+from ..supervisor.suspended import LOCK, RECORD
 from ..trees import remove_tree
 from .plan import FOLDER
 
 __all__ = ["clear"]
 
 _GONE = 5.0  # seconds for a shim to end once it was told to
-_LEFTOVERS = (*LEFTOVERS, FOLDER, "control", "exec", "going", "pid", "exit.tmp")
+_LEFTOVERS = (*LEFTOVERS, FOLDER, "control", "exec", "going", "pid", "exit.tmp", RECORD, LOCK)
 
 
 def clear(x: Execution, cgroups: Cgroups, group: str, address: ShimAddress | None) -> None:

@@ -51,17 +51,17 @@ from ..supervisor.keeping import Keeping
 from ..supervisor.survey import survey
 from ..threads import finished
 from ..typed import known
-from ..types import ExecutionRequest, Output, Probe, Stats
+from ..types import ExecutionRequest, Output, PortMapping, Probe, Stats
 from ..volumes import Volumes, collect, grant_volumes
 from . import check, initrd, rootimage
-from .birth import Births
+from .birth import born
 from .clearing import clear
 from .copies import Copies
 from .drives import ROOT, Drives, collect_drives, drives_of, lend_folder, make_drives
 from .execs import open_exec
 from .host import VmHost, capacity, find_kernel
 from .kernel import Kernel
-from .launch import Launch, Monitor, process_of
+from .launch import Launch, Monitor, Terms, assemble, process_of
 from .network import MODULES, ROOM, GuestNetwork
 from .plan import FOLDER, Plan
 from .settings import VmSettings
@@ -104,7 +104,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         self._keeping = Keeping(self.name, last_words)
         self._images = EngineImages(self._settings, self._store)
         self._gauge = Gauge()
-        self._births = Births(context, self._settings, self._store.rootfs, self.guest_network)
+        self._ports: dict[str, list[PortMapping]] = {}  # by token, of those whose shim was made here
         warm = own_folder(self._settings.warm_folder, self._cache("warm"))
         self._templates = Templates(warm, self.name) if self._settings.warm else None
         self._host: H | None = None
@@ -220,16 +220,18 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         process = await asyncio.to_thread(process_of, x, plan, params, self._store.rootfs)
         shim = await self._keeping.known(x)
         if shim is None:
-            born = await self._births.born(
+            told = functools.partial(
+                assemble,
                 x,
                 plan,
                 params,
-                host=host,
-                stop_signal=p.stop_signal,
-                monitor=functools.partial(self._monitor, x, host),
-                networks=self._networks(),
+                self._terms(host, p),
+                self._store.rootfs,
+                functools.partial(self._monitor, x, host),
+                self.guest_network,
             )
-            shim = self._keeping.add(x, born)
+            made, self._ports[x.token] = await born(x, x.request.ports, self._networks(), told)
+            shim = self._keeping.add(x, made)
         address = await self._address(shim)
         return Handle(
             state={
@@ -239,7 +241,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
                 "snapshot": plan.snapshot,
             },
             engine_ids={"shim": str(shim.pid), "accelerator": host.accelerator, **plan.began_from},
-            ports=self._births.ports.get(x.token, []),
+            ports=self._ports.get(x.token, []),
         )
 
     @abstractmethod
@@ -326,7 +328,7 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         await asyncio.to_thread(clear, x, host.cgroups, self._group(host, x), address)
         await asyncio.to_thread(self._store.unpin, x.token)
         self._gauge.forget(x.token)
-        self._births.ports.pop(x.token, None)
+        self._ports.pop(x.token, None)
 
     async def pause(self, x: Execution, h: Handle) -> None:
         """Freezes the VM's cgroup; returns once all of it stands still."""
@@ -385,6 +387,9 @@ class MicrovmEngine(Copies, ServesImages, Engine, Generic[S, H]):
         params = self._read_params(request.engine_spec.params)
         reference = check.check_request(request, params, policy, self.name)
         return grant_image(reference, policy, self._refused), grant_volumes(request, policy, self._refused)
+
+    def _terms(self, host: H, p: Prepared) -> Terms:
+        return Terms(host=host, context=self._context, parent=self._settings.cgroup_parent, stop_signal=p.stop_signal)
 
     def _group(self, host: VmHost, x: Execution) -> str:
         return host.job_group(self._settings.cgroup_parent, x.token)

@@ -27,6 +27,7 @@ from ..seccomp import compiled
 from ..supervisor import binary, spec
 from ..supervisor.lent import Lent
 from ..supervisor.spawning import mapped
+from ..supervisor.suspended import RECORD, Suspended
 from ..targets import landed
 from ..volumes import Volumes
 from . import guest
@@ -34,12 +35,12 @@ from .drives import Drives, drives_of
 from .groups import join_files
 from .host import VmHost
 from .network import ROOM, GuestNetwork
-from .plan import FOLDER, JobProcess, Plan
-from .settings import VmSettings
+from .plan import FOLDER, MEMORY, JobProcess, Plan
 
 __all__ = [
     "Launch",
     "Monitor",
+    "Terms",
     "assemble",
     "filter_of",
     "in_memory",
@@ -72,50 +73,65 @@ class Launch(Lent):
 
 class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     """How an engine has its virtual machine monitor run: `argv`, its descriptors from 6 up (`passed`), and what
-    `dms-vm` is told of it (`options`; docs/protocol.md, section 10).
+    `dms-vm` is told of it (`options`; docs/protocol.md, section 10). `suspends`: it can save the guest to disk.
     """
 
     argv: list[str]
     passed: list[int] = []
     options: list[str] = []
+    suspends: bool = False
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """On which a shim keeps a VM. `parent`: the cgroup of all jobs."""
+
+    host: VmHost
+    context: EngineContext
+    parent: str
+    stop_signal: int
 
 
 def assemble(
     x: Execution,
     plan: Plan,
     params: ImageParams,
-    *,
-    host: VmHost,
-    context: EngineContext,
-    settings: VmSettings,
-    stop_signal: int,
+    terms: Terms,
     rootfs: Callable[[str], Path],
     monitor: Callable[[Launch, Plan, Drives], Monitor],
-    guest_network: GuestNetwork | None = None,
-    network: spec.Network | None = None,
+    guest_network: GuestNetwork | None,
+    network: spec.Network | None,
+    resumed: Suspended | None = None,
 ) -> Launch:
-    """Makes the VM's cgroups and opens everything. Blocks. Closes all again on an error."""
+    """Makes the VM's cgroups and opens everything. Blocks. Closes all again on an error.
+
+    `resumed`: the guest goes on with what it was told when it began.
+    """
     launch = Launch(owner_of(x.token))
     try:
         lower = launch.keep(open_root(plan.root, plan.digest, rootfs))
         plan = msgspec.structs.replace(plan, volumes=landed(lower, plan.volumes))
         drives = drives_of(plan.volumes, x.folder / FOLDER)
-        job = _job(x, plan, params, lower, drives, filter_of(context.state_dir), guest_network)
-        launch.spec = shim_spec(
+        request = x.request
+        configuration, stdin, has_input = b"", None, request.stdin_open or request.tty
+        if resumed is None:
+            job = _job(x, plan, params, lower, drives, filter_of(terms.context.state_dir), guest_network)
+            configuration, stdin, has_input = guest.encode(job), _stdin(launch, x, plan), job.has_input
+        told = shim_spec(
             launch,
             x,
             monitor(launch, plan, drives),
-            host=host,
-            context=context,
-            parent=settings.cgroup_parent,
-            stop_signal=stop_signal,
-            configuration=guest.encode(job),
-            stdin=_stdin(launch, x, plan),
-            has_input=job.has_input,
-            terminal=job.terminal,
+            host=terms.host,
+            context=terms.context,
+            parent=terms.parent,
+            stop_signal=terms.stop_signal,
+            configuration=configuration,
+            stdin=stdin,
+            has_input=has_input,
+            terminal=(request.tty_size or _TERMINAL) if request.tty else None,
             patience=_PATIENCE_WITH_OUTPUTS if drives.outputs else _PATIENCE,
         )
-        launch.spec = msgspec.structs.replace(launch.spec, network=network, room=ROOM if network is not None else None)
+        told = msgspec.structs.replace(told, network=network, room=ROOM if network is not None else None)
+        launch.spec = going_on(told, resumed) if resumed is not None else told
     except OSError as error:
         launch.close()
         raise mapped(error, "the microVM cannot be prepared") from error
@@ -123,6 +139,17 @@ def assemble(
         launch.close()
         raise
     return launch
+
+
+def going_on(told: spec.ShimSpec, saved: Suspended) -> spec.ShimSpec:
+    """For one that was saved: its timeout went on, and what it came from goes once it has it."""
+    left = saved.left(told.timeout)
+    return msgspec.structs.replace(
+        told,
+        timeout=None if left is None else max(left, 0.001),
+        resumed=saved.started_at,
+        forget=[RECORD, f"{FOLDER}/{MEMORY}"],
+    )
 
 
 def _job(
@@ -210,6 +237,7 @@ def shim_spec(
         thaw=[(freezer[0], freezer[2])] if freezer else [],
         input="terminal" if x.request.tty else "pipe" if x.request.stdin_open else None,
         patience=patience,
+        suspends=vm.suspends,
     )
 
 

@@ -14,9 +14,10 @@ from ..policy import Grant
 from ..typed import known
 from ..volumes import Volumes
 
-__all__ = ["FOLDER", "JobProcess", "Plan"]
+__all__ = ["FOLDER", "MEMORY", "JobProcess", "Plan"]
 
 FOLDER = "vm"  # in the execution's folder: the disks, gone with the VM
+MEMORY = "memory"  # in that: a guest that is saved, as native/vm_suspend.c names it
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

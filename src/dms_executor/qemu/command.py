@@ -14,12 +14,13 @@ import msgspec
 from ..microvm.network import GuestNetwork
 from ..types import PortMapping
 
-__all__ = ["CHANNEL", "COLD", "FIRST_DISK", "NETWORK", "WARM", "Disk", "Machine", "qemu_argv"]
+__all__ = ["CHANNEL", "COLD", "FIRST", "FIRST_DISK", "NETWORK", "WARM", "Disk", "Machine", "qemu_argv"]
 
 CHANNEL = "dms.channel"  # the port's name, as native/guest.c looks for it
+FIRST = 6  # what is passed: native/vmm.h
 FIRST_DISK = 8
 WARM, COLD = 2, 6  # words at the end of a command line
-_CHANNEL_FD, _CONSOLE_FD, _KERNEL_FD, _INITRD_FD = 3, 4, 6, 7  # native/vmm.h
+_CHANNEL_FD, _CONSOLE_FD, _MONITOR_FD, _KERNEL_FD, _INITRD_FD = 3, 4, 5, 6, 7  # native/vmm.h
 _OWN_MEMORY = 96  # MiB that the guest's kernel and agent have beside the job
 _BUFFER = 64  # MiB of translated code
 _WORDS = "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests"
@@ -60,13 +61,16 @@ def qemu_argv(
     *,
     timed: bool = True,
     monitored: bool = False,
+    managed: bool = False,
     restored: bool = False,
+    awaits: bool = False,
 ) -> list[str]:
     """`disks` in the order in which the guest finds them (vda, vdb, ...); they are passed from `FIRST_DISK` on.
 
     `ports`: of a guest with a network, None: it has none. `timed`: it is told the rate of its clock. `monitored`: it
     listens to QMP on the descriptor behind those of the disks. `restored`: from a snapshot, which is that descriptor;
-    its last words are then `WARM` of such a start, and `COLD` of a boot in its place.
+    its last words are then `WARM` of such a start, and `COLD` of a boot in its place. `managed`: `dms-vm` talks to it.
+    `awaits`: it begins nothing, and is told from where it goes on.
     """
     emulated = machine.accelerator == "tcg"
     words = _WORDS
@@ -92,8 +96,12 @@ def qemu_argv(
         argv += ["-device", f"virtio-blk-device,drive=d{number}"]
     if monitored:
         argv += ["-chardev", f"socket,id=monitor,fd={place}", "-mon", "chardev=monitor,mode=control"]
+    if managed:
+        argv += ["-chardev", f"socket,id=keeper,fd={_MONITOR_FD}", "-mon", "chardev=keeper,mode=control"]
     if ports is not None:
         argv += _network(ports)
+    if awaits:
+        argv += ["-incoming", "defer"]
     if restored:
         argv += ["-incoming", f"fd:{place}"]
     # All of a guest's memory is in its snapshot: these are neither read nor missed there.

@@ -10,13 +10,15 @@ import msgspec
 
 from ..engine import Execution
 from ..microvm.drives import Drives
-from ..microvm.engine import MicrovmEngine
 from ..microvm.launch import Launch, Monitor, readable
 from ..microvm.network import GuestNetwork
-from ..microvm.plan import FOLDER, Plan
+from ..microvm.plan import FOLDER, MEMORY, Plan
+from ..microvm.saving import SavingEngine
 from ..microvm.settings import vm_memory
 from ..microvm.warm import Template, open_snapshot
-from .command import COLD, NETWORK, WARM, Disk, Machine, qemu_argv
+from ..typed import known
+from ..types import PortMapping
+from .command import COLD, FIRST, NETWORK, WARM, Disk, Machine, qemu_argv
 from .host import Host, prepare_host
 from .spec import QemuParams, QemuSettings, checked_params, checked_settings
 from .template import template_of
@@ -24,7 +26,7 @@ from .template import template_of
 __all__ = ["QemuEngine"]
 
 
-class QemuEngine(MicrovmEngine[QemuSettings, Host]):
+class QemuEngine(SavingEngine[QemuSettings, Host]):
     """See the module."""
 
     name: ClassVar[str] = "qemu"
@@ -69,18 +71,45 @@ class QemuEngine(MicrovmEngine[QemuSettings, Host]):
             tsc_khz=host.tsc_khz,
         )
 
+    def _machine_state(self, host: Host, plan: Plan) -> dict[str, Any]:
+        state: dict[str, Any] = msgspec.to_builtins(self._machine(host, plan))
+        return state
+
     def _monitor(self, x: Execution, host: Host, launch: Launch, plan: Plan, drives: Drives) -> Monitor:
-        disks = []
-        for drive in drives.files:
-            modes = (os.O_RDONLY,) if drive.read_only else (os.O_RDONLY, os.O_RDWR)
-            path, flags = x.folder / FOLDER / drive.name, os.O_NOFOLLOW | os.O_CLOEXEC
-            disks.append(Disk(fds=[launch.keep(os.open(path, mode | flags)) for mode in modes]))
-        ports = x.request.ports if x.request.network == "user" else None
-        passed = [launch.keep(readable(plan.kernel)), launch.keep(readable(plan.initrd))]
-        passed += [fd for disk in disks for fd in disk.fds]
-        options = ["-u", str(launch.owner), str(launch.owner), str(host.kvm_group)]
+        passed, disks = _opened(x, launch, plan, drives)
+        options = _options(host, launch)
         if plan.snapshot is not None and (fd := open_snapshot(plan.snapshot)) is not None:
             passed.append(launch.keep(fd))
             options += ["-w", str(WARM), str(COLD)]
-        argv = qemu_argv(self._machine(host, plan), disks, ports, restored="-w" in options)
-        return Monitor(argv=argv, passed=passed, options=options)
+        argv = qemu_argv(self._machine(host, plan), disks, _ports(x), managed=True, restored="-w" in options)
+        return Monitor(argv=argv, passed=passed, options=options, suspends=True)
+
+    def _restored(
+        self, x: Execution, host: Host, machine: dict[str, Any], launch: Launch, plan: Plan, drives: Drives
+    ) -> Monitor:
+        passed, disks = _opened(x, launch, plan, drives)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        passed.append(launch.keep(os.open(x.folder / FOLDER / MEMORY, flags)))
+        options = [*_options(host, launch), "-s", str(FIRST + len(passed) - 1)]
+        same = msgspec.structs.replace(msgspec.convert(machine, known(Machine)), program=host.program)
+        argv = qemu_argv(same, disks, _ports(x), managed=True, awaits=True)
+        return Monitor(argv=argv, passed=passed, options=options, suspends=True)
+
+
+def _options(host: Host, launch: Launch) -> list[str]:
+    return ["-u", str(launch.owner), str(launch.owner), str(host.kvm_group), "-m"]
+
+
+def _ports(x: Execution) -> list[PortMapping] | None:
+    return x.request.ports if x.request.network == "user" else None
+
+
+def _opened(x: Execution, launch: Launch, plan: Plan, drives: Drives) -> tuple[list[int], list[Disk]]:
+    """What QEMU is passed, and the disks of it."""
+    disks = []
+    for drive in drives.files:
+        modes = (os.O_RDONLY,) if drive.read_only else (os.O_RDONLY, os.O_RDWR)
+        path, flags = x.folder / FOLDER / drive.name, os.O_NOFOLLOW | os.O_CLOEXEC
+        disks.append(Disk(fds=[launch.keep(os.open(path, mode | flags)) for mode in modes]))
+    passed = [launch.keep(readable(plan.kernel)), launch.keep(readable(plan.initrd))]
+    return passed + [fd for disk in disks for fd in disk.fds], disks

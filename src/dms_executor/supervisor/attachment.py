@@ -16,8 +16,9 @@ from pathlib import Path
 from ..errors import EngineUnreachable, ExecutionNotRunning
 from ..threads import finished
 from . import frames
+from .dialling import dial
 from .job_input import JobInput
-from .shim import dial, sentence
+from .shim import sentence
 from .spawning import mapped
 
 __all__ = ["Attachment", "attach"]

@@ -48,6 +48,9 @@ class Keeping:
     async def connection(self, x: Execution) -> shims.Shim | None:
         """None where the shim is gone. Raises `EngineUnreachable`."""
         shim = self._shims.get(x.token)
+        if shim is not None and shim.is_gone:
+            self.forget(x, shim)
+            shim = None
         if shim is None:
             shim = await shims.connect(x.folder)
             if shim is not None:
@@ -68,7 +71,7 @@ class Keeping:
                     return decode_exit(shim.record, x.folder)
                 break
             # The connection ended, and perhaps not the shim.
-            self._forget(x, shim)
+            self.forget(x, shim)
         record = await asyncio.to_thread(read_exit, x.folder)
         if record is None:
             address = address_of(h)
@@ -112,7 +115,8 @@ class Keeping:
             shim.close()
         return address if shim.pid else address_of(h)
 
-    def _forget(self, x: Execution, shim: shims.Shim) -> None:
+    def forget(self, x: Execution, shim: shims.Shim) -> None:
+        """Closes that connection."""
         if self._shims.get(x.token) is shim:
             del self._shims[x.token]
         shim.close()

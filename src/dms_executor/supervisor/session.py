@@ -20,8 +20,9 @@ from pathlib import Path
 from ..errors import EngineUnreachable, ExecutionNotRunning, ExecutorError, StartFailed
 from ..threads import finished
 from . import frames
+from .dialling import dial
 from .reported import Reported, code_of, settle
-from .shim import dial, sentence
+from .shim import sentence
 from .spawning import mapped
 
 __all__ = ["Session", "SessionSpec", "open_session"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal as signals
 import socket
@@ -18,12 +19,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from ..errors import EngineUnreachable, ExecutionNotRunning, StartFailed
+from ..errors import EngineUnreachable, ExecutionNotRunning, NotSupported, StartFailed
 from . import frames, spawning
+from .dialling import dial
 from .record import command_errno
 from .spec import ShimSpec, encode, milliseconds
 
-__all__ = ["Shim", "Spare", "connect", "create", "dial", "sentence", "spare"]
+__all__ = ["Shim", "Spare", "connect", "create", "sentence", "spare"]
 
 Phase = Literal["created", "going", "running", "ending"]
 
@@ -33,7 +35,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ANSWER = 10.0  # seconds for an answer that the shim gives at once
 _BIRTH = 30.0  # seconds for mounts on a busy host
 _START = 120.0  # seconds for a runtime that starts a container
+_SUSPENSION = 2000.0  # seconds; longer than native/vm_monitor.c waits for a whole memory on a slow disk
 _READ = 4096
+_MEND_BUSY = "End the commands, copies and attachments that are open in it, and let the job read its input"
 
 
 def _stamp(nanoseconds: int) -> datetime:
@@ -53,6 +57,7 @@ class Shim:
         "_hello",
         "_loop",
         "_open",
+        "_refused",
         "_socket",
         "_waiters",
         "phase",
@@ -75,6 +80,7 @@ class Shim:
         self._go: asyncio.Future[None] | None = None
         self._failure: str | None = None
         self._errno: int | None = None
+        self._refused = 0
         self._waiters: set[asyncio.Future[bool]] = set()
         self._ended = False
         self.record = b""
@@ -121,6 +127,30 @@ class Shim:
                 return
             refusal = answer
         raise ExecutionNotRunning(f"signal {signum} reached nobody: {refusal}")
+
+    async def suspend(self) -> None:
+        """Saves the job to disk, whoever lives to see it; returns when that is done and the shim ends.
+
+        To be asked on a connection that asks nothing else meanwhile: answers come in order, and this one late.
+
+        Raises `ExecutionNotRunning`, `NotSupported` (something is open in it that would be lost), `EngineUnreachable`.
+        """
+        refusal, self._refused = "it has ended", errno.ESRCH
+        if not self._ended and self._open:
+            answer = await self._ask(frames.SUSPEND, within=_SUSPENSION)
+            if answer is None:
+                return
+            refusal = answer
+        if self._refused == errno.ESRCH or not self._open:
+            raise ExecutionNotRunning(f"it cannot be saved: {refusal}")
+        if self._refused in (errno.EBUSY, errno.EOPNOTSUPP):
+            raise NotSupported(f"it cannot be saved now: {refusal}", what="snapshot", mend=_MEND_BUSY)
+        raise EngineUnreachable(f"it could not be saved: {refusal}")
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the connection has ended without a record."""
+        return not self._open and not self._ended
 
     async def ended(self) -> bool:
         """Waits for the end. True: the exit record is there. False: the connection ended without it."""
@@ -195,6 +225,8 @@ class Shim:
             self._resolve_hello()
         elif self._answers:
             answer = self._answers.popleft()
+            if kind == frames.ERROR:
+                self._refused = frames.error(payload)[0]
             if not answer.done():
                 answer.set_result(sentence(payload) if kind == frames.ERROR else None)
 
@@ -224,16 +256,16 @@ class Shim:
         with contextlib.suppress(OSError):
             self._socket.send(frames.pack(kind, payload), socket.MSG_NOSIGNAL)
 
-    async def _ask(self, kind: int, payload: bytes) -> str | None:
+    async def _ask(self, kind: int, payload: bytes = b"", *, within: float = _ANSWER) -> str | None:
         """None: OK; else why not."""
         answer: asyncio.Future[str | None] = self._loop.create_future()
         self._answers.append(answer)
         self._send(kind, payload)
         try:
-            async with asyncio.timeout(_ANSWER):
+            async with asyncio.timeout(within):
                 return await answer
         except TimeoutError:
-            raise EngineUnreachable(f"the shim (pid {self.pid}) did not answer within {_ANSWER:.0f} s") from None
+            raise EngineUnreachable(f"the shim (pid {self.pid}) did not answer within {within:.0f} s") from None
 
     async def _introduced(self, deadline: float) -> bool:
         """Waits for READY, STATE or FAILED; False if the shim ended or said nothing."""
@@ -362,35 +394,6 @@ async def connect(folder: Path) -> Shim | None:
         shim.close()
         raise
     return None
-
-
-def dial(folder: Path) -> socket.socket | None:
-    """A connection to the shim of the execution in `folder`, None where nobody listens. Blocks.
-
-    By descriptor, since a socket's path may have 107 bytes only.
-    """
-    try:
-        at = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    connection = None
-    try:
-        connection = socket.socket(socket.AF_UNIX)
-        # Not settimeout(), under which a full backlog is an error at once and not waited for (unix(7), connect).
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_ANSWER), 0))
-        connection.connect(f"/proc/self/fd/{at}/control")
-        connection.setblocking(False)
-        return connection
-    except OSError as error:
-        if connection is not None:
-            connection.close()
-        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-            return None
-        if isinstance(error, TimeoutError | BlockingIOError):
-            raise EngineUnreachable(f"the shim in {folder} does not take connections") from error
-        raise spawning.mapped(error, f"cannot connect to the shim in {folder}") from error
-    finally:
-        os.close(at)
 
 
 def _hang_up(dialling: asyncio.Future[socket.socket | None]) -> None:

@@ -102,7 +102,8 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     `ids`: first id and number of ids that the job's own are mapped to; `hold`: a descriptor kept to the shim's end.
     `userns`: newuidmap, newgidmap and their maps, for a shim that is not root. `input`: a `pipe` that stays open
     for who attaches, once `stdin` is fed into it, or the `terminal` of the init's making; then there is no `stdin`.
-    `patience`: seconds that the init has for killing the job itself; None: half a second.
+    `patience`: seconds that the init has for killing the job itself; None: half a second. `suspends`: the init can
+    save the job to disk. `resumed`: it goes on with one that was, and that started then (ns since the epoch).
     """
 
     argv: list[str]
@@ -136,6 +137,8 @@ class ShimSpec(msgspec.Struct, frozen=True, kw_only=True):
     network: Network | None = None
     input: Literal["pipe", "terminal"] | None = None
     patience: float | None = None
+    suspends: bool = False
+    resumed: int | None = None
 
 
 def milliseconds(seconds: float) -> int:
@@ -226,6 +229,10 @@ def _entries(spec: ShimSpec, descriptors: _Descriptors) -> Iterator[tuple[int, b
         yield 32, _text(*spec.userns)
     if spec.patience is not None:
         yield 48, _u64(milliseconds(spec.patience))
+    if spec.suspends:
+        yield 49, _u32(1)
+    if spec.resumed is not None:
+        yield 50, _u64(spec.resumed)
     if spec.network is not None:
         yield from _network_entries(spec.network)
 

@@ -12,6 +12,7 @@ from ..engine import Exit, Observed
 from ..errors import EngineUnreachable
 from . import shim as shims
 from .record import read_exit
+from .suspended import is_suspended
 
 __all__ = ["survey"]
 
@@ -48,12 +49,17 @@ async def _observed(folder: Path, token: str, is_frozen: Callable[[str], bool | 
     record = await asyncio.to_thread(read_exit, folder)
     if record is not None:
         return Observed(phase="ended", exit=record)
+    saved = await asyncio.to_thread(is_suspended, folder)
     shim = await shims.connect(folder)
+    if shim is None and saved:
+        return Observed(phase="suspended")  # as it was before: it may go on by now
     if shim is None:
         # It may have ended between the two looks.
         return await asyncio.to_thread(_without_shim, folder)
     phase = shim.phase
     shim.close()
+    if saved and phase in ("created", "going"):
+        return Observed(phase="suspended")  # somebody brings it back
     if phase == "created":
         return Observed(phase="created")
     frozen = await asyncio.to_thread(is_frozen, token) if phase == "running" else False
@@ -63,6 +69,8 @@ async def _observed(folder: Path, token: str, is_frozen: Callable[[str], bool | 
 def _without_shim(folder: Path) -> Observed | None:
     """A record that was written between two looks; else, where the go had arrived, an end that nobody saw."""
     record = read_exit(folder)
+    if record is None and is_suspended(folder):
+        return Observed(phase="suspended")
     if record is None and (folder / "going").exists():
         record = Exit(lost="the shim was killed", finished_at=datetime.now(UTC))
     return Observed(phase="ended", exit=record) if record is not None else None

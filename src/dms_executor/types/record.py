@@ -187,6 +187,7 @@ class ExecutionInfo(_Record, frozen=True, kw_only=True):
     exit_code: int | None = None
     ports: list[PortMapping] = []
     engine_ids: dict[str, str] = {}
+    saved_as: str | None = None
     loosened: list[str] = []
     unenforced: list[str] = []
     stale: bool = False

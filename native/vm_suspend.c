@@ -1,0 +1,175 @@
+#include "vm_suspend.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "frame.h"
+#include "sys.h"
+#include "vm.h"
+#include "vm_monitor.h"
+
+#define FOLDER "vm" /* in the execution's: microvm/plan.py */
+#define MEMORY "memory"
+#define SCRATCH "memory.tmp"
+
+enum { PATIENCE_MS = 20000 }; /* for the guest's word, on a host that has no time for it */
+
+static uint64_t until; /* ms, 0: nothing is waited for */
+
+static void refuse(int error, const char *text)
+{
+    uint8_t payload[4 + FRAME_TEXT_MAX];
+    size_t length = strlen(text) < FRAME_TEXT_MAX ? strlen(text) : FRAME_TEXT_MAX;
+    put_u32(payload, (uint32_t)error);
+    memcpy(payload + 4, text, length);
+    vm_tell(FRAME_INIT_AWAKE, payload, 4 + length);
+}
+
+/* What nobody has read yet would be lost with the pipe; of a file nobody knew how far it was read. */
+static bool has_unread_input(bool reads)
+{
+    int unread = 0;
+    struct stat status;
+    return reads && fstat(0, &status) == 0 &&
+           (S_ISREG(status.st_mode) || (ioctl(0, FIONREAD, &unread) == 0 && unread > 0));
+}
+
+void vm_suspend_begin(bool job_runs, bool reads)
+{
+    if (!job_runs)
+        refuse(ESRCH, "the job does not run");
+    else if (vm_clients_busy())
+        refuse(EBUSY, "a command or a copy is under way in it");
+    else if (has_unread_input(reads))
+        refuse(EBUSY, "the job has not read all of its input yet");
+    else if (!vm_has_room())
+        refuse(EBUSY, "the guest does not take what it is sent");
+    else {
+        vm_give(0, FRAME_GUEST_FREEZE, NULL, 0);
+        until = sys_boottime() / 1000000u + PATIENCE_MS;
+    }
+}
+
+bool vm_suspend_waits(void)
+{
+    return until != 0;
+}
+
+int vm_suspend_patience(void)
+{
+    uint64_t now = sys_boottime() / 1000000u;
+    return until == 0 ? -1 : now >= until ? 0 : (int)(until - now);
+}
+
+static void wake(void)
+{
+    until = 0;
+    vm_give_go();
+}
+
+void vm_suspend_late(void)
+{
+    if (until == 0 || vm_suspend_patience() > 0)
+        return;
+    wake();
+    refuse(ETIMEDOUT, "the guest did not come to stand still in time");
+}
+
+/* The disks are as the memory has them: QEMU has written what it had, and the host does not lose it with its power. */
+static int sync_folder(int folder)
+{
+    struct dirent *entry;
+    int result = 0, copy = fcntl(folder, F_DUPFD_CLOEXEC, 0);
+    DIR *list = copy < 0 ? NULL : fdopendir(copy);
+    if (list == NULL)
+        return -1;
+    while ((entry = readdir(list)) != NULL) {
+        int fd = openat(folder, entry->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        struct stat status;
+        if (fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode))
+            result |= fsync(fd);
+        if (fd >= 0)
+            close(fd);
+    }
+    closedir(list);
+    return result | fsync(folder);
+}
+
+static int save(const struct vmm *vmm, int report, int folder, char *why, size_t size)
+{
+    int result = -1, at = openat(folder, FOLDER, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int file = at < 0 ? -1 : openat(at, SCRATCH, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (file < 0)
+        snprintf(why, size, "its file cannot be made: %s", strerror(errno));
+    else if (vm_monitor_save(vmm->monitor, file, report, why, size) == 0) {
+        result = fsync(file) | renameat(at, SCRATCH, at, MEMORY) | sync_folder(at);
+        if (result != 0)
+            snprintf(why, size, "it cannot be written: %s", strerror(errno));
+    }
+    if (result != 0 && at >= 0) {
+        unlinkat(at, SCRATCH, 0);
+        unlinkat(at, MEMORY, 0);
+    }
+    if (file >= 0)
+        close(file);
+    if (at >= 0)
+        close(at);
+    return result;
+}
+
+void vm_suspend_frozen(struct vmm *vmm, int report, int folder)
+{
+    char why[512] = "", more[512];
+    if (until == 0)
+        return; /* it was given up meanwhile, and has been told so */
+    if (save(vmm, report, folder, why, sizeof why) == 0) {
+        vmm_kill(vmm);
+        vm_tell(FRAME_INIT_SUSPENDED, NULL, 0);
+        _exit(0);
+    }
+    vm_monitor_go_on(vmm->monitor, report, more, sizeof more); /* one that has gone shows as its end */
+    wake();
+    refuse(EIO, why);
+}
+
+/* Why it took nothing stands in what it says last. */
+static void listen_to_the_end(struct vmm *vmm, int folder)
+{
+    while (vmm->words >= 0) {
+        struct pollfd last = {.fd = vmm->words, .events = POLLIN};
+        if (poll(&last, 1, 1000) <= 0)
+            return;
+        vmm_listen(&vmm->words, folder);
+    }
+}
+
+void vm_suspend_restore(struct vmm *vmm, const struct vm_options *options, int report, int folder)
+{
+    char why[512] = "";
+    uint8_t header[FRAME_HEADER], stamp[8];
+    if (vmm_start(vmm, options->argv, &options->owner, &options->place, true) != 0)
+        vm_fail("its monitor cannot be started", strerror(errno));
+    if (vm_monitor_restore(vmm->monitor, options->restored, report, why, sizeof why) != 0) {
+        listen_to_the_end(vmm, folder);
+        const char *words = vmm_last_words();
+        vm_fail("its saved state cannot be taken", *words != 0 ? words : why);
+    }
+    /* The shim has the saved state go before anything runs that changes the disks: it is never gone on with twice. */
+    put_u64(stamp, sys_realtime());
+    vm_tell(FRAME_INIT_STARTED, stamp, sizeof stamp);
+    if (recv(report, header, sizeof header, MSG_WAITALL) != (ssize_t)sizeof header || header[4] != FRAME_INIT_GO) {
+        vmm_kill(vmm);
+        _exit(1);
+    }
+    vm_monitor_go_on(vmm->monitor, report, why, sizeof why);
+    vm_give_go();
+}

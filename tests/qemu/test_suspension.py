@@ -1,0 +1,132 @@
+"""A VM that is saved to disk and goes on: nothing that its job wrote is lost, whoever is killed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+
+from dms_executor import Executor
+from dms_executor.errors import ExecutionNotFound, ExecutionNotRunning, InvalidRequest, NotSupported
+from dms_executor.policy import Policy
+from dms_executor.types import LogStreamRequest, Settings
+from tests import qemus
+from tests.qemu.jobs import job
+
+pytestmark = [qemus.needed, pytest.mark.timeout(300)]
+
+_DEADLINE = 120.0
+_LINES = "i=0; while [ ! -e /tmp/end ]; do echo line $i; i=$((i+1)); sleep 0.01; done; date +%s; exit 7"
+_CALLER = """
+import asyncio, sys
+from pathlib import Path
+from dms_executor import Executor
+from dms_executor.policy import Policy
+from dms_executor.types import Settings
+from tests import qemus
+
+async def main(state, what, name):
+    settings = Settings(engines={"qemu": qemus.settings()})
+    async with Executor.open(Path(state), policy=Policy.trusted(), settings=settings) as executor:
+        call = executor.snapshot(name, name) if what == "snapshot" else executor.restore(name, name)
+        await call
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def _killed(state: Path, what: str, name: str, point: str) -> None:
+    """A caller that is killed at that point of a snapshot or a restore."""
+    environment = {**os.environ, "DMS_EXECUTOR_FAULT": point}
+    command = [sys.executable, "-c", _CALLER, str(state), what, name]
+    caller = await asyncio.create_subprocess_exec(*command, env=environment)
+    assert await asyncio.wait_for(caller.wait(), _DEADLINE) == -signal.SIGKILL
+
+
+def _numbered(log: bytes) -> None:
+    lines = log.splitlines()[:-1]
+    assert lines == [b"line %d" % number for number in range(len(lines))]
+
+
+async def _log(executor: Executor, name: str) -> bytes:
+    stream = await executor.get_log_stream(LogStreamRequest(execution_id=name))
+    return b"".join([data async for data in stream])
+
+
+async def test_a_job_that_writes_all_the_while_loses_nothing(executor: Executor, rootfs: Path) -> None:
+    await executor.start(job(rootfs, "writes", "sh", "-c", _LINES, timeout=600.0))
+    waiting = asyncio.create_task(executor.wait("writes"))
+    for number in range(2):
+        name = f"night-{number}"
+        await executor.snapshot("writes", name)
+        info = await executor.inspect("writes")
+        assert (info.status, info.saved_as) == ("paused", name)
+        assert not waiting.done()
+        with pytest.raises(ExecutionNotRunning, match=f"saved to disk as {name}"):
+            await executor.send_signal("writes", "USR1")
+        with pytest.raises(NotSupported):
+            await executor.restore(name, "another")
+        with pytest.raises(ExecutionNotFound):
+            await executor.restore("nothing", "writes")
+        await executor.restore(name, "writes")
+        assert (await executor.inspect("writes")).saved_as is None
+    await executor.exec("writes", ["touch", "/tmp/end"])
+    result = await asyncio.wait_for(waiting, _DEADLINE)
+    assert (result.reason, result.exit_code) == ("exited", 7), result
+    log = await _log(executor, "writes")
+    _numbered(log)
+    assert abs(int(log.splitlines()[-1]) - result.finished_at.timestamp()) < 60
+
+
+async def test_whoever_is_killed_meanwhile_it_is_saved_or_runs(rootfs: Path, state: Path) -> None:
+    name = "killed"
+
+    def opened() -> AbstractAsyncContextManager[Executor]:
+        return Executor.open(state, policy=Policy.trusted(), settings=Settings(engines={"qemu": qemus.settings()}))
+
+    async with opened() as executor:
+        await executor.start(job(rootfs, name, "sh", "-c", _LINES))
+    await _killed(state, "snapshot", name, "saving_committed")
+    async with opened() as executor:
+        info = await executor.inspect(name)
+        assert (info.status, info.saved_as) == ("running", None)
+    await _killed(state, "snapshot", name, "saved")
+    async with opened() as executor:
+        info = await executor.inspect(name)
+        assert (info.status, info.saved_as) == ("paused", name)
+    await _killed(state, "restore", name, "restored")
+    async with opened() as executor:
+        info = await executor.inspect(name)
+        assert (info.status, info.saved_as) == ("running", None)
+    async with opened() as executor:
+        await executor.exec(name, ["touch", "/tmp/end"])
+        result = await asyncio.wait_for(executor.wait(name), _DEADLINE)
+        assert (result.reason, result.exit_code) == ("exited", 7), result
+        _numbered(await _log(executor, name))
+
+
+async def test_one_that_is_saved_ends_truly(executor: Executor, rootfs: Path, state: Path) -> None:
+    await executor.start(job(rootfs, "cancelled", "sleep", "1000"))
+    shim = int((await executor.inspect("cancelled")).engine_ids["shim"])
+    async with await executor.exec_session("cancelled", ["sleep", "1000"]):
+        with pytest.raises(NotSupported, match="a further command runs in it"):
+            await executor.snapshot("cancelled", "ends")
+    await executor.snapshot("cancelled", "ends")
+    await executor.start(job(rootfs, "other", "sleep", "1000"))
+    with pytest.raises(InvalidRequest, match="is there already"):
+        await executor.snapshot("other", "ends")
+    await executor.remove("other", force=True)
+    assert not await asyncio.to_thread(Path(f"/proc/{shim}").exists)
+    waiting = asyncio.create_task(executor.wait("cancelled"))
+    await executor.cancel("cancelled")
+    result = await asyncio.wait_for(waiting, _DEADLINE)
+    assert (result.status, result.reason, result.signal) == ("cancelled", "cancelled", 9), result
+    assert "saved to disk" in result.error_msg
+    await executor.remove("cancelled")
+    kept = [path.read_text() for path in (state / "executions").glob("*/request.json")]
+    assert not any('"cancelled"' in text for text in kept)
