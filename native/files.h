@@ -27,4 +27,7 @@ bool files_same(const char *one, const char *other, size_t length);
 /* A folder beneath another, never through a symbolic link: O_PATH, or -1. `path` may be longer than PATH_MAX. */
 int files_folder(int base, const char *path);
 
+/* A folder with all in it, through no symbolic link. 0, or -1 with errno. */
+int files_clear(int folder, const char *name);
+
 #endif

@@ -1,4 +1,4 @@
-/* `dms-shim unpack [-j] [-o] [-s] [-n NAME] FOLDER`: a tar stream from descriptor 0 into a folder that is there.
+/* `dms-shim unpack [-j] [-o] [-r] [-s] [-n NAME] FOLDER`: a tar stream from descriptor 0 into a folder that is there.
  *
  * With -n nothing but NAME and what is in it: the folder may hold other things that a stranger must not replace.
  * Nothing in the stream leads out of that folder: names hold no `..`, folders are never reached through symbolic links,
@@ -27,7 +27,7 @@ struct pending {
 };
 
 static int base = -1;
-static bool keep_owner, drop_special;
+static bool keep_owner, drop_special, replaces;
 static const char *only; /* -n */
 static char *path, *link_path, *pending_path;
 static struct pending *pending;
@@ -196,9 +196,13 @@ static void replace(int folder, const char *name)
         return;
     struct stat status;
     int error = errno;
-    if (fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(status.st_mode))
+    bool is_folder = fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(status.st_mode);
+    if (is_folder && !replaces)
         files_die_of(EISDIR, path);
-    files_die_of(error, path);
+    if (!is_folder)
+        files_die_of(error, path);
+    if (files_clear(folder, name) != 0)
+        die(path);
 }
 
 static void make_folder(int folder, const char *name, const struct tar_entry *entry)
@@ -207,8 +211,10 @@ static void make_folder(int folder, const char *name, const struct tar_entry *en
     if (mkdirat(folder, name, 0700) != 0) {
         if (errno != EEXIST || fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) != 0)
             die(path);
-        if (!S_ISDIR(status.st_mode))
+        if (!S_ISDIR(status.st_mode) && !replaces)
             files_die_of(ENOTDIR, path);
+        if (!S_ISDIR(status.st_mode) && (unlinkat(folder, name, 0) != 0 || mkdirat(folder, name, 0700) != 0))
+            die(path);
     }
     expect(entry);
 }
@@ -327,11 +333,13 @@ static bool take(const struct tar_entry *entry)
 static int options(int argc, char **argv, bool *in_job)
 {
     int option;
-    while ((option = getopt(argc, argv, "+josn:")) != -1) {
+    while ((option = getopt(argc, argv, "+jorsn:")) != -1) {
         if (option == 'j')
             *in_job = true;
         else if (option == 'o')
             keep_owner = true;
+        else if (option == 'r')
+            replaces = true;
         else if (option == 's')
             drop_special = true;
         else if (option == 'n')

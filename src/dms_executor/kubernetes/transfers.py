@@ -128,7 +128,9 @@ class Transfers:
         folder = place_folder(place) + (f"/{TREE}" if place.fills else "")
         with await _opened(place) as granted:
             source, sink = os.pipe2(os.O_CLOEXEC)
-            taking = asyncio.create_task(_closing(source, files.unpack(_path(granted), source, drop_special=True)))
+            taking = asyncio.create_task(
+                _closing(source, files.unpack(_path(granted), source, drop_special=True, replaces=True))
+            )
             helper = None
             try:
                 helper = await self._helper(x, FILES, [b"pack", b".", os.fsencode(folder)])

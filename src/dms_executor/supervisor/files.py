@@ -88,22 +88,29 @@ async def unpack(
     only: bytes | None = None,
     keep_owner: bool = False,
     drop_special: bool = False,
+    replaces: bool = False,
     job: Job | None = None,
 ) -> list[str]:
     """Unpacks the tar stream `source` into a folder that is there. Gives what is to be told.
 
     `only`: what is to come, by its name there; a stream with anything else is refused. `drop_special`: without
-    set-user-id and set-group-id bits. Raises `CopyFailed`.
+    set-user-id and set-group-id bits. `replaces`: a folder by what is none, and the other way.
+    Raises `CopyFailed`.
     """
-    words = words_of_unpack(folder, only=only, keep_owner=keep_owner, drop_special=drop_special)
+    words = words_of_unpack(folder, only=only, keep_owner=keep_owner, drop_special=drop_special, replaces=replaces)
     return told(await _run("unpack", words, {0: source}, job))
 
 
 def words_of_unpack(
-    folder: bytes, *, only: bytes | None = None, keep_owner: bool = False, drop_special: bool = False
+    folder: bytes,
+    *,
+    only: bytes | None = None,
+    keep_owner: bool = False,
+    drop_special: bool = False,
+    replaces: bool = False,
 ) -> list[bytes]:
     """The words behind the mode's own."""
-    options = [*([b"-o"] if keep_owner else []), *([b"-s"] if drop_special else [])]
+    options = [*([b"-o"] if keep_owner else []), *([b"-s"] if drop_special else []), *([b"-r"] if replaces else [])]
     options += [b"-n", only] if only is not None else []
     return [*options, folder]
 
