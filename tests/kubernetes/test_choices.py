@@ -82,6 +82,7 @@ def test_what_the_owner_demands_is_not_undone(params: dict[str, Any]) -> None:
         {"service_account": "Root"},
         {"tolerations": [{"keys": "a"}]},
         {"pod_template": {"spec": {"hostNetwork": True}}},
+        {"pod_template": {"spec": {"nodeSelector": "pool"}}},
         {"pod_template": {"spec": {"volumes": [{"name": "r", "hostPath": {"path": "/"}}]}}},
     ],
 )

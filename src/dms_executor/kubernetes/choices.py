@@ -110,8 +110,10 @@ def _check_template(params: KubernetesParams, settings: KubernetesSettings) -> N
     _check_selector(theirs.get("nodeSelector") or {}, settings, f"{field}.spec.nodeSelector")
 
 
-def _check_selector(selector: dict[str, str], settings: KubernetesSettings, field: str) -> None:
+def _check_selector(selector: Any, settings: KubernetesSettings, field: str) -> None:
     """Where the owner keeps pods on some nodes, a request finds its own among those."""
+    if not isinstance(selector, dict):
+        raise InvalidRequest("labels and their values are wanted", path=field, mend="E.g. {'disk': 'ssd'}")
     demanded: dict[str, str] = (settings.pod_template.get("spec") or {}).get("nodeSelector") or {}
     for label, value in selector.items():
         if demanded.get(label, value) != value:
