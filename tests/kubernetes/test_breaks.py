@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import msgspec
@@ -210,3 +212,22 @@ async def test_a_pod_that_is_being_deleted_is_lost_whatever_its_log_says(alone: 
     result = await asyncio.wait_for(alone.executor.wait(execution_id), 30)
     assert (result.status, result.reason) == ("failed", "engine_lost")
     assert "deleted" in result.error_msg or "gone" in result.error_msg
+
+
+@pytest.mark.parametrize("end", ["exit 0", "exit 4", "trap - TERM; kill -TERM $$"])
+async def test_a_signal_of_long_ago_is_no_end_of_a_deleted_pod(alone: Bench, server: ApiServer, end: str) -> None:
+    waits = f"trap 'echo heard' USR1; trap '{end}' TERM; echo ready; while :; do sleep 1000 & wait $!; done"
+    execution_id = await alone.start("sh", "-c", waits)
+    await heard(alone, execution_id, b"ready")
+    await alone.executor.send_signal(execution_id, "USR1")
+    await heard(alone, execution_id, b"heard")
+    server.tells.clear()
+    pod = server.pods[await alone.pod(execution_id)]
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    server._changed(pod["metadata"]["name"], "MODIFIED")
+    container = server.containers[pod["metadata"]["name"]]
+    os.kill(container.first, signal.SIGTERM)  # as a kubelet does
+    await container.ended.wait()
+    server.tells.set()
+    result = await asyncio.wait_for(alone.executor.wait(execution_id), 30)
+    assert (result.status, result.reason) == ("failed", "engine_lost")

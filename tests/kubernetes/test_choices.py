@@ -14,6 +14,7 @@ from dms_executor.errors import InvalidRequest, NotSupported, PolicyDenied
 from dms_executor.kubernetes import KubernetesSettings
 from dms_executor.kubernetes.check import check_request
 from dms_executor.kubernetes.choices import check_choices, chosen_by
+from dms_executor.kubernetes.names import INIT
 from dms_executor.kubernetes.spec import checked_params, checked_settings
 from dms_executor.types import GPU, StorageVolume
 from dms_executor.volumes import grant_volumes
@@ -66,10 +67,13 @@ def test_what_the_settings_say_may_be_repeated() -> None:
         {"pod_template": {"spec": {"affinity": {}}}},
         {"pod_template": {"spec": {"nodeSelector": {"pool": "trusted"}}}},
         {"node_selector": {"pool": "trusted"}},
+        {"platform": "linux/arm64"},
     ],
 )
 def test_what_the_owner_demands_is_not_undone(params: dict[str, Any]) -> None:
-    demanded = {"spec": {"affinity": {"nodeAffinity": {}}, "nodeSelector": {"pool": "strangers"}}}
+    demanded = {
+        "spec": {"affinity": {"nodeAffinity": {}}, "nodeSelector": {"pool": "strangers", "kubernetes.io/arch": "amd64"}}
+    }
     paths = ["spec.affinity", "spec.nodeSelector", "spec.volumes[].emptyDir"]
     with pytest.raises(PolicyDenied):
         judged(params, {"pod_template": demanded, "allowed": {"tolerations": ["gpu"], "pod_template": paths}})
@@ -83,6 +87,7 @@ def test_what_the_owner_demands_is_not_undone(params: dict[str, Any]) -> None:
         {"tolerations": [{"keys": "a"}]},
         {"pod_template": {"spec": {"hostNetwork": True}}},
         {"pod_template": {"spec": {"nodeSelector": "pool"}}},
+        {"pod_template": {"spec": {"containers": [{"name": "job", "volumeMounts": [{"mountPath": INIT}]}]}}},
         {"pod_template": {"spec": {"volumes": [{"name": "r", "hostPath": {"path": "/"}}]}}},
     ],
 )

@@ -14,7 +14,7 @@ from dms_executor.errors import EngineUnavailable, InvalidRequest, NotSupported,
 from dms_executor.kubernetes import KubernetesSettings, KubernetesSpec
 from dms_executor.kubernetes.body import pod_of
 from dms_executor.kubernetes.check import check_request, limits_and_gaps
-from dms_executor.kubernetes.names import INIT_FOLDER
+from dms_executor.kubernetes.names import INIT, INIT_FOLDER, ROOM
 from dms_executor.kubernetes.places import Place, places_of
 from dms_executor.kubernetes.spec import checked_params, checked_settings
 from dms_executor.types import GPU, PortMapping, StorageVolume
@@ -153,6 +153,25 @@ def test_a_template_lies_under_what_is_ours() -> None:
         {"spec": {"containers": [{"name": "beside", "env": []}]}},
         {"spec": {"containers": [{"name": "job", "ports": [{"hostPort": 1}]}]}},
         {"spec": []},
+        {"spec": {"nodeSelector": ["a"]}},
+        {"spec": {"nodeSelector": {"a": True}}},
+        {"spec": {"containers": [{"name": "job", "volumeMounts": {"name": "a", "mountPath": "/a"}}]}},
+        *(
+            {"spec": {"containers": [{"name": "job", "volumeMounts": [{"name": "a", "mountPath": target}]}]}}
+            for target in (
+                INIT,
+                INIT_FOLDER,
+                ROOM,
+                "/dev",
+                "/proc/1",
+                "//dev/x",
+                "/a/../dev/x",
+                "/dev/",
+                "dev/x",
+                "/",
+                1,
+            )
+        ),
     ],
 )
 def test_a_template_says_nothing_of_what_a_job_is_held_by(template: dict[str, Any]) -> None:

@@ -54,6 +54,14 @@ def test_what_its_job_did_not_end_is_lost(found: Pod | None, words: str) -> None
     assert end.code != 0
 
 
+@pytest.mark.parametrize(("stopped", "is_lost"), [(False, True), (True, False)])
+def test_only_a_stop_makes_the_end_of_a_deleted_pod_its_jobs(stopped: bool, is_lost: bool) -> None:
+    found = terminated(3, f"{_BORN}\n{_EXITED_3}\n", deleted="2026-11-28T08:00:00Z")
+    end = ended(found, report_of(found), killed=True, stopped=stopped)
+    assert end is not None
+    assert (end.lost is not None) == is_lost
+
+
 def test_a_container_that_the_kernel_killed_whole_was_out_of_memory() -> None:
     found = terminated(137, _BORN, reason="OOMKilled")
     end = ended(found, report_of(found), killed=False)

@@ -18,7 +18,7 @@ from ..types import ExecutionRequest
 from .handed import MOST, is_handed
 from .names import CONTAINER, HELD, INIT, INIT_FOLDER, REPORT, ROOM, annotations_of, labels_of, pod_name
 from .places import Place, containers_of, mounts_of, volumes_of
-from .spec import KubernetesParams, KubernetesSettings
+from .spec import KubernetesParams, KubernetesSettings, platform_labels
 from .template import under
 
 __all__ = ["init_map", "pod_of"]
@@ -64,10 +64,6 @@ def pod_of(
     argv = [*(params.entrypoint or []), *(params.cmd or [])]
     if not argv:
         raise StartFailed("there is no command", mend="Give entrypoint or cmd", execution_id=x.id)
-    selector = dict(params.node_selector)
-    if params.platform is not None:
-        system, _, architecture = params.platform.partition("/")
-        selector |= {"kubernetes.io/os": system, "kubernetes.io/arch": architecture.partition("/")[0]}
     places = places or []
     job = _container(x, params, limits, argv, places, grace)
     _add_gpus(job["resources"], request, settings)
@@ -78,7 +74,7 @@ def pod_of(
         "shareProcessNamespace": False,
         "terminationGracePeriodSeconds": 10,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-        "nodeSelector": selector,
+        "nodeSelector": {**params.node_selector, **platform_labels(params)},
         "tolerations": [*settings.tolerations, *params.tolerations],
         "imagePullSecrets": [
             {"name": name} for name in dict.fromkeys([*settings.image_pull_secrets, *params.image_pull_secrets])

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InvalidRequest, PolicyDenied
 from ..images.params import PARAMS
-from .spec import KubernetesParams, KubernetesSettings
+from .spec import KubernetesParams, KubernetesSettings, platform_labels
 from .template import check_template, said_by
 
 __all__ = ["check_choices", "chosen_by"]
@@ -47,6 +47,7 @@ def check_choices(params: KubernetesParams, settings: KubernetesSettings, own: s
         _check_toleration(toleration, settings, f"{PARAMS}.tolerations[{index}]")
     _check_template(params, settings)
     _check_selector(params.node_selector, settings, f"{PARAMS}.node_selector")
+    _check_selector(platform_labels(params), settings, f"{PARAMS}.platform")
 
 
 def chosen_by(params: KubernetesParams) -> list[str]:
@@ -110,10 +111,8 @@ def _check_template(params: KubernetesParams, settings: KubernetesSettings) -> N
     _check_selector(theirs.get("nodeSelector") or {}, settings, f"{field}.spec.nodeSelector")
 
 
-def _check_selector(selector: Any, settings: KubernetesSettings, field: str) -> None:
+def _check_selector(selector: dict[str, str], settings: KubernetesSettings, field: str) -> None:
     """Where the owner keeps pods on some nodes, a request finds its own among those."""
-    if not isinstance(selector, dict):
-        raise InvalidRequest("labels and their values are wanted", path=field, mend="E.g. {'disk': 'ssd'}")
     demanded: dict[str, str] = (settings.pod_template.get("spec") or {}).get("nodeSelector") or {}
     for label, value in selector.items():
         if demanded.get(label, value) != value:

@@ -56,7 +56,8 @@ class Hearing(Signals):
         was_killed, was_stopped = await self._was_signalled(x)
         if report.started_at is None and not report.error:
             return None
-        if not (was_killed or report.timed_out or await self._is_undisturbed(x, report)):
+        # A signal that was sent at some time says nothing of what has ended it now.
+        if not (was_stopped or report.timed_out or await self._is_undisturbed(x, report)):
             return None
         return told(report, killed=was_killed, stopped=was_stopped, now=datetime.now(UTC))
 

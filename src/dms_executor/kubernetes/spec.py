@@ -18,6 +18,7 @@ __all__ = [
     "KubernetesSpec",
     "checked_params",
     "checked_settings",
+    "platform_labels",
 ]
 
 
@@ -95,6 +96,14 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     pod_template: dict[str, Any] = {}
     gpus: dict[Literal["nvidia", "amd", "intel"], str] = {}
     allowed: KubernetesAllowed = KubernetesAllowed()
+
+
+def platform_labels(params: KubernetesParams) -> dict[str, str]:
+    """By which a node is chosen for `platform`: https://kubernetes.io/docs/reference/labels-annotations-taints/"""
+    if params.platform is None:
+        return {}
+    system, _, architecture = params.platform.partition("/")
+    return {"kubernetes.io/os": system, "kubernetes.io/arch": architecture.partition("/")[0]}
 
 
 def checked_params(params: dict[str, Any]) -> KubernetesParams:

@@ -6,9 +6,11 @@ What may stand in it is listed, so that neither a mistake nor a field of a later
 from __future__ import annotations
 
 from collections.abc import Iterator
+from posixpath import normpath
 from typing import Any
 
 from ..errors import InvalidRequest
+from ..mounts import RESERVED_TARGETS
 from .names import CONTAINER
 
 __all__ = ["check_template", "said_by", "under"]
@@ -37,7 +39,10 @@ _ALLOWED: dict[str, frozenset[str]] = {
 def check_template(template: dict[str, Any], path: str = "$.engines.kubernetes.pod_template") -> None:
     """`path`: where it stands. Raises `InvalidRequest`."""
     _check(template, "", path)
-    for container in (template.get("spec") or {}).get("containers") or []:
+    spec = template.get("spec") or {}
+    _check_selector(spec.get("nodeSelector"), f"{path}.spec.nodeSelector")
+    for container in spec.get("containers") or []:
+        _check_mounts(container.get("volumeMounts"), f"{path}.spec.containers[].volumeMounts")
         if container.get("name") != CONTAINER:
             raise InvalidRequest(
                 f"a pod has one container, {CONTAINER!r}", path=f"{path}.spec.containers", mend="Name no other"
@@ -84,6 +89,35 @@ def _check(found: Any, at: str, path: str) -> None:
                 mend=f"Use {', '.join(sorted(allowed))}",
             )
         _check(value, f"{at}.{name}", path)
+
+
+def _check_selector(selector: Any, path: str) -> None:
+    if selector is None:
+        return
+    if not isinstance(selector, dict) or not all(isinstance(one, str) for pair in selector.items() for one in pair):
+        raise InvalidRequest(f"{selector!r} is no map of labels", path=path, mend="E.g. {'pool': 'jobs'}")
+
+
+def _check_mounts(mounts: Any, path: str) -> None:
+    """None of them over what the job is held by, which lies in its /dev: a deeper path would be mounted after it."""
+    if mounts is None:
+        return
+    if not isinstance(mounts, list):
+        raise InvalidRequest("something else is wanted", path=path, mend="A list of volume mounts")
+    for mount in mounts:
+        target = mount.get("mountPath") if isinstance(mount, dict) else None
+        if not isinstance(target, str) or normpath("/" + target.lstrip("/")) != target or target == "/":
+            raise InvalidRequest(
+                f"{target!r} is no normalised path inside the job",
+                path=f"{path}[].mountPath",
+                mend="E.g. '/data': absolute, with no '.', '..', '//' or final '/'",
+            )
+        if any(target == reserved or target.startswith(f"{reserved}/") for reserved in RESERVED_TARGETS):
+            raise InvalidRequest(
+                f"{target!r} lies where the job's own things are",
+                path=f"{path}[].mountPath",
+                mend=f"Use another than {', '.join(RESERVED_TARGETS)}",
+            )
 
 
 def _merged(below: Any, above: Any) -> Any:

@@ -213,10 +213,10 @@ def forsaken(pod: Pod) -> Exit:
 def ended(pod: Pod | None, report: Report, *, killed: bool, stopped: bool = False) -> Exit | None:
     """The end of a pod, None while it has not ended. One that something else than its job or we ended is lost.
 
-    `killed`: it was sent a signal by us; `stopped`: for a stop, and it had not ended then. Which of a stop and a
-    timeout came first is known better by who has both times.
+    `killed`: it was sent a signal by us, which says nothing against what the cluster says of its end; `stopped`: for a
+    stop, and it had not ended then. Which of a stop and a timeout came first is known better by who has both times.
     """
-    found = _ended(pod, report, killed=killed or report.timed_out)
+    found = _ended(pod, report, killed=killed or report.timed_out, ours=stopped or report.timed_out)
     return _with_cause(found, report, stopped) if found is not None else None
 
 
@@ -231,7 +231,7 @@ def _with_cause(found: Exit, report: Report, stopped: bool) -> Exit:
     return msgspec.structs.replace(found, stopped_by="deadline" if report.timed_out else "stop")
 
 
-def _ended(pod: Pod | None, report: Report, *, killed: bool) -> Exit | None:
+def _ended(pod: Pod | None, report: Report, *, killed: bool, ours: bool) -> Exit | None:
     now = datetime.now(UTC)
     if pod is None:
         return Exit(lost="its pod is gone", started_at=report.started_at, finished_at=now, killed=killed)
@@ -241,7 +241,7 @@ def _ended(pod: Pod | None, report: Report, *, killed: bool) -> Exit | None:
     terminated = pod.state.terminated
     finished = terminated.finished_at if terminated is not None and terminated.finished_at else now
     lost = _why_lost(pod)
-    if report.is_over and (killed or lost is None):
+    if report.is_over and (ours or lost is None):
         return report.to_exit(killed=killed, now=finished)
     code = terminated.exit_code if terminated is not None else None
     if lost is None and terminated is not None and terminated.reason == "OOMKilled":
