@@ -383,6 +383,7 @@ int main(int argc, char **argv)
     if (fchdir(folder) != 0)
         vm_fail("its folder cannot be entered", strerror(errno));
     if (options.restored > 0) {
+        vm_clients_listen(folder); /* before anybody hears that it goes on */
         vm_suspend_restore(&vmm, &options, report, folder);
         close(configuration);
         configuration = -1;
@@ -394,6 +395,7 @@ int main(int argc, char **argv)
         vm_template(&vmm, report, folder, signals);
     if (options.raw)
         vm_raw(&vmm, &options, report, folder, signals);
-    vm_clients_listen(folder);
+    if (options.restored == 0)
+        vm_clients_listen(folder);
     loop(signals);
 }
