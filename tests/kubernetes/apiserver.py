@@ -192,6 +192,8 @@ class ApiServer:
         self._status(name, "Running", {"running": {"startedAt": _now(self.skew)}})
         code = await container.run()
         await self.tells.wait()
+        if self.pods.get(name) is not pod:
+            return
         ended = {
             "exitCode": code,
             "reason": "Completed" if code == 0 else "Error",
@@ -245,8 +247,11 @@ class ApiServer:
         if pod is None:
             return _refused(404, "NotFound")
         container = self.containers.get(name)
-        if container is None or pod["status"]["phase"] in ("Succeeded", "Failed"):
+        is_forced = request.query.get("gracePeriodSeconds") == "0"
+        if container is None or is_forced or pod["status"]["phase"] in ("Succeeded", "Failed"):
             self._remove(name)
+            if container is not None and name not in self.stays:
+                container.kill()
         else:
             pod["metadata"]["deletionTimestamp"] = _now(self.skew)
             self._changed(name, "MODIFIED")

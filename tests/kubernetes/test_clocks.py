@@ -7,9 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from dms_executor import LogStreamRequest
+from dms_executor.logs.entry import Gap
+
 from .apiserver import ApiServer
 from .conftest import opened
 from .test_breaks import WAITS, heard
+
+
+async def test_a_clock_that_is_set_back_loses_no_output(server: ApiServer, state_dir: Path) -> None:
+    async with opened(state_dir, str(server.kubeconfig), clears=False) as bench:
+        left = await bench.start("sh", "-c", WAITS)
+        await heard(bench, left, b"ready")
+    server.skew = -3600.0
+    async with opened(state_dir, str(server.kubeconfig)) as bench:
+        await bench.executor.send_signal(left, "USR1")
+        result = await asyncio.wait_for(bench.executor.wait(left), 30)
+        assert (result.exit_code, result.stdout) == (4, b"ready\nbye\n")
+        request = LogStreamRequest(execution_id=left, follow=True)
+        async with await bench.executor.get_log_stream(request) as stream:
+            assert [entry async for entry in stream.entries() if isinstance(entry, Gap)] == []
 
 
 @pytest.mark.parametrize("hours", [-5, 5])

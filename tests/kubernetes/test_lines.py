@@ -78,6 +78,13 @@ async def test_what_a_node_threw_away_is_a_gap(tmp_path: Path) -> None:
     assert len(dropped) + len(text(chunks, "stdout")) == 100000
 
 
+def test_a_cursor_goes_back_with_the_clock() -> None:
+    lines = Lines()
+    chunks = list(lines.take(b"o 0 7000000000 YQ==\no 1 3000000000 Yg==\n"))
+    assert [chunk.data for chunk in chunks] == [b"a", b"b"]
+    assert since(lines.cursor) == "1970-01-01T00:00:01Z"
+
+
 def test_a_line_of_somebody_else_is_no_output() -> None:
     lines = Lines()
     assert list(lines.take(b"exec failed: no such file\no x y z\n")) == []

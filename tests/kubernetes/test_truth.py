@@ -7,13 +7,16 @@ import base64
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dms_executor import LogStreamRequest, recovery
 from dms_executor.engine import Execution, Handle
 from dms_executor.kubernetes import KubernetesEngine, hearing
 from dms_executor.kubernetes.names import INIT_FOLDER, REPORT
+from dms_executor.kubernetes.view import seen
 from dms_executor.logs.entry import Gap
+from dms_executor.supervisor.said import Report
 
 from .apiserver import ApiServer
 from .conftest import Bench, opened
@@ -99,6 +102,34 @@ async def test_what_was_let_go_is_not_withdrawn(
     await engine.signal(x, handle, 10)
     assert (await asyncio.wait_for(engine.watch(x, handle), 30)).code == 4
     await engine.destroy(x, handle)
+
+
+async def test_a_pod_that_is_gone_leaves_its_logs_word_before_its_jobs_file(alone: Bench) -> None:
+    engine, x, handle = await prepared(alone, "true")
+    engine._last_word(x, Report(status=3 << 8))
+    lie = {"terminated": {"exitCode": 0, "message": f"r 0 0 {_EXITED}\n"}}
+    gone = seen({"metadata": {"name": "n"}, "status": {"containerStatuses": [{"name": "job", "state": lie}]}})
+    assert (await engine._word_of(x, msgspec.structs.replace(gone, was_removed=True))).status == 3 << 8
+    await engine.destroy(x, handle)
+
+
+async def test_a_pod_that_its_node_does_not_end_is_forced_off_by_whoever_comes(
+    server: ApiServer, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(state_dir, str(server.kubeconfig), clears=False) as bench:
+        first, x, handle = await prepared(bench, "true")
+        name = handle.engine_ids["pod"]
+        server.stays.add(name)
+        leaving = asyncio.create_task(first.destroy(x, handle))
+        while "deletionTimestamp" not in server.pods[name]["metadata"]:
+            await asyncio.sleep(0.01)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+    monkeypatch.setattr("dms_executor.kubernetes.engine._REMOVAL", 3.0)
+    async with opened(state_dir, str(server.kubeconfig)) as bench:
+        engine = await bench.executor._core.engine("kubernetes")
+        await asyncio.wait_for(engine.destroy(x, handle), 30)
+        assert name not in server.pods
 
 
 async def test_a_pod_that_does_not_go_keeps_no_recovery_waiting(

@@ -46,7 +46,7 @@ from .view import Pod, ended, forsaken, seen, trouble, waits_for
 __all__ = ["KubernetesEngine"]
 
 _log = logging.getLogger("dms_executor.kubernetes")
-_REMOVAL = 90.0
+_REMOVAL = 90.0  # seconds in which a node ends a pod that is deleted, if there is one
 _SLOW = 15.0  # seconds after which it is looked whether a node has all that it makes a pod of
 _POWERS = frozenset(
     {"exact_signal", "oom_detection", "exec", "exec_kill", "copy", "attach", "tty", "stats", "named_volumes"}
@@ -71,6 +71,7 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
         self._ends: dict[str, int] = {}
         self._said: dict[str, asyncio.Future[InitReport]] = {}
         self._pulled: set[str] = set()
+        self._whole: set[str] = set()
         self._signalling: dict[str, asyncio.Lock] = {}
         self._gauge = Gauge()
         self._forsaken: set[str] = set()
@@ -219,26 +220,38 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
         self._signalling.pop(x.token, None)
         self._said.pop(x.token, None)
         self._ends.pop(x.token, None)
+        self._whole.discard(x.token)
         self._gauge.forget(x.token)
         site = self._sites.of(x)
         try:
             await site.pods.ready()
             # One that has ended goes at once, whatever the grace: the kubelet has no say in it any more.
-            # No kubelet answers for a forsaken one: it is taken off the cluster's books.
-            grace = "0" if x.token in self._forsaken else "1"
-            await site.client.call("DELETE", f"pods/{pod_name(x.token)}", gracePeriodSeconds=grace)
-            async with asyncio.timeout(_REMOVAL), aclosing(site.pods.changes(x.token)) as changes:
-                async for pod in changes:
-                    if pod is None:
-                        self._forsaken.discard(x.token)
-                        return
+            # No kubelet answers for a forsaken one, nor for one that stays: it is taken off the cluster's books.
+            for grace in ("0",) if x.token in self._forsaken else ("1", "0"):
+                await site.client.call("DELETE", f"pods/{pod_name(x.token)}", gracePeriodSeconds=grace)
+                if await self._goes(x):
+                    self._forsaken.discard(x.token)
+                    return
+                _log.warning("the pod does not go", extra={"execution_id": x.id, "engine": self.name})
         except ApiError as error:
             if error.status != 404:
                 raise EngineUnreachable(error.message, mend=error.mend) from error
             if h is not None:
                 await self._is_where_it_was(x, h)
-        except TimeoutError as error:
-            raise EngineUnreachable("the pod does not go", mend="Look at its node", execution_id=x.id) from error
+            self._forsaken.discard(x.token)
+        else:
+            raise EngineUnreachable("the pod does not go", mend="Look at its finalizers", execution_id=x.id)
+
+    async def _goes(self, x: Execution) -> bool:
+        """Whether one that was deleted is gone in the time that its node is given for that."""
+        try:
+            async with asyncio.timeout(_REMOVAL), aclosing(self._sites.of(x).pods.changes(x.token)) as changes:
+                async for pod in changes:
+                    if pod is None:
+                        return True
+        except TimeoutError:
+            pass
+        return False
 
     async def _made(self, x: Execution, body: dict[str, object]) -> Pod:
         client = self._sites.of(x).client

@@ -66,7 +66,7 @@ class Hearing(Signals):
         read of a file, where one can, counts only where the log is lost.
         """
         if pod.was_removed:
-            return report_of(pod)
+            return self._hears(x).result() if self._hears(x).done() else report_of(pod)
         if x.token in self._pulled or x.token in self._readings:
             await asyncio.wait([self._hears(x)], timeout=_PULLED)
         if self._hears(x).done():

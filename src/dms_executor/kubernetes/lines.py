@@ -71,7 +71,7 @@ class Lines:
         if not data:
             return None
         self._given[stream] = max(before, given) + len(data)
-        self._stamp = max(self._stamp, stamp)
+        self._stamp = stamp  # of the last one, be it the older: a clock may be set back
         moment = _EPOCH + timedelta(microseconds=stamp // 1000)
         return Chunk(stream=stream, time=moment, data=data, cursor=self.cursor, lost=lost)
 

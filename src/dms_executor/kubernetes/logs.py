@@ -10,7 +10,7 @@ from ..engine import Chunk, Execution, Handle
 from ..errors import EngineUnavailable, EngineUnreachable
 from .client import ApiError
 from .hearing import Hearing
-from .lines import Lines
+from .lines import Lines, since
 from .output import Reading, read_log
 from .view import report_of
 
@@ -24,6 +24,7 @@ class Logs(Hearing):
 
     _readings: dict[str, Reading]
     _ends: dict[str, int]
+    _whole: set[str]
 
     async def output(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
         """The log that was read since the start; for who comes later, from the cursor on."""
@@ -32,13 +33,18 @@ class Logs(Hearing):
             await reading.close()
             reading = None
         lines = reading.lines if reading is not None else Lines(after)
+        # A node whose clock was set back gives nothing that was written since, to who asks from a time on.
+        is_part = reading is None and bool(since(after)) and x.token not in self._whole
         why = "the stream of its output broke"
         self._pulled.add(x.token)
         try:
-            reading = reading or await read_log(self._sites.of(x).client, x.token, after)
+            reading = reading or await read_log(self._sites.of(x).client, x.token, after, whole=not is_part)
             lines = reading.lines
             async with aclosing(reading.chunks()) as chunks:
                 async for chunk in chunks:
+                    if is_part and chunk.lost:
+                        self._whole.add(x.token)
+                        raise EngineUnreachable("a part of its log is missing", execution_id=x.id)
                     yield chunk
         except (ApiError, EngineUnavailable, EngineUnreachable) as error:
             why = error.message
@@ -49,6 +55,9 @@ class Logs(Hearing):
         if lines.report.is_over:
             self._last_word(x, lines.report)
             return
+        if is_part and reading is not None:
+            self._whole.add(x.token)
+            raise EngineUnreachable(why, mend="It is read from its beginning", execution_id=x.id)
         if not await self._has_no_more(x):
             raise EngineUnreachable(why, mend="It is tried again", execution_id=x.id)
         pod = self._sites.of(x).pods.known(x.token)

@@ -57,13 +57,14 @@ class Reading:
         await self._stack.aclose()
 
 
-async def read_log(client: Client, token: str, after: bytes | None) -> Reading:
-    """Once it returns, the cluster follows. Raises `ApiError`, `EngineUnreachable`.
+async def read_log(client: Client, token: str, after: bytes | None, *, whole: bool = False) -> Reading:
+    """Once it returns, the cluster follows. `whole`: from its beginning, whenever what was given last was written.
+    Raises `ApiError`, `EngineUnreachable`.
 
     https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#get-read-log-of-the-specified-pod
     """
     query = {"container": CONTAINER, "follow": "true"}
-    if begin := since(after):
+    if not whole and (begin := since(after)):
         query["sinceTime"] = begin
     stack = AsyncExitStack()
     pieces = await stack.enter_async_context(client.stream("GET", f"pods/{pod_name(token)}/log", query=query))
