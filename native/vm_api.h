@@ -4,7 +4,7 @@
 
 #include "vm_options.h"
 
-/* The connection on which the answer will come; -1: there is nobody. */
+/* The connection on which the answer will come; -1: there is nobody. `body` NULL: a question. */
 int vm_api_say(const struct vm_options *options, const char *call, const char *body);
 
 /* Those whose answer is of no use to us. */

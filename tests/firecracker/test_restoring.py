@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +17,7 @@ from dms_executor.firecracker.machine import machine_of
 from dms_executor.firecracker.place import Place
 from dms_executor.firecracker.restoring import MEMORY, STATE, pack, restored
 from dms_executor.firecracker.spec import FirecrackerParams, FirecrackerSettings
-from dms_executor.firecracker.template import template_of
+from dms_executor.firecracker.template import is_worth_keeping, template_of
 from dms_executor.images import ImageConfig
 from dms_executor.limits import Limits
 from dms_executor.microvm.plan import Plan
@@ -36,7 +38,7 @@ def snapshot(tmp_path: Path) -> Path:
     (saved / STATE).write_bytes(b"state of the devices")
     path = tmp_path / "snapshot"
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    pack(fd, saved)
+    pack(fd, saved, len(CONTENT))
     os.close(fd)
     return path
 
@@ -80,6 +82,68 @@ def test_one_that_is_gone_or_not_ours_alone_is_none(snapshot: Path, tmp_path: Pa
     assert restored(place(tmp_path / "a"), tmp_path / "absent", MACHINE) is None
     snapshot.chmod(0o646)
     assert restored(place(tmp_path / "b"), snapshot, MACHINE) is None
+
+
+def test_one_that_is_renewed_while_it_is_taken_is_none(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lend = Place.lend
+
+    def lent(self: Place, path: Path, name: str) -> Path:
+        (tmp_path / "newer").write_bytes(path.read_bytes())
+        (tmp_path / "newer").rename(path)
+        return lend(self, path, name)
+
+    monkeypatch.setattr(Place, "lend", lent)
+    here = place(tmp_path / "vm")
+    assert restored(here, snapshot, MACHINE) is None, "its memory is of another than its devices"
+    assert not list(here.folder.iterdir())
+
+
+def test_where_there_is_no_room_for_it_the_job_boots(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(Place, "lend", full)
+    here = place(tmp_path / "vm")
+    assert restored(here, snapshot, MACHINE) is None
+    assert not list(here.folder.iterdir())
+
+
+@pytest.mark.parametrize("left", ["short", "fifo", "link"])
+def test_what_no_firecracker_wrote_is_no_snapshot(tmp_path: Path, left: str) -> None:
+    (tmp_path / STATE).write_bytes(b"state")
+    if left == "fifo":
+        os.mkfifo(tmp_path / MEMORY)
+    elif left == "link":
+        (tmp_path / MEMORY).symlink_to("/dev/zero")
+    else:
+        (tmp_path / MEMORY).write_bytes(CONTENT[1:])
+    with open(tmp_path / "snapshot", "w+b") as file, pytest.raises(OSError, match=r"memory|symbolic"):
+        pack(file.fileno(), tmp_path, len(CONTENT))
+
+
+@pytest.mark.parametrize(
+    ("version", "params", "memory", "kept"),
+    [
+        ("v1.10.0", {}, 512 << 20, True),
+        ("v1.17.0-dev", {}, 512 << 20, True),
+        ("v1.9.1", {}, 512 << 20, False),
+        ("v1.10.0", {"kernel_args": "debug"}, 512 << 20, False),
+        ("v1.10.0", {"kernel_image": "/boot/vmlinuz"}, 512 << 20, False),
+        ("v1.10.0", {}, 5 << 30, False),
+    ],
+)
+def test_which_shapes_are_worth_a_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, params: dict[str, str], memory: int, kept: bool
+) -> None:
+    host = Host(program="firecracker", jailer=None, version=version, kvm_group=0, cgroups=detect())
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=64 << 20, f_frsize=1024))
+    assert is_worth_keeping(host, FirecrackerParams(image="a", **params), memory, tmp_path) is kept
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1 << 20, f_frsize=1024))
+    assert not is_worth_keeping(host, FirecrackerParams(image="a", **params), memory, tmp_path), "the disk is small"
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"\xff" * 100])

@@ -69,6 +69,10 @@ class ApiServer:
         self.version = 1
         self.expired = 0
         """Watches from a version below this are told 410."""
+        self.watches = asyncio.Event()
+        """Unset, a watch does not begin."""
+        self.watches.set()
+        self._history: list[tuple[int, dict[str, Any]]] = []
         self._watches: set[asyncio.Queue[dict[str, Any] | None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -219,15 +223,16 @@ class ApiServer:
         answer = web.StreamResponse()
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         begin = int(request.query["resourceVersion"])
+        await self.watches.wait()
         self._watches.add(queue)
         try:
             await answer.prepare(request)
             if begin < self.expired:
                 await answer.write(web.json_response({"type": "ERROR", "object": _GONE}).body + b"\n")  # type: ignore[operator]
                 return answer
-            for pod in self.pods.values():  # what came between the list and this
-                if int(pod["metadata"]["resourceVersion"]) > begin:
-                    queue.put_nowait({"type": "MODIFIED", "object": pod})
+            for version, event in self._history:  # what came between the list and this
+                if version > begin:
+                    queue.put_nowait(event)
             while (event := await queue.get()) is not None:
                 if selected(event["object"]):
                     await answer.write(web.json_response(event).body + b"\n")  # type: ignore[operator]
@@ -328,8 +333,11 @@ class ApiServer:
     def _changed(self, name: str, kind: str) -> None:
         self.version += 1
         self.pods[name]["metadata"]["resourceVersion"] = str(self.version)
+        pod = self.pods[name]
+        event = {"type": kind, "object": {**pod, "metadata": {**pod["metadata"]}}}
+        self._history.append((self.version, event))
         for queue in self._watches:
-            queue.put_nowait({"type": kind, "object": {**self.pods[name]}})
+            queue.put_nowait(event)
 
 
 async def _fed(process: asyncio.subprocess.Process, socket: web.WebSocketResponse) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from dms_executor import LogStreamRequest
 from dms_executor.errors import EngineUnreachable, ExecutionCancelled, ExecutionNotRunning, StartFailed
-from dms_executor.kubernetes.names import INIT_FOLDER
+from dms_executor.kubernetes.names import INIT_FOLDER, TOKEN
+from dms_executor.kubernetes.view import seen
 
 from .apiserver import ApiServer, standing
 from .conftest import Bench, opened
@@ -51,6 +52,33 @@ async def test_a_watch_that_is_too_old_begins_with_a_list(alone: Bench, server: 
     await alone.executor.send_signal(execution_id, "USR1")
     result = await asyncio.wait_for(alone.executor.wait(execution_id), 30)
     assert result.exit_code == 4
+
+
+async def test_what_comes_and_goes_before_the_watch_begins_is_seen(alone: Bench, server: ApiServer) -> None:
+    server.watches.clear()
+    request = alone.request("true", params={"node_selector": {"there": "none"}})
+    running = asyncio.create_task(alone.executor.run(request))
+    while not server.pods:
+        await asyncio.sleep(0.01)
+    cancelling = asyncio.create_task(alone.executor.cancel(request.execution_id))
+    while server.pods:
+        await asyncio.sleep(0.01)
+    server.watches.set()
+    with pytest.raises(ExecutionCancelled):
+        await asyncio.wait_for(running, 30)
+    await asyncio.wait_for(cancelling, 30)
+
+
+async def test_what_is_made_and_gone_while_a_list_is_on_its_way_is_not_kept(alone: Bench, server: ApiServer) -> None:
+    await alone.run("true")
+    pods = (await alone.executor._core.engine("kubernetes"))._sites.named(None).pods  # type: ignore[attr-defined]
+    raw = {"metadata": {"name": "x", "labels": {TOKEN: "t"}, "resourceVersion": "1"}}
+    listing = asyncio.create_task(pods._relist())
+    await asyncio.sleep(0)
+    pods.learn(seen(raw))
+    assert pods.known("t") is not None
+    await listing
+    assert pods.known("t") is None
 
 
 async def test_many_executions_have_one_watch_and_four_calls_each(alone: Bench, server: ApiServer) -> None:
@@ -231,3 +259,15 @@ async def test_a_signal_of_long_ago_is_no_end_of_a_deleted_pod(alone: Bench, ser
     server.tells.set()
     result = await asyncio.wait_for(alone.executor.wait(execution_id), 30)
     assert (result.status, result.reason) == ("failed", "engine_lost")
+
+
+async def test_who_ended_a_job_by_a_signal_is_the_clusters_to_say(alone: Bench, server: ApiServer) -> None:
+    server.tells.clear()
+    execution_id = await alone.start("sh", "-c", "echo here; kill -TERM $$")
+    await heard(alone, execution_id, b"here")
+    (pod,) = server.pods.values()
+    await server.containers[pod["metadata"]["name"]].ended.wait()
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    server.tells.set()
+    result = await asyncio.wait_for(alone.executor.wait(execution_id), 30)
+    assert (result.reason, result.stdout) == ("engine_lost", b"here\n")

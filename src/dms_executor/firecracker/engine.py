@@ -22,22 +22,25 @@ from ..microvm.kernel import Kernel
 from ..microvm.launch import Launch, Monitor
 from ..microvm.network import GuestNetwork
 from ..microvm.plan import FOLDER, Plan
+from ..microvm.settings import vm_memory
 from ..microvm.standing import is_standing
 from ..microvm.warm import Template
 from ..threads import finished
-from ..types import ExecutionRequest, Output
+from ..types import ExecutionRequest, Output, Probe
 from .api import Api
 from .config import Machine
-from .host import Host, prepare_host
+from .host import Host, prepare_host, release_of
 from .launch import monitor_of
 from .machine import machine_of
 from .network import NETWORK
 from .place import api_of
 from .raw import as_told, assemble_raw, check_raw, granted_files, prepare_raw
 from .spec import FirecrackerParams, FirecrackerSettings, checked_params, checked_settings
-from .template import template_of
+from .template import is_worth_keeping, template_of
 
 __all__ = ["FirecrackerEngine"]
+
+_DEAF = (1, 16)  # https://github.com/firecracker-microvm/firecracker/pull/6100
 
 
 class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
@@ -117,9 +120,21 @@ class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
         async with super()._entered(x, h) as files:
             yield files
 
+    async def probe(self) -> Probe:
+        """As of every microVM, and what this release of Firecracker cannot do."""
+        found = await super().probe()
+        if not found.usable or release_of((await self._ready()).version) != _DEAF:
+            return found
+        return msgspec.structs.replace(found, capabilities=found.capabilities - {"pause"})
+
     async def pause(self, x: Execution, h: Handle) -> None:
-        """Stops the guest's processors, then freezes the VM's cgroup. Raises `ApiRefused`, `EngineUnreachable`."""
+        """Stops the guest's processors, then freezes the VM's cgroup. Raises `ApiRefused`, `EngineUnreachable`,
+        `NotSupported`.
+        """
         host = await self._ready()
+        if release_of(host.version) == _DEAF:
+            what = f"a guest of {host.version} hears nothing more once it was paused and resumed"
+            raise NotSupported(what, engine=self.name, what="pause", mend="Use another release", execution_id=x.id)
         if await asyncio.to_thread(is_standing, host, self._group(host, x)):
             return  # and answers no call
         await (await self._api(x)).pause()
@@ -133,7 +148,9 @@ class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
     async def resume(self, x: Execution, h: Handle) -> None:
         """Thaws it, then lets the processors go on. Raises `ApiRefused`, `EngineUnreachable`."""
         await super().resume(x, h)
-        await (await self._api(x)).resume()
+        api = await self._api(x)
+        if (await api.describe()).state == "Paused":
+            await api.resume()
 
     def _check_has_agent(self, x: Execution, h: Handle, what: str) -> None:
         if h.state.get("raw"):
@@ -170,6 +187,12 @@ class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
         if grant is None:
             return await super()._kernel(params)
         return await kernels.find_granted(grant, self._cache("kernels"))
+
+    async def _warmed(self, x: Execution, plan: Plan, report: Report) -> Plan:
+        host, memory = await self._ready(), vm_memory(plan.limits.memory, self._settings)
+        if not await asyncio.to_thread(is_worth_keeping, host, self._params_of(x), memory, self._context.state_dir):
+            return plan
+        return await super()._warmed(x, plan, report)
 
     def _template(self, x: Execution, host: Host, plan: Plan, drives: Drives) -> Template:
         machine = self._machine(x, plan, drives)

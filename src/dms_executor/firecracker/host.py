@@ -14,11 +14,11 @@ from ..microvm.host import VmHost, check_platform, missing_kvm, with_groups
 from .spec import FirecrackerSettings
 from .trial import trial
 
-__all__ = ["Host", "kvm_owner", "prepare_host"]
+__all__ = ["Host", "kvm_owner", "prepare_host", "release_of"]
 
 _TRIAL_SECONDS = 10.0
 _INSTALL = "Install a release of https://github.com/firecracker-microvm/firecracker"
-_VERSION = re.compile(rb"v([0-9]+)\.([0-9]+)\.[0-9]+[0-9A-Za-z.+-]*")
+_VERSION = re.compile(r"v([0-9]+)\.([0-9]+)\.[0-9]+[0-9A-Za-z.+-]*")
 _OLDEST = (1, 5)  # the first that knows the entropy device in its file and both forms of metadata
 
 
@@ -87,9 +87,15 @@ def _version(program: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineUnavailable(f"{program} does not run: {error}", mend=_INSTALL) from error
-    found = _VERSION.search(done.stdout)
+    found = _VERSION.search(done.stdout.decode(errors="replace"))
     if found is None:
         raise EngineUnavailable(f"{program} does not say which version it is", mend=_INSTALL)
-    if (int(found[1]), int(found[2])) < _OLDEST:
-        raise EngineUnavailable(f"Firecracker {found[0].decode()} is too old", mend=f"{_INSTALL}, v1.5.0 or later")
-    return found[0].decode()
+    if release_of(found[0]) < _OLDEST:
+        raise EngineUnavailable(f"Firecracker {found[0]} is too old", mend=f"{_INSTALL}, v1.5.0 or later")
+    return found[0]
+
+
+def release_of(version: str) -> tuple[int, int]:
+    """Its first two numbers."""
+    found = _VERSION.match(version)
+    return (int(found[1]), int(found[2])) if found is not None else (0, 0)

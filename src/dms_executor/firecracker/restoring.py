@@ -12,7 +12,10 @@ https://github.com/firecracker-microvm/firecracker/blob/main/docs/snapshotting/s
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import stat
 import struct
 from pathlib import Path
 from typing import Any, Final
@@ -27,29 +30,38 @@ from .place import Place
 __all__ = ["MEMORY", "STATE", "pack", "restored"]
 
 MEMORY, STATE = "memory", "state"
+_log: Final = logging.getLogger("dms_executor.firecracker")
 _MAGIC: Final = b"dmsfire1"
 _END: Final = struct.Struct("<Q8s")
 _STATE_MOST: Final = 16 << 20
 
 
-def pack(fd: int, folder: Path) -> None:
-    """Writes what Firecracker saved in `folder` to the file `fd`. Blocks. Raises OSError."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    with (
-        open(os.open(folder / MEMORY, flags), "rb") as memory,
-        open(os.open(folder / STATE, flags), "rb") as state,
-    ):
+def pack(fd: int, folder: Path, size: int) -> None:
+    """Writes what Firecracker saved in `folder` of a machine with `size` bytes of memory to the file `fd`. Blocks.
+    Raises OSError, also where that is nothing which a Firecracker writes.
+    """
+    with open(_saved(folder / MEMORY), "rb") as memory, open(_saved(folder / STATE), "rb") as state:
+        if os.fstat(memory.fileno()).st_size != size:
+            raise OSError(errno.EINVAL, "the saved memory is not as long as the machine's")
         copy_without_zeros(memory.fileno(), fd)
-        size = os.fstat(fd).st_size
         os.lseek(fd, size, os.SEEK_SET)
         view = memoryview(state.read(_STATE_MOST) + _END.pack(size, _MAGIC))
         while view:
             view = view[os.write(fd, view) :]
 
 
+def _saved(path: Path) -> int:
+    """The folder is the VMM's: who broke out into it may have left there anything."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, f"{path.name} is no file")
+    return fd
+
+
 def restored(place: Place, snapshot: Path, machine: Machine) -> list[tuple[str, str]] | None:
     """Puts the snapshot into that place, with the machine's disks, and gives the calls by which a Firecracker that has
-    no machine yet goes on from it there. None: it is gone, and the job boots. Blocks. Raises OSError.
+    no machine yet goes on from it there. None: it is gone, or cannot be put there, and the job boots. Blocks.
     """
     fd = open_snapshot(snapshot, is_lent=True)
     if fd is None:
@@ -57,7 +69,13 @@ def restored(place: Place, snapshot: Path, machine: Machine) -> list[tuple[str, 
     try:
         place.write(STATE, _state_in(fd))
         place.lend(snapshot, MEMORY)
-    except FileNotFoundError:
+        # Where another process renewed it between the two, memory and devices would be of two guests.
+        if not os.path.samestat(os.fstat(fd), snapshot.stat()):
+            raise FileNotFoundError(errno.ENOENT, "it was renewed meanwhile")
+    except OSError as error:
+        _log.warning("the snapshot %s cannot be used, the job boots: %s", snapshot.name[:12], error)
+        for name in (STATE, MEMORY):
+            (place.folder / name).unlink(missing_ok=True)
         return None
     finally:
         os.close(fd)

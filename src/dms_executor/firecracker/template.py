@@ -20,16 +20,29 @@ from ..microvm.plan import Plan
 from ..microvm.warm import Template, key_of_guest
 from ..threads import finished
 from .api import Api
-from .config import Machine, document
-from .host import Host
+from .config import Machine, document, memory_mib
+from .host import Host, release_of
 from .launch import WORDS, argv_in, calling, furnish, options_of
 from .network import TAP
 from .place import API, CONFIG, Place
 from .restoring import MEMORY, STATE, pack
+from .spec import FirecrackerParams
 
-__all__ = ["template_of"]
+__all__ = ["is_worth_keeping", "template_of"]
 
+_WARM = (1, 10)  # the first that tells a restored guest to call again
+_LARGEST = 4 << 30  # bytes of a guest's memory, all of which are written for a snapshot
 _SECTOR = 512  # native/guest_wake.c
+
+
+def is_worth_keeping(host: Host, params: FirecrackerParams, memory: int, folder: Path) -> bool:
+    """Whether jobs of this shape are cloned. Requests with a kernel or words of their own would have as many shapes as
+    somebody likes. Blocks.
+    """
+    if release_of(host.version) < _WARM or params.kernel_image is not None or params.kernel_args is not None:
+        return False
+    room = os.statvfs(folder)
+    return memory <= min(_LARGEST, room.f_bavail * room.f_frsize // 4)
 
 
 def template_of(machine: Machine, host: Host, plan: Plan, parent: str, state_dir: Path) -> Template:
@@ -45,7 +58,7 @@ def template_of(machine: Machine, host: Host, plan: Plan, parent: str, state_dir
                 api = Api(place.folder / API)
                 await api.pause()
                 await api.save(Path(STATE), Path(MEMORY))
-            await finished(None, pack, fd, place.folder)
+            await finished(None, pack, fd, place.folder, memory_mib(machine.memory) << 20)
         finally:
             await finished(None, empty_group, host.cgroups, group)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,10 @@ class Hearing(Signals):
         if report.started_at is None and not report.error:
             return None
         # A signal that was sent at some time says nothing of what has ended it now.
-        if not (was_stopped or report.timed_out or await self._is_undisturbed(x, report)):
+        was_ours = was_stopped or report.timed_out
+        if not was_ours and report.status is not None and os.WIFSIGNALED(report.status):
+            return None  # as by a node that evicts it, and tells the cluster of that a little later
+        if not was_ours and not await self._is_undisturbed(x, report):
             return None
         return told(report, killed=was_killed, stopped=was_stopped, now=datetime.now(UTC))
 

@@ -162,8 +162,10 @@ class Pods:
     async def _relist(self) -> str:
         before = set(self._pods)
         pods, version = await self._list()
-        for token in before - set(pods):
-            self._remove(token, self._pods[token])
+        for token in set(self._pods) - set(pods):
+            # One that was made while the list was on its way is not in it, unless it was gone again before.
+            if token in before or _is_older(self._pods[token].metadata.resource_version, version):
+                self._remove(token, self._pods[token])
         self._pods.update(pods)
         self._wake(*self._ears)
         return version
@@ -227,3 +229,8 @@ class Pods:
         for token in tokens:
             for ear in self._ears.get(token, ()):
                 ear.set()
+
+
+def _is_older(one: str, other: str) -> bool:
+    """https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions"""
+    return one.isdecimal() and other.isdecimal() and int(one) < int(other)
