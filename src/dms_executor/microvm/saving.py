@@ -23,6 +23,7 @@ from ..engine import Attached, Channel, Command, EngineContext, Execution, Exit,
 from ..errors import EngineUnreachable, ExecutionNotRunning, ResourcesUnavailable, StartFailed
 from ..supervisor import shim as shims
 from ..supervisor.address import ShimAddress, address_of, process_gone
+from ..supervisor.record import read_exit
 from ..supervisor.suspended import Suspended, Suspensions, end_suspended, is_suspended
 from ..threads import finished
 from ..types import PortMapping, Probe, Stats
@@ -129,6 +130,7 @@ class SavingEngine(MicrovmEngine[S, H]):
             except BaseException as error:
                 self._keeping.forget(x, shim)
                 if isinstance(error, StartFailed):
+                    await _gone(await self._address(shim))  # its last act takes away what the next one makes anew
                     raise StartFailed(f"it is saved as before: {error.message}", execution_id=x.id) from error
                 raise
         self._ports[x.token] = ports
@@ -185,7 +187,10 @@ class SavingEngine(MicrovmEngine[S, H]):
     async def _ended(self, x: Execution) -> bool:
         """Whether it is really over where nobody was found that keeps it: it may have been saved, or gone on since."""
         async with self._suspensions.alone(x.folder) as saved:
-            return saved is None and await self._keeping.connection(x) is None
+            if saved is not None:
+                return False
+            has_record = await asyncio.to_thread(read_exit, x.folder) is not None
+            return has_record or await self._keeping.connection(x) is None
 
     async def _reborn(
         self, x: Execution, p: Prepared, h: Handle, saved: Suspended

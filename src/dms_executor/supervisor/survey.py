@@ -58,8 +58,8 @@ async def _observed(folder: Path, token: str, is_frozen: Callable[[str], bool | 
         return await asyncio.to_thread(_without_shim, folder)
     phase = shim.phase
     shim.close()
-    if saved and phase in ("created", "going"):
-        return Observed(phase="suspended")  # somebody brings it back
+    if saved and phase != "running":
+        return Observed(phase="suspended")  # somebody brings it back, or could not
     if phase == "created":
         return Observed(phase="created")
     frozen = await asyncio.to_thread(is_frozen, token) if phase == "running" else False

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..errors import StateDamaged
+from ..errors import EngineUnreachable, StateDamaged
 from ..logs.inotify import APPEARED, Watcher
 from ..typed import known
 
@@ -27,6 +27,7 @@ RECORD = "suspended"
 LOCK = "suspended.lock"
 _LOST = "it was saved to disk when it was ended: what it had not brought home is gone"
 _LOOK = 0.02  # seconds between two tries to get the lock
+_HELD = 300.0  # seconds, which a restore never takes
 _LONGEST = 3600.0  # seconds of one wait: clocks are set
 
 
@@ -71,8 +72,13 @@ class Suspensions:
 
     @asynccontextmanager
     async def alone(self, folder: Path) -> AsyncIterator[Suspended | None]:
-        """Nobody else brings it back or ends it in the block; the record, if it is saved now. Raises `StateDamaged`."""
+        """Nobody else brings it back or ends it in the block; the record, if it is saved now. Raises `StateDamaged`,
+        `EngineUnreachable`: somebody brings it back for too long.
+        """
         lock = await _locked(folder)
+        if lock is None:
+            yield None
+            return
         try:
             yield await asyncio.to_thread(read_suspended, folder)
         finally:
@@ -130,15 +136,30 @@ def end_suspended(folder: Path, saved: Suspended, cause: Literal["deadline", "st
     (folder / RECORD).unlink(missing_ok=True)
 
 
-async def _locked(folder: Path) -> int:
-    """Waits for who holds it: a restore takes no longer than a start may."""
-    fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+async def _locked(folder: Path) -> int | None:
+    """Waits for who holds it: a restore takes no longer than a start may. None: it was never saved, or is removed."""
+    fd = await asyncio.to_thread(_opened, folder)
+    if fd is None:
+        return None
     try:
-        while True:
-            with suppress(BlockingIOError):
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return fd
-            await asyncio.sleep(_LOOK)  # nobody tells; and a thread that waits could not be taken back
+        async with asyncio.timeout(_HELD):
+            while True:
+                with suppress(BlockingIOError):
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return fd
+                await asyncio.sleep(_LOOK)  # nobody tells; and a thread that waits could not be taken back
+    except TimeoutError as error:
+        os.close(fd)
+        raise EngineUnreachable("whoever brings it back does not end", mend="Look at that process") from error
     except BaseException:
         os.close(fd)
         raise
+
+
+def _opened(folder: Path) -> int | None:
+    if not (is_suspended(folder) or (folder / LOCK).exists()):
+        return None
+    try:
+        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
