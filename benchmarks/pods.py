@@ -30,6 +30,7 @@ _KUBECONFIG = os.environ.get("DMS_EXECUTOR_CLUSTER_ADMIN", "")
 _IMAGE = "localhost/busybox:1"
 _JOBS = "/apis/batch/v1/namespaces/default/jobs"
 _ONE = 9
+_CREATIONS = 100  # under way at once by the client of Jobs, which would else wait for its own
 
 
 class Requests(logging.Handler):
@@ -52,11 +53,14 @@ async def plain(client: Client, count: int) -> float:
     """Seconds from the first creation to the last log; one watch for all."""
     label, names = f"j{uuid4().hex}", [f"plain-{uuid4().hex[:12]}" for _ in range(count)]
 
+    turns = asyncio.Semaphore(_CREATIONS)
+
     async def one(name: str) -> None:
         container = {"name": "job", "image": _IMAGE, "command": ["echo", "hi"]}
         pod = {"metadata": {"labels": {"bench": label}}, "spec": {"restartPolicy": "Never", "containers": [container]}}
         body = {"metadata": {"name": name}, "spec": {"backoffLimit": 0, "template": pod}}
-        await client.call("POST", _JOBS, {"apiVersion": "batch/v1", "kind": "Job", **body}, deadline=120.0)
+        async with turns:
+            await client.call("POST", _JOBS, {"apiVersion": "batch/v1", "kind": "Job", **body}, deadline=120.0)
 
     began = time.perf_counter()
     making = asyncio.gather(*map(one, names))
@@ -71,18 +75,20 @@ async def plain(client: Client, count: int) -> float:
 
     logs: dict[str, asyncio.Task[None]] = {}
     query = {"watch": "1", "labelSelector": f"bench={label}"}
-    async with client.stream("GET", "pods", query=query) as pieces:
-        rest = b""
-        async for piece in pieces:
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                pod: dict[str, Any] = json.loads(line)["object"]
-                name = pod["metadata"]["name"]
-                if pod["status"].get("phase") in ("Succeeded", "Failed") and name not in logs:
-                    job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
-                    logs[name] = asyncio.create_task(read(name, job))
-            if len(logs) == count:
-                break
+    # A server ends a watch after some minutes; and where a creation failed not all will come.
+    while len(logs) < count and not (making.done() and making.exception() is not None):
+        async with client.stream("GET", "pods", query=query) as pieces:
+            rest = b""
+            async for piece in pieces:
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    pod: dict[str, Any] = json.loads(line)["object"]
+                    name = pod["metadata"]["name"]
+                    if pod["status"].get("phase") in ("Succeeded", "Failed") and name not in logs:
+                        job = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
+                        logs[name] = asyncio.create_task(read(name, job))
+                if len(logs) == count:
+                    break
     await making
     await asyncio.gather(*logs.values())
     took = time.perf_counter() - began

@@ -60,7 +60,7 @@ class Signals:
             return True
         if await self._sites.of(x).pods.ends_soon(x.token):
             return False
-        raise EngineUnreachable(f"the job could not be signalled: {said}", mend="It is tried again", execution_id=x.id)
+        raise EngineUnreachable(f"the job could not be signalled: {said}", mend="Ask again", execution_id=x.id)
 
     async def _was_signalled(self, x: Execution) -> tuple[bool, bool]:
         """Whether we did, and whether that was a stop. Not by comparing clocks: a node has its own."""
