@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,15 +66,19 @@ def test_a_start_finds_what_was_saved_and_asks_for_what_the_api_has(snapshot: Pa
     assert json.loads(calls[0][1])["resume_vm"] is False, "the guest would run before it has its disks"
 
 
-def test_of_another_file_system_each_start_has_a_copy(snapshot: Path) -> None:
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
-        if Path(other).stat().st_dev == snapshot.stat().st_dev:
-            pytest.skip("/dev/shm is no file system of its own here")
-        here = place(Path(other))
-        assert restored(here, snapshot, MACHINE) is not None
-        copied = here.folder / MEMORY
-        assert copied.read_bytes() == snapshot.read_bytes()
-        assert copied.stat().st_blocks * 512 < len(CONTENT), "its holes are filled"
+def test_of_another_file_system_each_start_has_a_copy(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", link)
+    here = place(tmp_path / "vm")
+    assert restored(here, snapshot, MACHINE) is not None
+    copied = here.folder / MEMORY
+    assert not copied.samefile(snapshot)
+    assert copied.read_bytes() == snapshot.read_bytes()
+    assert copied.stat().st_blocks * 512 < len(CONTENT), "its holes are filled"
 
 
 def test_one_that_is_gone_or_not_ours_alone_is_none(snapshot: Path, tmp_path: Path) -> None:

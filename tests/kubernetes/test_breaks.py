@@ -12,6 +12,7 @@ import pytest
 
 from dms_executor import LogStreamRequest
 from dms_executor.errors import EngineUnreachable, ExecutionCancelled, ExecutionNotRunning, StartFailed
+from dms_executor.kubernetes import KubernetesEngine
 from dms_executor.kubernetes.names import INIT_FOLDER, TOKEN
 from dms_executor.kubernetes.view import seen
 
@@ -71,7 +72,9 @@ async def test_what_comes_and_goes_before_the_watch_begins_is_seen(alone: Bench,
 
 async def test_what_is_made_and_gone_while_a_list_is_on_its_way_is_not_kept(alone: Bench, server: ApiServer) -> None:
     await alone.run("true")
-    pods = (await alone.executor._core.engine("kubernetes"))._sites.named(None).pods  # type: ignore[attr-defined]
+    engine = await alone.executor._core.engine("kubernetes")
+    assert isinstance(engine, KubernetesEngine)
+    pods = engine._sites.named(None).pods
     raw = {"metadata": {"name": "x", "labels": {TOKEN: "t"}, "resourceVersion": "1"}}
     listing = asyncio.create_task(pods._relist())
     await asyncio.sleep(0)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from dms_executor.errors import StartFailed
-from dms_executor.kubernetes import engine, starting
+from dms_executor.kubernetes import KubernetesEngine, engine, starting
 
 from .apiserver import ApiServer
 from .conftest import Bench
@@ -29,7 +29,9 @@ async def test_programs_that_somebody_takes_away_are_made_again(
 
 
 async def test_programs_of_somebody_else_are_not_executed(alone: Bench, server: ApiServer) -> None:
-    site = (await alone.executor._core.engine("kubernetes"))._sites.named(None)  # type: ignore[attr-defined]
+    engine = await alone.executor._core.engine("kubernetes")
+    assert isinstance(engine, KubernetesEngine)
+    site = engine._sites.named(None)
     name = f"{await site.client.namespace()}/{await site.init_map()}"
     server.maps[name]["binaryData"]["dms-init"] = "AAAA"
     site._init = ""
