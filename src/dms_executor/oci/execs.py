@@ -106,7 +106,7 @@ def _killable(host: Host, group: str) -> str:
 
 
 def _process(x: Execution, command: Command, host: Host, group: str) -> dict[str, Any]:
-    process = _of_job(x)
+    process = _of_job(x, host)
     environment = dict(entry.partition("=")[::2] for entry in process["env"])
     if command.user is not None:
         before, user = _users(x.folder, host, group, process["user"]["uid"], command.user)
@@ -125,14 +125,14 @@ def _terminal(command: Command) -> dict[str, str]:
     return {**({"TERM": "xterm"} if command.terminal is not None else {}), **command.environment}
 
 
-def _of_job(x: Execution) -> dict[str, Any]:
+def _of_job(x: Execution, host: Host) -> dict[str, Any]:
     data = _content(x.folder / "bundle" / PUBLIC)
-    if data is not None:
-        _restore(x.folder / "runtime" / x.token, data)
-    else:
+    if data is None:
         data = _content(x.folder / "bundle" / "config.json")
     if data is None:
         raise ExecutionNotRunning("nothing is left of its container", execution_id=x.id)
+    if host.runtime.flavour.copies_configuration:
+        _restore(x.folder / "runtime" / x.token, data)
     process: dict[str, Any] = msgspec.json.decode(data)["process"]
     return process
 
@@ -145,8 +145,11 @@ def _content(path: Path) -> bytes | None:
 
 
 def _restore(folder: Path, data: bytes) -> None:
-    """crun reads its own copy of the configuration, which went with the secrets that it held; runc keeps none."""
-    if not (folder / "status").exists() or (folder / "config.json").exists():
+    """The runtime's copy of the configuration, which went with the secrets that it held.
+
+    It went before anybody heard that the job runs. The runtime may then be at its end, its `status` not yet written.
+    """
+    if not folder.exists() or (folder / "config.json").exists():
         return
     new = folder / f"config.json.{os.urandom(4).hex()}"
     new.write_bytes(data)

@@ -25,6 +25,7 @@ class Flavour(msgspec.Struct, frozen=True, kw_only=True):
     `pairs`: descriptors are handed to the job one by one (`--pass-fd M:N`), not by their number (`--preserve-fds`).
     `says_network`: it must be told the network, besides the namespaces of the configuration.
     `keeps_state`: its state lies in the shim's room, since the sockets in it have names of at most 108 bytes.
+    `copies_configuration`: it reads a copy of its own of `config.json` when it is told to run a further command.
     `hides_unified`: version 2 of the control groups must be out of its sight where it stands beside version 1.
     `own_kernel`: a job calls a kernel of the runtime's own: the host counts its tasks, and nobody enters the job.
     `platforms`: what the setting of that name may say; `doubtful`: those of them that are tried before they are used.
@@ -41,6 +42,7 @@ class Flavour(msgspec.Struct, frozen=True, kw_only=True):
     pairs: bool = False
     says_network: bool = False
     keeps_state: bool = False
+    copies_configuration: bool = False
     hides_unified: bool = False
     own_kernel: bool = False
     needs_init: bool = False
@@ -72,6 +74,7 @@ _NO_KEYRING = ("--no-new-keyring",)
 CRUN = Flavour(
     name="crun",
     run_options=_NO_KEYRING,
+    copies_configuration=True,
     hides_unified=True,
     mend="apt-get install crun",
     without_cgroups=("--cgroup-manager", "disabled"),
