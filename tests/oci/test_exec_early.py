@@ -12,23 +12,25 @@ from dms_executor.errors import StartFailed
 from dms_executor.oci import OciSpec
 
 
-async def test_a_commands_user_is_found_once_the_runtime_has_written_the_pid(
-    state_dir: Path, busybox: Path, oci_runtime: str
+@pytest.mark.parametrize("user", ["app", None])
+async def test_a_command_waits_until_the_runtime_has_written_the_pid(
+    state_dir: Path, busybox: Path, oci_runtime: str, user: str | None
 ) -> None:
+    expected = b"0\n" if user is None else b"1000\n"
     spec = OciSpec(image=f"rootfs:{busybox}", cmd=["sleep", "100"]).build()
     settings = Settings(engines={"oci": {"runtime": oci_runtime}})
     async with Executor.open(state_dir, policy=Policy.trusted(), settings=settings) as executor:
         await executor.start(ExecutionRequest(job_id="j", execution_id="e", engine_spec=spec))
-        assert (await executor.exec("e", ["id", "-u"], user="app")).stdout == b"1000\n"
+        assert (await executor.exec("e", ["id", "-u"], user=user)).stdout == expected
         # As it is while a runtime that has let the job go has not written it yet.
         pid = next(state_dir.glob("executions/*/pid"))
         pid.rename(pid.with_name("pid.later"))
-        early = asyncio.create_task(executor.exec("e", ["id", "-u"], user="app"))
+        early = asyncio.create_task(executor.exec("e", ["id", "-u"], user=user))
         done, _ = await asyncio.wait({early}, timeout=0.3)
         assert not done, f"the command did not wait: {early}"
         pid.with_name("pid.later").rename(pid)
         async with asyncio.timeout(20):
-            assert (await early).stdout == b"1000\n"
+            assert (await early).stdout == expected
         await executor.remove("e", force=True)
 
 

@@ -42,13 +42,15 @@ async def open_exec(
             mend="Use the runtime crun or runc",
             execution_id=x.id,
         )
-    if command.user is not None:
-        await _born(x)
+    await _born(x)
     return await open_session(lambda: _spec(x, command, host, context, settings, first_id), x.folder)
 
 
 async def _born(x: Execution) -> None:
-    """Waits for the pid of a job that has just begun to run: its runtime, which writes it, may still be at its end."""
+    """Waits for the pid of a job that has just begun to run: its runtime, which writes it, may still be at its end.
+
+    It is the last thing that crun and runc write: what they are told of the container later, they know from then on.
+    """
     try:
         async with asyncio.timeout(_BORN):
             while not await asyncio.to_thread(_says_pid, x.folder):  # noqa: ASYNC110
