@@ -15,7 +15,9 @@ import pytest
 
 from dms_executor.errors import EngineUnreachable
 from dms_executor.firecracker.api import Api, ApiRefused
-from dms_executor.firecracker.config import Drive, Interface, Machine, Rate, document
+from dms_executor.firecracker.config import Drive, Interface, Machine, document
+from dms_executor.microvm.settings import Rate
+from dms_executor.types import ByteSize
 
 from . import real
 from .stand_in import StandIn
@@ -32,14 +34,14 @@ def machine(folder: Path) -> Machine:
         vcpus=2,
         memory=64 << 20,
         boot_args="quiet",
-        drives=[Drive(name="scratch", path=disk, read_only=False, rate=Rate(bandwidth=1 << 20, ops=1000))],
+        drives=[Drive(name="scratch", path=disk, read_only=False, rate=Rate(bandwidth=ByteSize(1 << 20), ops=1000))],
         vsock=folder / "vsock",
         log=folder / "log",
     )
 
 
 def with_metadata(folder: Path) -> Machine:
-    rate = Rate(bandwidth=1 << 20, ops=1000)
+    rate = Rate(bandwidth=ByteSize(1 << 20), ops=1000)
     network = [Interface(name="eth0", tap="tap0", mac="06:00:ac:10:00:02", rate=rate)]
     return msgspec.structs.replace(machine(folder), interfaces=network, metadata_to=["eth0"])
 

@@ -11,7 +11,13 @@ import pytest
 
 from dms_executor.errors import InvalidRequest
 from dms_executor.firecracker import config
-from dms_executor.firecracker.config import Drive, Interface, Machine, Rate, document
+from dms_executor.firecracker.config import Drive, Interface, Machine, document
+from dms_executor.firecracker.machine import machine_of
+from dms_executor.firecracker.spec import FirecrackerParams, checked_settings
+from dms_executor.images import ImageConfig
+from dms_executor.microvm.plan import Plan
+from dms_executor.microvm.settings import Rate
+from dms_executor.types import ByteSize
 
 from .description import OURS, published
 
@@ -23,8 +29,8 @@ ALL = Machine(
     memory=(1 << 30) + 5,
     boot_args=config.boot_args(["8250.nr_uarts=0"], given="debug  loglevel=7"),
     drives=[
-        Drive(name="root", path=Path("/root.img"), read_only=True, rate=Rate(bandwidth=10 << 20)),
-        Drive(name="scratch", path=Path("/disk"), read_only=False, rate=Rate(bandwidth=1 << 20, ops=500)),
+        Drive(name="root", path=Path("/root.img"), read_only=True, rate=Rate(bandwidth=ByteSize(10 << 20))),
+        Drive(name="scratch", path=Path("/disk"), read_only=False, rate=Rate(bandwidth=ByteSize(1 << 20), ops=500)),
         Drive(name="kept", path=Path("/kept"), read_only=False, cache="Writeback"),
     ],
     interfaces=[
@@ -138,3 +144,21 @@ def test_arguments_that_no_kernel_takes(given: str) -> None:
 def test_what_firecracker_would_refuse_is_not_written(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         document(msgspec.structs.replace(PLAIN, **wrong))
+
+
+def test_an_owners_rates_are_those_of_every_disk_and_of_the_network() -> None:
+    plan = Plan(image=ImageConfig(), kernel="", initrd="")
+    settings = checked_settings({"disk_rate": {"bandwidth": "8MiB"}, "network_rate": {"ops": 100}})
+    machine = machine_of(plan, [False, True], True, FirecrackerParams(image="a"), settings)
+    described = json.loads(document(machine))
+    disk, ops = {"bandwidth": {"size": 8 << 20, "refill_time": 1000}}, {"ops": {"size": 100, "refill_time": 1000}}
+    assert [drive["rate_limiter"] for drive in described["drives"]] == [disk, disk]
+    assert described["network-interfaces"][0]["rx_rate_limiter"] == ops
+    assert described["network-interfaces"][0]["tx_rate_limiter"] == ops
+
+
+@pytest.mark.parametrize("field", ["disk_rate", "network_rate"])
+def test_a_rate_of_nothing_is_refused(field: str) -> None:
+    with pytest.raises(InvalidRequest, match="ops is 0") as caught:
+        checked_settings({field: {"ops": 0}})
+    assert caught.value.path == f"$.engines.firecracker.{field}.ops"

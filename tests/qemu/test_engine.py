@@ -151,3 +151,15 @@ async def test_a_further_command_runs_beside_the_job(executor: Executor, rootfs:
         assert much.stdout_truncated
     finally:
         await executor.cancel("exec", grace=0)
+
+
+async def test_a_disk_is_no_faster_than_the_machines_owner_says(state: Path, rootfs: Path) -> None:
+    policy = Policy(read_roots=(rootfs,), missing_defaults="record")
+    settings = Settings(engines={"qemu": {**qemus.settings(), "warm": False, "disk_rate": {"bandwidth": "8MiB"}}})
+    script = "cat /proc/uptime && dd if=/dev/zero of=/file bs=1M count=24 conv=fsync 2>/dev/null && cat /proc/uptime"
+    async with Executor.open(state, policy=policy, settings=settings) as opened:
+        done = await run(opened, rootfs, "rate", script)
+    assert done.exit_code == 0, done
+    began, ended = (float(line.split()[0]) for line in done.stdout.splitlines())
+    # A tenth of a second's may come at once.
+    assert ended - began > 2, done

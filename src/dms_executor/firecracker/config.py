@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..errors import InvalidRequest
+from ..microvm.settings import Rate
 
 __all__ = [
     "AGENT_PORT",
@@ -25,7 +26,6 @@ __all__ = [
     "Drive",
     "Interface",
     "Machine",
-    "Rate",
     "boot_args",
     "document",
     "memory_mib",
@@ -44,13 +44,6 @@ _ID = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
 BOOT_ARGS = ("reboot=k", "panic=-1", "pci=off", "quiet", "cryptomgr.notests")
 
 Cache = Literal["Unsafe", "Writeback"]
-
-
-class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """At most so many bytes, and so many operations, in a second. None: no bound."""
-
-    bandwidth: int | None = None
-    ops: int | None = None
 
 
 class Drive(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +179,7 @@ def _interface(interface: Interface) -> dict[str, Any]:
 
 def _limited(field: str, rate: Rate) -> dict[str, Any]:
     named = {"bandwidth": rate.bandwidth, "ops": rate.ops}
-    buckets = {name: {"size": size, "refill_time": _REFILL} for name, size in named.items() if size is not None}
+    buckets = {name: {"size": int(size), "refill_time": _REFILL} for name, size in named.items() if size is not None}
     return {field: buckets} if buckets else {}
 
 

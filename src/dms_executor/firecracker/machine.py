@@ -44,9 +44,9 @@ def machine_of(
         memory=vm_memory(plan.limits.memory, settings) + _OWN_MEMORY,
         boot_args=boot_args([*_WORDS, *settings.kernel_args.split()], params.kernel_args),
         drives=[
-            Drive(name=name, path=Path(name), read_only=not writes)
+            Drive(name=name, path=Path(name), read_only=not writes, rate=settings.disk_rate)
             for name, writes in zip(names, writable, strict=True)
         ],
-        interfaces=[interface()] if has_network else [],
+        interfaces=[interface(settings.network_rate)] if has_network else [],
         vsock=Path(VSOCK),
     )

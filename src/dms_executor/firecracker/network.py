@@ -7,6 +7,7 @@ the two (docs/protocol.md, section 10).
 from __future__ import annotations
 
 from ..microvm.network import GuestNetwork
+from ..microvm.settings import Rate
 from ..networks.programs import ADDRESS, GATEWAY, INTERFACE, MASK, MTU
 from .config import Interface
 
@@ -18,9 +19,9 @@ _OWN = "10.0.2.4"  # of the namespace, towards the guest: nobody's else
 _MAC = "06:00:0a:00:02:64"  # the same of every guest: each is alone with its namespace
 
 
-def interface() -> Interface:
+def interface(rate: Rate) -> Interface:
     """The guest's `eth0`."""
-    return Interface(name="eth0", tap=TAP, mac=_MAC)
+    return Interface(name="eth0", tap=TAP, mac=_MAC, rate=rate)
 
 
 def way_to(owner: int) -> list[str]:

@@ -174,7 +174,9 @@ def _machine(
     if plan.root is not None:
         with reopen(plan.root, field=f"{PARAMS}.root_file_system") as granted:
             path = place.copy(granted.fd, "root.img")
-        drives.append(Drive(name="root", path=path, read_only=params.read_only_root, root=True))
+        drives.append(
+            Drive(name="root", path=path, read_only=params.read_only_root, root=True, rate=settings.disk_rate)
+        )
     initrd = None
     if plan.initrd is not None:
         with reopen(plan.initrd, field=f"{PARAMS}.initrd_path") as granted:

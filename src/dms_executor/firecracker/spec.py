@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import InvalidRequest
 from ..images.params import PARAMS, ImageParams, as_params, converted
-from ..microvm.settings import VmSettings, check_settings
+from ..microvm.settings import Rate, VmSettings, check_rate, check_settings
 from ..types import SpecConfig
 from .config import boot_args
 
@@ -57,13 +57,15 @@ class FirecrackerSettings(VmSettings, frozen=True, kw_only=True, forbid_unknown_
     """`Settings.engines["firecracker"]`. What all engines of microVMs have: `VmSettings`.
 
     `program`, `jailer`: names or absolute paths. `jailed`: False lets Firecracker run without its jailer, as a user of
-    the VM's own all the same. `kernel_args`: more words for the command line of every guest.
+    the VM's own all the same. `kernel_args`: more words for the command line of every guest. `network_rate`: of a
+    guest's network, in each direction.
     """
 
     program: str = "firecracker"
     jailer: str = "jailer"
     jailed: bool = True
     kernel_args: str = ""
+    network_rate: Rate = Rate()
 
 
 def checked_params(params: dict[str, Any]) -> FirecrackerParams:
@@ -105,4 +107,5 @@ def checked_settings(settings: Any) -> FirecrackerSettings:
         return settings
     checked = converted(FirecrackerSettings, settings or {}, "$.engines.firecracker")
     check_settings(checked, "firecracker")
+    check_rate(checked.network_rate, "$.engines.firecracker.network_rate")
     return checked

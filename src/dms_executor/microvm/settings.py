@@ -7,10 +7,18 @@ import msgspec
 from ..errors import InvalidRequest
 from ..images.hosts import RegistryHost
 from ..images.limits import ImageLimits
+from ..types import ByteSize
 
-__all__ = ["VmSettings", "check_settings", "vm_memory"]
+__all__ = ["Rate", "VmSettings", "check_rate", "check_settings", "vm_memory"]
 
 _STEP = 128 << 20
+
+
+class Rate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """At most so many bytes (`bandwidth`), and so many operations (`ops`), in a second. None: no bound."""
+
+    bandwidth: ByteSize | None = None
+    ops: int | None = None
 
 
 class VmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,7 +26,8 @@ class VmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     newest installed one that suits. `memory`: MiB that a job has where its request names none. `cgroup_parent`: the
     cgroup of all jobs. `warm`: guests are clones of one that has booted already, and only the first of each shape
     boots. `warm_folder`: where those lie, for state folders that share them; None: in the state folder. Whoever may
-    write to it owns the jobs. `network_program`, `umoci`, `skopeo`, `registries`, `auth_file`, `image_limits`: as of
+    write to it owns the jobs. `disk_rate`: of each disk that a guest has, so that no job takes the host's for itself.
+    `network_program`, `umoci`, `skopeo`, `registries`, `auth_file`, `image_limits`: as of
     the engine oci (docs/images.md).
     """
 
@@ -27,6 +36,7 @@ class VmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cgroup_parent: str = "dms-executor"
     warm: bool = True
     warm_folder: str | None = None
+    disk_rate: Rate = Rate()
     network_program: str | None = None
     umoci: str | None = None
     skopeo: str | None = None
@@ -51,3 +61,13 @@ def check_settings(settings: VmSettings, engine: str) -> None:
             path=f"$.engines.{engine}.cgroup_parent",
             mend="E.g. 'dms-executor'",
         )
+    check_rate(settings.disk_rate, f"$.engines.{engine}.disk_rate")
+
+
+def check_rate(rate: Rate, where: str) -> None:
+    """Raises `InvalidRequest`: with nothing in a second, nothing would ever end."""
+    for name, value in (("bandwidth", rate.bandwidth), ("ops", rate.ops)):
+        if value is not None and not 0 < value < 1 << 63:
+            raise InvalidRequest(
+                f"{name} is {value}", path=f"{where}.{name}", mend="At least 1; leave it out for no bound"
+            )

@@ -44,7 +44,9 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """`memory`: bytes of the job's, `cpu`: its cores; `tsc_khz`: what an emulated guest is told of its clock."""
+    """`memory`: bytes of the job's, `cpu`: its cores; `tsc_khz`: what an emulated guest is told of its clock;
+    `disk_bandwidth`, `disk_ops`: bytes and operations of each of its disks in a second.
+    """
 
     program: str
     accelerator: str
@@ -52,6 +54,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     cpu: float | None
     cpus: int
     tsc_khz: int | None = None
+    disk_bandwidth: int | None = None
+    disk_ops: int | None = None
 
 
 def qemu_argv(
@@ -92,7 +96,8 @@ def qemu_argv(
         for fd in range(place, place + len(disk.fds)):
             argv += ["-add-fd", f"fd={fd},set={number}"]
         place += len(disk.fds)
-        argv += ["-drive", f"id=d{number},if=none,format=raw,{access},file=/dev/fdset/{number},cache=unsafe"]
+        given = f"id=d{number},if=none,format=raw,{access},file=/dev/fdset/{number},cache=unsafe"
+        argv += ["-drive", given + _throttled(machine)]
         argv += ["-device", f"virtio-blk-device,drive=d{number}"]
     if monitored:
         argv += ["-chardev", f"socket,id=monitor,fd={place}", "-mon", "chardev=monitor,mode=control"]
@@ -106,6 +111,12 @@ def qemu_argv(
         argv += ["-incoming", f"fd:{place}"]
     # All of a guest's memory is in its snapshot: these are neither read nor missed there.
     return [*argv, "-kernel", f"/proc/self/fd/{_KERNEL_FD}", "-initrd", f"/proc/self/fd/{_INITRD_FD}", "-append", words]
+
+
+def _throttled(machine: Machine) -> str:
+    """https://github.com/qemu/qemu/blob/master/docs/throttle.txt"""
+    named = (("bps", machine.disk_bandwidth), ("iops", machine.disk_ops))
+    return "".join(f",throttling.{name}-total={value}" for name, value in named if value is not None)
 
 
 def _network(ports: Sequence[PortMapping]) -> list[str]:

@@ -62,6 +62,7 @@ class QemuEngine(SavingEngine[QemuSettings, Host]):
         return template_of(self._machine(host, plan), host, plan, writable, has_network, self._context.state_dir)
 
     def _machine(self, host: Host, plan: Plan) -> Machine:
+        rate = self._settings.disk_rate
         return Machine(
             program=host.program,
             accelerator=host.accelerator,
@@ -69,6 +70,8 @@ class QemuEngine(SavingEngine[QemuSettings, Host]):
             cpu=plan.limits.cpu,
             cpus=len(os.sched_getaffinity(0)),
             tsc_khz=host.tsc_khz,
+            disk_bandwidth=None if rate.bandwidth is None else int(rate.bandwidth),
+            disk_ops=rate.ops,
         )
 
     def _machine_state(self, host: Host, plan: Plan) -> dict[str, Any]:
