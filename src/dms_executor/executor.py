@@ -151,7 +151,9 @@ class Executor:
     async def cancel(self, execution_id: str, *, signal: int | str | None = None, grace: float | None = None) -> None:
         """Terminates an execution: signal (the image's stop signal, else TERM), grace, then KILL.
 
-        Returns when the job is gone. Raises `ExecutionAlreadyFinished`. A cancelled call completes all the same.
+        Returns when the job is gone. Raises `ExecutionAlreadyFinished`. A cancelled call completes all the same. Raises
+        `EngineUnreachable` where the engine does not answer: it is asked again then, also without the caller, for as
+        long as this executor is open, and by whoever opens the state folder next.
         """
         if grace is not None and not 0 <= grace < 1e9:
             raise InvalidRequest(f"{grace} is no duration", path="$.grace", mend="Use seconds, 0 or more")

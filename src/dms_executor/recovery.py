@@ -31,6 +31,7 @@ from .journal.clock import moment
 from .lifecycle import Core, Live, adopt
 from .lifecycle.deadline import dismiss_keeper
 from .lifecycle.finish import build_result, finish
+from .lifecycle.insisting import insist
 from .lifecycle.pull import pull
 from .types import ExecutionStatus, RecoveryReport
 
@@ -188,11 +189,18 @@ async def _take(core: Core, row: Row) -> bool:
         return False
     # One that is followed here, and that another process was about to finish, is left without anybody if that one dies.
     if live is not None and not (live.ended and holder not in (None, core.owner)):
+        if row.intent is not None and row.phase == "running" and await _lacks_its_stopper(core, row):
+            insist(core, row.token, row.intent)
         return False
     if holder is not None and holder != core.owner and await core.in_thread(core.owners.alive, holder):
-        dead_stopper = row.stopper is not None and not await core.in_thread(core.owners.alive, row.stopper)
-        return dead_stopper and row.phase == "running"
+        return row.phase == "running" and await _lacks_its_stopper(core, row)
     return await core.journal.take_over(row.token, holder)
+
+
+async def _lacks_its_stopper(core: Core, row: Row) -> bool:
+    """Whether who was about to stop it is dead."""
+    stopper = row.stopper
+    return stopper not in (None, core.owner) and not await core.in_thread(core.owners.alive, stopper)
 
 
 async def _settle(

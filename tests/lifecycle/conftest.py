@@ -14,7 +14,7 @@ from .stand_in import StandIn
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[StandIn]]:
     monkeypatch.setattr(registry, "_registered", {StandIn.name: StandIn})
-    StandIn.failing.clear()
-    StandIn.called.clear()
+    for state in (StandIn.failing, StandIn.times, StandIn.called):
+        state.clear()
     yield StandIn
     StandIn.failing.clear()

@@ -16,16 +16,19 @@ __all__ = ["StandIn", "request"]
 
 
 class StandIn(MemoryEngine):
-    """`failing` maps a call to what it raises; `called` notes the calls."""
+    """`failing` maps a call to what it raises, so often as `times` says, else always; `called` notes the calls."""
 
     name: ClassVar[str] = "stand-in"
     failing: ClassVar[dict[str, ExecutorError]] = {}
+    times: ClassVar[dict[str, int]] = {}
     called: ClassVar[list[str]] = []
     outputs: ClassVar[bool] = False
 
     def _note(self, call: str) -> None:
         self.called.append(call)
-        if call in self.failing:
+        if call in self.failing and self.times.get(call, 1) > 0:
+            if call in self.times:
+                self.times[call] -= 1
             raise self.failing[call]
 
     async def validate(self, request: ExecutionRequest) -> None:

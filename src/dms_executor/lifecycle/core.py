@@ -18,7 +18,7 @@ from ..devices.allowed import allows
 from ..devices.gpus import names_of
 from ..engine import Engine, EngineContext, Execution
 from ..errors import EngineUnavailable, EngineUnreachable, ExecutionNotFound, ExecutorClosed, InvalidRequest
-from ..journal import Journal, Owners, Row
+from ..journal import Intent, Journal, Owners, Row
 from ..policy import Policy
 from ..registry import engine_class, names_by_rank
 from ..tasks import Tasks
@@ -69,6 +69,8 @@ class Core:
         self.preparing: dict[str, Live] = {}
         self.intents: asyncio.Task[None] | None = None
         self.files = ThreadPoolExecutor(min(32, 4 + 2 * (os.cpu_count() or 1)), thread_name_prefix="dms-files")
+        self.insisting: dict[str, Intent] = {}
+        """What is asked of an engine again, by the tokens of jobs that it could not be asked to stop."""
         self.creations = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self.sessions: set[ExecSession] = set()
         self.closing = asyncio.Event()

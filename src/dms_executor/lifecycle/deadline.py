@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..errors import EngineUnreachable
+from ..errors import EngineUnavailable, EngineUnreachable
 from ..journal import Intent, files
 from ..journal.clock import moment
 from ..keeper_record import RECORD, KeeperRecord
@@ -80,7 +80,7 @@ async def hold_deadline(core: Core, live: Live) -> None:
         try:
             await live.engine.stop(live.x, live.handle, wanted.signal, grace)
             break
-        except EngineUnreachable as error:
+        except (EngineUnavailable, EngineUnreachable) as error:
             # A deadline holds also where the engine is silent just when it has come.
             _log.warning("%s; asked again in %g s", error, pause, extra={"execution_id": live.x.id})
             await asyncio.sleep(pause)

@@ -9,6 +9,7 @@ import time
 from .. import faults
 from ..engine import Measures, Pauses
 from ..errors import (
+    EngineUnreachable,
     ExecutionAlreadyFinished,
     ExecutionCancelled,
     ExecutionNotFound,
@@ -20,6 +21,7 @@ from ..journal import Intent, Row
 from ..types import ExecutionStatus, Stats
 from .core import Core
 from .follow import adopt, settled
+from .insisting import carry_out
 from .live import Live
 
 __all__ = ["cancel", "give_up", "pause", "resume", "running", "send_signal", "stats", "stop_running"]
@@ -28,7 +30,10 @@ _log = logging.getLogger(__name__)
 
 
 async def cancel(core: Core, execution_id: str, signum: int | None, grace: float | None) -> None:
-    """Stops an execution in any phase; returns when its job is gone. A cancelled call completes all the same."""
+    """Stops an execution in any phase; returns when its job is gone. A cancelled call completes all the same.
+
+    Raises `EngineUnreachable` where its engine could not be asked yet, which is done again then.
+    """
     row = await core.row(execution_id)
     if row.terminal:
         raise ExecutionAlreadyFinished(
@@ -51,13 +56,9 @@ async def _cancel(core: Core, row: Row, signum: int | None, grace: float | None)
     live = core.live.get(row.token)
     if live is not None and live.status is ExecutionStatus.PENDING:
         live.abort(standing)
+        await core.journal.stop_in_hand(row.token)
     else:
-        current = await core.journal.by_token(row.token)
-        if current is not None and current.phase == "running":
-            live = await adopt(core, current)
-            # A later stop joins the one in hand: the engine keeps the shorter grace, the first cause is committed.
-            await _stop(core, live, wanted.signal, wanted.grace)
-    await core.journal.stop_in_hand(row.token)
+        await carry_out(core, row.token, wanted)
     faults.point("stop_in_hand")
     await settled(core, row.token)
 
@@ -66,8 +67,10 @@ async def stop_running(core: Core, live: Live, intent: Intent | None) -> None:
     """Carries out what was asked for before the job ran; committed, since the record decides the status."""
     if intent is not None:
         live.intent = await core.journal.intend(live.x.token, intent) or intent
-        await _stop(core, live, live.intent.signal, live.intent.grace)
-        await core.journal.stop_in_hand(live.x.token)
+        try:
+            await carry_out(core, live.x.token, live.intent)
+        except EngineUnreachable as error:  # the job runs: this is no failure of its start
+            _log.warning("%s", error, extra={"execution_id": live.x.id})
 
 
 async def give_up(core: Core, live: Live) -> None:
@@ -152,8 +155,3 @@ def _pauses(live: Live) -> Pauses:
     raise NotSupported(
         f"engine {live.engine.name} cannot pause", engine=live.engine.name, what="pause", execution_id=live.x.id
     )
-
-
-async def _stop(core: Core, live: Live, signum: int, grace: float) -> None:
-    if live.handle is not None:
-        await live.engine.stop(live.x, live.handle, signum, grace)
