@@ -122,6 +122,7 @@ class EngineContext(_Data, frozen=True, kw_only=True):
     settings: Any
     policy: Policy
     grace: float = 10.0
+    prepare_timeout: float = 1800.0
     log_cap: int = 2**30
     durable: bool = False
 
@@ -155,6 +156,8 @@ class Engine(ABC):
     """A survivor (the shim) writes `folder/log`; else the holder of the log's lock pulls `output()`."""
     keeps_deadline: ClassVar[bool]
     """A timeout holds with no caller alive; else the executor leaves a keeper behind."""
+    shares_clock: ClassVar[bool] = True
+    """Its times are of this host's clock; else `Exit.stopped_by` alone says what has ended a job that had begun."""
 
     @classmethod
     @abstractmethod

@@ -294,7 +294,7 @@ async def _undo(core: Core, row: Row, engine: Engine, x: Execution) -> None:
     await engine.destroy(x, row.handle)
     live = Live(x, engine)
     await dismiss_keeper(core, live)
-    message = "the caller died before the job was let go"
+    message = "the job was never let go: its caller died before, or could not reach its engine"
     end = Exit(finished_at=datetime.now(UTC), error=message)
     await core.journal.finished(row.token, lambda intent: build_result(live, end, intent, [], ""))
     await core.journal.done(row.token)

@@ -252,16 +252,16 @@ class ApiServer:
         if pod is None:
             return _refused(404, "NotFound")
         container = self.containers.get(name)
-        is_forced = request.query.get("gracePeriodSeconds") == "0"
-        if container is None or is_forced or pod["status"]["phase"] in ("Succeeded", "Failed"):
+        grace = int(request.query.get("gracePeriodSeconds", 30))
+        if container is None or grace == 0 or pod["status"]["phase"] in ("Succeeded", "Failed"):
             self._remove(name)
             if container is not None and name not in self.stays:
                 container.kill()
         else:
-            pod["metadata"]["deletionTimestamp"] = _now(self.skew)
+            pod["metadata"] |= {"deletionTimestamp": _now(self.skew), "deletionGracePeriodSeconds": grace}
             self._changed(name, "MODIFIED")
             if name not in self.stays:
-                container.kill()
+                container.end(grace)
             self.tells.set()
         return web.json_response(pod)
 

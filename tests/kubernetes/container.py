@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,15 @@ class Container:
         code = await self.process.wait()
         self.ended.set()
         return code if code >= 0 else 128 - code
+
+    def end(self, grace: float) -> None:
+        """As a kubelet does."""
+        if self.process is None or self.process.returncode is not None or not self.first:
+            self.kill()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.first, signal.SIGTERM)
+        asyncio.get_running_loop().call_later(grace, self.kill)
 
     def kill(self) -> None:
         if self.process is not None and self.process.returncode is None:

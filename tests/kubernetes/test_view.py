@@ -93,3 +93,22 @@ def test_what_no_waiting_mends_is_told_from_what_it_may(
 def test_a_full_cluster_says_so() -> None:
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes"}
     assert waits_for(pod(None, "Pending", conditions=[condition])) == "Unschedulable: 0/2 nodes"
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_pods_deadline_is_its_jobs_timeout_unless_the_job_had_ended(outside: bool) -> None:
+    found = terminated(3, f"{_BORN}\n{_EXITED_3}\n", reason="Error")
+    found.status.reason = "DeadlineExceeded"
+    report = report_of(found)
+    report.outside = outside
+    end = ended(found, report, killed=False)
+    assert end is not None
+    assert (end.code, end.lost, end.stopped_by) == (3, None, "deadline" if outside else None)
+
+
+def test_a_job_that_a_deadline_killed_has_timed_out() -> None:
+    found = terminated(137, _BORN)
+    found.status.reason = "DeadlineExceeded"
+    end = ended(found, report_of(found), killed=False)
+    assert end is not None
+    assert (end.code, end.signal, end.killed, end.lost, end.stopped_by) == (137, 9, True, None, "deadline")

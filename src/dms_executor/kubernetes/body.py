@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from .template import under
 
 __all__ = ["init_map", "pod_of"]
 
+_LATE, _FETCHING = 900, 86_400.0  # seconds: of the go and of clocks; of outputs that are fetched
 _PULLS = {"missing": "IfNotPresent", "always": "Always", "never": "Never"}
 
 
@@ -55,8 +57,10 @@ def pod_of(
     init: str,
     places: list[Place] | None = None,
     grace: float = 10.0,
+    patience: float = 1800.0,
 ) -> dict[str, Any]:
-    """`init`: the name of the ConfigMap; `places`: of inputs and outputs; `grace`: seconds of a timeout's end.
+    """`init`: the name of the ConfigMap; `places`: of inputs and outputs; `grace`: seconds of a timeout's end;
+    `patience`: of its preparation.
 
     Raises `StartFailed` without a command.
     """
@@ -91,6 +95,7 @@ def pod_of(
         room = {"medium": "Memory", "sizeLimit": str(2 * MOST)}
         spec["volumes"].append({"name": "room", "emptyDir": room})
     for field, value in (
+        ("activeDeadlineSeconds", _deadline(request.timeout, grace + patience, places, settings)),
         ("hostname", params.hostname),
         ("serviceAccountName", params.service_account or settings.service_account),
         ("priorityClassName", params.priority_class or settings.priority_class),
@@ -109,6 +114,19 @@ def pod_of(
         "spec": spec,
     }
     return under(params.pod_template, under(settings.pod_template, ours))
+
+
+def _deadline(timeout: float | None, more: float, places: list[Place], settings: KubernetesSettings) -> int | None:
+    """When the cluster ends a pod whose init has not kept its timeout: so late that it never ends another.
+
+    It counts from when a node has the pod, by that node's clock, which may be put right meanwhile, and while outputs
+    wait, too. https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#lifecycle
+    """
+    if timeout is None:
+        return None
+    outputs = settings.keep_outputs + _FETCHING if any(place.returns for place in places) else 0.0
+    seconds = math.ceil(timeout + more + outputs) + _LATE
+    return seconds if seconds < 2**31 else None
 
 
 def _container(

@@ -62,6 +62,7 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
     settings: ClassVar[type[KubernetesSettings]] = KubernetesSettings
     keeps_log: ClassVar[bool] = False
     keeps_deadline: ClassVar[bool] = True
+    shares_clock: ClassVar[bool] = False
 
     def __init__(self, context: EngineContext, settings: KubernetesSettings) -> None:
         self._context = context
@@ -73,6 +74,7 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
         self._pulled: set[str] = set()
         self._whole: set[str] = set()
         self._signalling: dict[str, asyncio.Lock] = {}
+        self._refused: dict[str, tuple[float, int]] = {}
         self._gauge = Gauge()
         self._forsaken: set[str] = set()
 
@@ -121,8 +123,14 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
         volumes = await asyncio.to_thread(grant_volumes, x.request, policy, (self._context.state_dir,))
         places = await asyncio.to_thread(places_of, volumes)
         whose = self._context.executor_id
+        patience = x.request.prepare_timeout or self._context.prepare_timeout
         body = pod_of(
-            x, params, settings, limits, executor_id=whose, init=init, places=places, grace=self._context.grace
+            *(x, params, settings, limits),
+            executor_id=whose,
+            init=init,
+            places=places,
+            grace=self._context.grace,
+            patience=patience,
         )
         await site.pods.ready()
         pod = await self._made(x, body)
@@ -178,16 +186,16 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
         if pod is not None and is_forsaken:
             self._forsaken.add(x.token)
             self._ends[x.token] = 0
-            return forsaken(pod)
+            return forsaken(pod, stopped=(await self._was_sent(x)).stopped)
         if pod is None or pod.was_removed:
             await self._is_where_it_was(x, h)
         report = await self._word_of(x, pod) if pod is not None else InitReport()
-        was_killed, was_stopped = await self._was_signalled(x)
-        exit_ = ended(pod, report, killed=was_killed, stopped=was_stopped)
+        sent = await self._was_sent(x)
+        exit_ = ended(pod, report, killed=sent.signalled, stopped=sent.stopped)
         self._ends[x.token] = 0
         if exit_ is None:
             raise EngineUnreachable("the watch ended before the pod did", execution_id=x.id)
-        return exit_
+        return sent.judged(exit_, x.request.timeout)
 
     async def _is_where_it_was(self, x: Execution, h: Handle) -> None:
         """Of a pod that is not there. Raises `EngineUnreachable` where it was made in another cluster than this one."""
@@ -218,6 +226,7 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
         if reading is not None:
             await reading.close()
         self._signalling.pop(x.token, None)
+        self._refused.pop(x.token, None)
         self._said.pop(x.token, None)
         self._ends.pop(x.token, None)
         self._whole.discard(x.token)

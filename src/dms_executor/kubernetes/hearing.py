@@ -54,16 +54,17 @@ class Hearing(Signals):
         if seeing.done():
             return None
         report = said.result()
-        was_killed, was_stopped = await self._was_signalled(x)
+        sent = await self._was_sent(x)
         if report.started_at is None and not report.error:
             return None
         # A signal that was sent at some time says nothing of what has ended it now.
-        was_ours = was_stopped or report.timed_out
+        was_ours = sent.stopped or report.timed_out
         if not was_ours and report.status is not None and os.WIFSIGNALED(report.status):
             return None  # as by a node that evicts it, and tells the cluster of that a little later
         if not was_ours and not await self._is_undisturbed(x, report):
             return None
-        return told(report, killed=was_killed, stopped=was_stopped, now=datetime.now(UTC))
+        found = told(report, killed=sent.signalled, stopped=sent.stopped, now=datetime.now(UTC))
+        return sent.judged(found, x.request.timeout)
 
     async def _word_of(self, x: Execution, pod: Pod) -> Report:
         """What the init of a pod that has ended said of that. In its log, where no job can write; what the kubelet has

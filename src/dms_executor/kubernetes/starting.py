@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from datetime import datetime
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from .handed import MOST, handed, is_handed
 from .logs import Logs
 from .names import CONTAINER, INIT, ROOM, pod_name
 from .output import Reading, log_head, read_log
+from .sent import note_go
 from .view import report_of
 
 __all__ = ["Starts"]
@@ -41,14 +43,18 @@ class Starts(Logs):
         """Raises `StartFailed` with what the init said.
 
         Where the cluster's answer is lost, that says nothing of the job: it is the init's word that counts, which is
-        read again, and a go that did not come is sent again.
+        read again, and a go that did not come is sent again. Where that word is not to be had for long, nobody knows
+        whether the job runs: raises `EngineUnreachable`.
         """
         why: ExecutorError | None = None
+        begun = time.time_ns()
         try:
             async with asyncio.timeout(_STARTING):
                 for pause in itertools.chain(AGAIN, itertools.repeat(AGAIN[-1])):
                     try:
-                        return await self._let_go(x, h, is_first=why is None)
+                        started = await self._let_go(x, h, is_first=why is None)
+                        await asyncio.to_thread(note_go, x, begun)
+                        return started
                     except (ApiError, EngineUnavailable, EngineUnreachable) as error:
                         if isinstance(error, ApiError) and error.status in (401, 403):
                             raise StartFailed(error.message, mend=_RIGHTS, execution_id=x.id) from error
@@ -57,8 +63,8 @@ class Starts(Logs):
                     await asyncio.sleep(pause)
         except TimeoutError as error:
             said = f"; the cluster said: {why.message}" if why is not None else ""
-            message = f"the job did not start within {_STARTING:g} s, as far as it is known{said}"
-            raise StartFailed(message, execution_id=x.id) from error
+            message = f"it is not known whether the job has started within {_STARTING:g} s{said}"
+            raise EngineUnreachable(message, mend="Look at it when its cluster answers", execution_id=x.id) from error
         raise AssertionError("unreachable")
 
     async def _let_go(self, x: Execution, h: Handle, *, is_first: bool) -> datetime:

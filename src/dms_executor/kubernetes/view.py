@@ -19,6 +19,7 @@ from .names import CONTAINER, TOKEN
 __all__ = ["Pod", "ended", "forsaken", "report_of", "seen", "told", "trouble", "waits_for"]
 
 _KILLED = 137
+_LATE = "DeadlineExceeded"
 _MISSING = ("not found", "manifest unknown", "does not exist", "not present", "no such image")
 _AUTH = re.compile(r"unauthorized|authentication required|denied|forbidden|\b40[13]\b")
 _HOPELESS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
@@ -205,9 +206,10 @@ def report_of(pod: Pod) -> Report:
     return report
 
 
-def forsaken(pod: Pod) -> Exit:
+def forsaken(pod: Pod, *, stopped: bool = False) -> Exit:
     """The end of a pod that was to be gone long ago: its node is dead, or cut off."""
-    return Exit(lost=f"its node does not answer: {_why_lost(pod) or 'no reason given'}", finished_at=datetime.now(UTC))
+    lost = f"its node does not answer: {_why_lost(pod) or 'no reason given'}"
+    return Exit(lost=lost, finished_at=datetime.now(UTC), stopped_by="stop" if stopped else None)
 
 
 def ended(pod: Pod | None, report: Report, *, killed: bool, stopped: bool = False) -> Exit | None:
@@ -216,8 +218,10 @@ def ended(pod: Pod | None, report: Report, *, killed: bool, stopped: bool = Fals
     `killed`: it was sent a signal by us, which says nothing against what the cluster says of its end; `stopped`: for a
     stop, and it had not ended then. Which of a stop and a timeout came first is known better by who has both times.
     """
-    found = _ended(pod, report, killed=killed or report.timed_out, ours=stopped or report.timed_out)
-    return _with_cause(found, report, stopped) if found is not None else None
+    is_late = pod is not None and pod.status.reason == _LATE and (report.outside or not report.is_over)
+    ours = stopped or report.timed_out or is_late
+    found = _ended(pod, report, killed=killed or report.timed_out or is_late, ours=ours)
+    return _with_cause(found, report, stopped, is_late=is_late) if found is not None else None
 
 
 def told(report: Report, *, killed: bool, stopped: bool, now: datetime) -> Exit:
@@ -225,10 +229,10 @@ def told(report: Report, *, killed: bool, stopped: bool, now: datetime) -> Exit:
     return _with_cause(report.to_exit(killed=killed or report.timed_out, now=now), report, stopped)
 
 
-def _with_cause(found: Exit, report: Report, stopped: bool) -> Exit:
-    if not (stopped or report.timed_out):
+def _with_cause(found: Exit, report: Report, stopped: bool, *, is_late: bool = False) -> Exit:
+    if not (stopped or report.timed_out or is_late):
         return found
-    return msgspec.structs.replace(found, stopped_by="deadline" if report.timed_out else "stop")
+    return msgspec.structs.replace(found, stopped_by="deadline" if report.timed_out or is_late else "stop")
 
 
 def _ended(pod: Pod | None, report: Report, *, killed: bool, ours: bool) -> Exit | None:
@@ -241,9 +245,11 @@ def _ended(pod: Pod | None, report: Report, *, killed: bool, ours: bool) -> Exit
     terminated = pod.state.terminated
     finished = terminated.finished_at if terminated is not None and terminated.finished_at else now
     lost = _why_lost(pod)
-    if report.is_over and (ours or lost is None):
+    if report.is_over and (ours or lost is None or pod.status.reason == _LATE):
         return report.to_exit(killed=killed, now=finished)
     code = terminated.exit_code if terminated is not None else None
+    if ours and code == _KILLED:
+        lost = None
     if lost is None and terminated is not None and terminated.reason == "OOMKilled":
         return Exit(code=code, signal=9, oom_kills=1, killed=True, started_at=report.started_at, finished_at=finished)
     if lost is None and killed and code == _KILLED:

@@ -225,6 +225,7 @@ class Core:
             settings=chosen,
             policy=self.policy,
             grace=self.settings.grace,
+            prepare_timeout=self.settings.prepare_timeout,
             log_cap=int(self.settings.log_cap),
             durable=self.durable,
         )

@@ -155,13 +155,14 @@ def _cause(live: Live, end: Exit, intent: Intent | None) -> str | None:
         return "timed_out"
     if intent is None:
         return None
-    ended_before = end.stopped_by is None and end.started_at is not None and _before(end.finished_at, intent)
+    by_itself = end.stopped_by is None and end.started_at is not None
+    ended_before = by_itself and (not live.engine.shares_clock or _before(end.finished_at, intent))
     return None if ended_before else intent.cause
 
 
 def _earlier(live: Live, end: Exit, intent: Intent | None) -> bool:
     timeout = live.x.request.timeout
-    if intent is None or timeout is None or end.started_at is None:
+    if intent is None or timeout is None or end.started_at is None or not live.engine.shares_clock:
         return False
     return _before_time(intent, end.started_at + timedelta(seconds=timeout))
 

@@ -15,7 +15,15 @@ import msgspec
 
 from .. import faults
 from ..engine import Engine, Report
-from ..errors import ExecutionCancelled, ExecutorClosed, ExecutorError, NotSupported, StartFailed
+from ..errors import (
+    EngineUnreachable,
+    ExecutionCancelled,
+    ExecutorClosed,
+    ExecutorError,
+    NotSupported,
+    StartFailed,
+    StateError,
+)
 from ..journal import files
 from ..types import ExecutionRequest, ExecutionStatus, Progress, validated
 from .core import Core
@@ -68,6 +76,9 @@ async def _bring_up(core: Core, live: Live, report: Report) -> None:
     try:
         await _create(core, live, report)
         await _let_go(core, live)
+    except _NotKnownError as error:
+        await _left_open(core, live, error.why)
+        raise error.why from error
     except ExecutorError as error:
         await not_started(core, live, error)
         raise live.failure or error from error
@@ -126,7 +137,10 @@ async def _let_go(core: Core, live: Live) -> None:
         raise StartFailed("the engine gave no handle", execution_id=x.id)
     await leave_keeper(core, live)
     with traced(live, "start"):
-        started_at = await engine.start(x, handle)
+        try:
+            started_at = await engine.start(x, handle)
+        except EngineUnreachable as error:
+            raise _NotKnownError(error) from error
     faults.point("started")
     intent = await core.journal.running(x.token, started_at)
     faults.point("running_committed")
@@ -136,6 +150,32 @@ async def _let_go(core: Core, live: Live) -> None:
         await core.in_thread((x.folder / files.SECRETS).unlink, True)
     if intent or live.intent:
         await stop_running(core, live, intent or live.intent)
+
+
+class _NotKnownError(Exception):
+    """`why` nobody can tell whether a job was let go."""
+
+    def __init__(self, why: EngineUnreachable) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
+async def _left_open(core: Core, live: Live, error: EngineUnreachable) -> None:
+    """Recovery finds out whether it runs once its engine answers: it is adopted then, or withdrawn."""
+    x = live.x
+    error.execution_id = x.id
+    _log.warning("start: %s", error, extra={"execution_id": x.id, "engine": live.engine.name})
+    try:
+        if live.intent is not None:
+            await core.journal.intend(x.token, live.intent)
+        await core.in_thread(files.sweep, x.folder)
+        await core.journal.release([x.token])
+    except StateError as worse:
+        _log.warning("%s", worse, extra={"execution_id": x.id, "engine": live.engine.name})
+    core.live.pop(x.token, None)
+    live.done.set()
+    live.conclude(None, error)
+    core.settle_soon()
 
 
 async def _obey(core: Core, live: Live) -> None:
