@@ -185,7 +185,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def start(self, x: Execution, h: Handle) -> datetime:
-        """The go; returns when the job runs, with that time. Idempotent. Raises `StartFailed` if it never ran."""
+        """The go; when the job runs. Idempotent. Raises `StartFailed` if it never ran, else `EngineUnreachable`."""
 
     async def withdraw(self, x: Execution, h: Handle) -> bool:
         """Of one that `survey` saw created and not running, whose caller has died: the job never runs from now on.

@@ -116,7 +116,8 @@ class Executor:
 
         Raises `InvalidRequest`, `PolicyDenied`, `NotSupported`, `EngineUnavailable`, `ResourcesUnavailable` (nothing
         was created), `ExecutionAlreadyStarted`, `ExecutionAlreadyFinished`, `ImageNotFound`, `ImagePullFailed`,
-        `StartFailed`, `ExecutionCancelled` (a failed or cancelled record says why).
+        `StartFailed`, `ExecutionCancelled` (a failed or cancelled record says why), `EngineUnreachable` (nobody knows
+        whether it runs yet: the record says so once its engine answers, and the id is taken).
         """
         await start(self._open_core(), request, progress)
 

@@ -104,6 +104,9 @@ class Starts(Logs):
         So a go that is still on its way comes too late, or is seen.
         """
         site = self._sites.of(x)
+        former = self._readings.pop(x.token, None)  # of our own start, of which nothing was known
+        if former is not None:
+            await former.close()
         try:
             if await self._was_let_go(x):
                 return False
