@@ -12,6 +12,7 @@ import pytest
 
 from dms_executor.errors import EngineUnavailable, InvalidRequest, PolicyDenied
 from dms_executor.microvm import kernel
+from dms_executor.microvm.bzimage import kernel_release
 from dms_executor.policy import Policy
 from tests import kernels
 
@@ -54,6 +55,27 @@ async def test_none_that_suits_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "boot/vmlinuz-7").write_bytes(b"x")
     with pytest.raises(EngineUnavailable, match=r"without virtio_blk, overlay;.*vmlinuz-7: not a file"):
         await kernel.find(None, tmp_path / "cache", root=tmp_path)
+
+
+async def test_a_kernel_is_read_whole_once_and_again_when_it_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+
+    def search(data: bytes) -> str | None:
+        searched.append(len(data))
+        return kernel_release(data)
+
+    monkeypatch.setattr(kernel, "kernel_release", search)
+    image = installation(tmp_path, "6.1.0-9-cloud-amd64")
+    for _ in range(3):
+        assert (await kernel.find(image, tmp_path / "cache", root=tmp_path)).release == "6.1.0-9-cloud-amd64"
+    assert len(searched) == 1
+    other = tmp_path / "other"
+    other.write_bytes(vmlinux("6.1.0-10-cloud-amd64"))
+    other.rename(image)
+    assert (await kernel.find(image, tmp_path / "cache", root=tmp_path)).release == "6.1.0-10-cloud-amd64"
+    assert len(searched) == 2
 
 
 async def test_a_named_one_without_modules_has_all_built_in(tmp_path: Path) -> None:

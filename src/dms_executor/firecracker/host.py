@@ -11,6 +11,7 @@ from pathlib import Path
 from ..cgroups import detect
 from ..errors import EngineUnavailable
 from ..microvm.host import VmHost, check_platform, missing_kvm, with_groups
+from ..microvm.trials import tried
 from .spec import FirecrackerSettings
 from .trial import trial
 
@@ -55,7 +56,7 @@ def _look(settings: FirecrackerSettings) -> Host:
             "/dev/kvm is root's alone, and without its jailer Firecracker runs as a user of the VM's own",
             mend="chgrp kvm /dev/kvm && chmod 660 /dev/kvm, or leave the setting jailed out",
         )
-    if problem := trial(program, _TRIAL_SECONDS):
+    if problem := tried(program, lambda: trial(program, _TRIAL_SECONDS)):
         raise EngineUnavailable(f"KVM runs no guest here: {problem}", mend="Use the engine qemu, which needs no KVM")
     return Host(
         program=program,

@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,8 @@ _PACKAGES = {"x86_64": "linux-image-cloud-amd64", "aarch64": "linux-image-cloud-
 _UNUSED = 30 * 86400.0  # seconds after which an extracted kernel that nobody asked for goes
 _HEAD = 65536  # holds a bzImage's setup sectors, 64 at most
 _RELEASE = re.compile(r"[0-9][A-Za-z0-9._+~-]*", re.ASCII)
+_MOST_KNOWN = 64
+_known: dict[str, str | None] = {}  # the releases that were looked for in whole kernels, by `_identity`
 
 
 class Kernel(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,12 +133,12 @@ def _read(image: Path, cache: Path, root: Path, opened: int | None = None) -> Ke
         head = file.read(_HEAD)
         if is_plain(head, platform.machine()) and opened is None:
             # A symlink among an installation's names may point elsewhere tomorrow.
-            path, release = image.resolve(), kernel_release(head + file.read())
+            path, release = image.resolve(), _release(status, lambda: head + file.read())
         else:
             path = cache / _identity(status)
             if write_once(path, lambda: _plain(head + file.read())):
                 sweep(cache, _UNUSED)
-            release = kernel_release(head) or kernel_release(path.read_bytes())
+            release = kernel_release(head) or _release(status, path.read_bytes)
     modules = _modules(image if opened is None else None, release, root)
     return Kernel(path=path, modules=modules, release=release or "")
 
@@ -143,6 +146,17 @@ def _read(image: Path, cache: Path, root: Path, opened: int | None = None) -> Ke
 def _plain(data: bytes) -> bytes:
     machine = platform.machine()
     return data if is_plain(data[:_HEAD], machine) else uncompressed(data, machine)
+
+
+def _release(status: os.stat_result, read: Callable[[], bytes]) -> str | None:
+    """What the whole of a kernel tells: to search its 50 MB would cost each start 85 ms."""
+    identity = _identity(status)
+    if identity in _known:
+        return _known[identity]
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    found = _known[identity] = kernel_release(read())
+    return found
 
 
 def _identity(status: os.stat_result) -> str:

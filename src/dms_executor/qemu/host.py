@@ -10,6 +10,7 @@ from ..cgroups import detect
 from ..errors import EngineUnavailable
 from ..microvm.clock import tsc_khz
 from ..microvm.host import VmHost, check_platform, missing_kvm, with_groups
+from ..microvm.trials import tried
 from .spec import QemuSettings
 from .trial import trial
 
@@ -41,7 +42,7 @@ def _look(settings: QemuSettings) -> Host:
     if why and settings.accelerator == "kvm":
         raise EngineUnavailable(f"KVM does not work: {why}", mend="Leave the setting accelerator out")
     if why:
-        emulation = trial(program, "tcg", "max", _TRIAL_SECONDS)
+        emulation = _tried(program, "tcg", "max")
         if emulation:
             raise EngineUnavailable(f"neither KVM ({why}) nor emulation ({emulation}) works", mend="Install QEMU again")
     return Host(
@@ -56,4 +57,8 @@ def _look(settings: QemuSettings) -> Host:
 
 def _without_kvm(program: str) -> str:
     # A KVM that opens may still run no guest: one that is nested, or emulates.
-    return missing_kvm() or trial(program, "kvm", "host", _TRIAL_SECONDS)
+    return missing_kvm() or _tried(program, "kvm", "host")
+
+
+def _tried(program: str, accelerator: str, processor: str) -> str:
+    return tried(program, lambda: trial(program, accelerator, processor, _TRIAL_SECONDS), accelerator, processor)
