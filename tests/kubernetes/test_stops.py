@@ -11,7 +11,8 @@ import pytest
 
 from dms_executor.engine import Exit
 from dms_executor.errors import EngineUnreachable
-from dms_executor.kubernetes import hearing, pods, signals
+from dms_executor.kubernetes import body, hearing, pods, signals
+from dms_executor.kubernetes.client import ApiError, Client
 from dms_executor.kubernetes.sent import Sent
 
 from .apiserver import ApiServer
@@ -141,3 +142,37 @@ def test_what_came_first_is_known_by_this_hosts_clock(skew: int, at: float, caus
     sent = Sent(signalled=True, stopped=True, at=now + int(at * 1e9), go=(now - 10**7, now + 10**7))
     assert sent.judged(end, 2.0).stopped_by == cause
     assert Sent(go=sent.go).judged(end, 2.0).stopped_by == "deadline", "no stop was sent at all"
+
+
+@pytest.mark.parametrize(
+    ("script", "codes"), [(_OBEYS, {4}), ("trap '' TERM; echo ready; while :; do sleep 0.1; done", {137, None})]
+)
+async def test_a_kubelet_ends_a_job_in_whose_container_nothing_starts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, script: str, codes: set[int | None]
+) -> None:
+    async def refused(*_arguments: object) -> tuple[int, str]:
+        raise ApiError("resource temporarily unavailable", status=500)
+
+    monkeypatch.setattr(signals, "_PATIENCE", 0.5)
+    execution_id = await bench.start("sh", "-c", script)
+    await heard(bench, execution_id, b"ready")
+    monkeypatch.setattr(Client, "execute", refused)
+    with pytest.raises(EngineUnreachable):
+        await bench.executor.cancel(execution_id, grace=2)
+    result = await asyncio.wait_for(bench.executor.wait(execution_id), 90)
+    assert (result.status, result.reason) == ("cancelled", "cancelled"), result
+    assert result.exit_code in codes, result
+    assert result.stdout.startswith(b"ready\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "codes"), [(_OBEYS, {4}), ("trap '' TERM; echo ready; while :; do sleep 0.1; done", {137, None})]
+)
+async def test_a_kubelet_ends_a_job_whose_init_does_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, script: str, codes: set[int | None]
+) -> None:
+    monkeypatch.setattr(body, "_deadline", lambda *_arguments: 6)
+    result = await asyncio.wait_for(bench.run("sh", "-c", script, timeout=3600), 90)
+    assert (result.status, result.reason) == ("failed", "timed_out"), result
+    assert result.exit_code in codes, result
+    assert result.stdout.startswith(b"ready\n")
