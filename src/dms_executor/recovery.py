@@ -190,6 +190,7 @@ async def _take(core: Core, row: Row) -> bool:
     # One that is followed here, and that another process was about to finish, is left without anybody if that one dies.
     if live is not None and not (live.ended and holder not in (None, core.owner)):
         if row.intent is not None and row.phase == "running" and await _lacks_its_stopper(core, row):
+            await core.journal.intend(row.token, row.intent)  # we are its stopper from here on
             insist(core, row.token, row.intent)
         return False
     if holder is not None and holder != core.owner and await core.in_thread(core.owners.alive, holder):

@@ -60,6 +60,34 @@ async def test_two_cancels_that_fail_are_repeated_as_one(state_dir: Path, stand_
         assert (result.reason, result.signal) == ("cancelled", 9), "the shorter grace counts"
 
 
+async def test_a_cancel_that_fails_while_another_is_repeated_is_not_forgotten(
+    state_dir: Path, stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graces: list[float] = []
+    is_asked, goes_on, stop = asyncio.Event(), asyncio.Event(), stand_in.stop
+
+    async def scripted(self: StandIn, x: Execution, h: Handle, signum: int, grace: float) -> None:
+        graces.append(grace)
+        if len(graces) in (1, 3):
+            raise _SILENT
+        if len(graces) == 2:
+            is_asked.set()
+            await goes_on.wait()
+        await stop(self, x, h, signum, grace)
+
+    monkeypatch.setattr(stand_in, "stop", scripted)
+    async with Executor.open(state_dir) as executor:
+        await executor.start(request("one", "trap TERM -1", "forever"))
+        with pytest.raises(EngineUnreachable):
+            await executor.cancel("one", grace=3600)
+        await asyncio.wait_for(is_asked.wait(), WITHIN)
+        with pytest.raises(EngineUnreachable):
+            await executor.cancel("one", grace=0)
+        goes_on.set()
+        assert (await asyncio.wait_for(executor.wait("one"), WITHIN)).signal == 9
+        assert graces == [3600, 3600, 0, 0]
+
+
 async def test_a_caller_that_was_cancelled_ends_its_job_all_the_same(state_dir: Path, stand_in: type[StandIn]) -> None:
     async with Executor.open(state_dir) as executor:
         silent(stand_in, 2)

@@ -53,12 +53,14 @@ async def _insist(core: Core, token: str) -> None:
     try:
         for pause in itertools.chain(BACKOFF, itertools.repeat(BACKOFF[-1])):
             await asyncio.sleep(pause)
+            wanted = core.insisting[token]
             try:
-                await _stop(core, token, core.insisting[token])
+                await _stop(core, token, wanted)
             except (EngineUnavailable, EngineUnreachable, StateError) as error:
                 _log.warning("not stopped yet: %s; tried again", error)
             else:
-                return
+                if core.insisting[token] is wanted:
+                    return
     finally:
         del core.insisting[token]
 
