@@ -56,6 +56,9 @@ class ApiServer:
         self.tells = asyncio.Event()
         """Unset, nobody hears from a kubelet that a container has ended."""
         self.tells.set()
+        self.gives = asyncio.Event()
+        """Unset, nothing comes of a log, and whoever reads it waits: what stands before its node does not close it."""
+        self.gives.set()
         self.throttles: dict[str, int] = {}
         """How many are turned away at first, as a busy server does."""
         self.stays: set[str] = set()
@@ -278,6 +281,7 @@ class ApiServer:
                 size = sum(len(line) for line in log.readlines()[-tail:])
                 log.seek(-size, os.SEEK_END)
             while True:
+                await self.gives.wait()
                 container.written.clear()
                 while piece := log.read(1 << 16):
                     *lines, rest = (rest + piece).split(b"\n")

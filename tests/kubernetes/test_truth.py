@@ -12,9 +12,10 @@ import pytest
 
 from dms_executor import LogStreamRequest, recovery
 from dms_executor.engine import Execution, Handle
-from dms_executor.kubernetes import KubernetesEngine, hearing
+from dms_executor.kubernetes import KubernetesEngine, hearing, output
 from dms_executor.kubernetes.names import INIT_FOLDER, REPORT
 from dms_executor.kubernetes.view import seen
+from dms_executor.lifecycle import pull
 from dms_executor.logs.entry import Gap
 from dms_executor.supervisor.said import Report
 
@@ -38,6 +39,13 @@ async def left_to_end(server: ApiServer, state: Path, script: str) -> str:
     return execution_id
 
 
+async def gaps(bench: Bench, execution_id: str) -> list[tuple[str, int]]:
+    """Those of its log, which has ended."""
+    request = LogStreamRequest(execution_id=execution_id, follow=True)
+    async with await bench.executor.get_log_stream(request) as stream:
+        return [(entry.stream, entry.bytes) async for entry in stream.entries() if isinstance(entry, Gap)]
+
+
 async def prepared(bench: Bench, *argv: str) -> tuple[KubernetesEngine, Execution, Handle]:
     """A pod whose init waits for the go, and of which no record tells."""
     core = bench.executor._core
@@ -58,16 +66,68 @@ async def test_a_job_cannot_lie_about_its_end(server: ApiServer, state_dir: Path
 async def test_what_was_lost_of_a_logs_end_is_a_gap(
     server: ApiServer, state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hearing, "_TRIES", (0.0,))
+    monkeypatch.setattr(hearing, "_PATIENCE", 0.0)
     execution_id = await left_to_end(server, state_dir, _WAITS)
     server.stumbles["GET log"] = 1 << 30
     async with opened(state_dir, str(server.kubeconfig)) as bench:
         result = await asyncio.wait_for(bench.executor.wait(execution_id), 30)
         assert (result.exit_code, result.stdout) == (4, b"ready\n")
-        request = LogStreamRequest(execution_id=execution_id, follow=True)
-        async with await bench.executor.get_log_stream(request) as stream:
-            gaps = [entry async for entry in stream.entries() if isinstance(entry, Gap)]
-        assert [(gap.stream, gap.bytes) for gap in gaps] == [("stdout", 4)]
+        assert await gaps(bench, execution_id) == [("stdout", 4)]
+
+
+async def test_a_kubelet_that_is_silent_for_a_while_costs_nothing_of_an_ended_pods_log(
+    server: ApiServer, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hearing, "_AGAIN", (0.01,))
+    monkeypatch.setattr(pull, "BACKOFF", (0.01,))
+    execution_id = await left_to_end(server, state_dir, _LIES)
+    server.requests.clear()
+    server.stumbles["GET log"] = 1 << 30
+    async with opened(state_dir, str(server.kubeconfig)) as bench, asyncio.timeout(50):
+        waiting = asyncio.create_task(bench.executor.wait(execution_id))
+        while server.requests.get("GET log", 0) < 20 and not waiting.done():
+            await asyncio.sleep(0.01)
+        assert not waiting.done()
+        server.stumbles.clear()
+        result = await waiting
+        # What the job wrote into its message says 0, and less output.
+        assert (result.exit_code, result.stdout) == (4, b"ready\nbye\n")
+        assert await gaps(bench, execution_id) == []
+
+
+async def test_a_kubelet_that_is_silent_for_good_ends_the_waiting(
+    server: ApiServer, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hearing, "_AGAIN", (0.01,))
+    monkeypatch.setattr(pull, "BACKOFF", (0.01,))
+    execution_id = await left_to_end(server, state_dir, _WAITS)
+    server.stumbles["GET log"] = 1 << 30
+    server.requests.clear()
+    async with opened(state_dir, str(server.kubeconfig)) as bench, asyncio.timeout(50):
+        waiting = asyncio.create_task(bench.executor.wait(execution_id))
+        while server.requests.get("GET log", 0) < 20:
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr(hearing, "_PATIENCE", 0.0)
+        assert (await waiting).exit_code == 4
+        assert await gaps(bench, execution_id) == [("stdout", 4)]
+    assert server.pods == {}
+
+
+async def test_a_log_whose_dead_node_nobody_closes_holds_no_result_up(
+    alone: Bench, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hearing, "_SILENT", 0.05)
+    monkeypatch.setattr(hearing, "_BRIEF", 0.0)
+    monkeypatch.setattr(output, "_SILENCE", 0.05)
+    execution_id = await alone.start("sh", "-c", _WAITS)
+    name = await alone.pod(execution_id)
+    server.gives.clear()
+    server.stays.add(name)
+    await alone.client.call("DELETE", f"pods/{name}", gracePeriodSeconds="1")
+    result = await asyncio.wait_for(alone.executor.wait(execution_id), 30)
+    assert result.reason == "engine_lost"
+    assert await gaps(alone, execution_id) != []
+    assert server.pods == {}
 
 
 async def test_a_pod_that_is_gone_is_lost_in_the_clusters_last_words(alone: Bench, server: ApiServer) -> None:

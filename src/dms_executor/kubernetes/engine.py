@@ -69,9 +69,10 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
         self._settings = settings
         self._sites = Sites(settings, context.executor_id)
         self._readings: dict[str, Reading] = {}
-        self._ends: dict[str, int] = {}
+        self._over: set[str] = set()
+        self._asked: dict[str, float] = {}
         self._said: dict[str, asyncio.Future[InitReport]] = {}
-        self._pulled: set[str] = set()
+        self._pulled: dict[str, Reading | None] = {}
         self._whole: set[str] = set()
         self._signalling: dict[str, asyncio.Lock] = {}
         self._refused: dict[str, tuple[float, int]] = {}
@@ -177,7 +178,7 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
         try:
             heard = await self._heard(x, seeing)
             if heard is not None:
-                self._ends[x.token] = 0
+                self._is_over(x)
                 return heard
             pod, is_forsaken = await seeing
         finally:
@@ -185,14 +186,14 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
             await asyncio.wait([seeing])
         if pod is not None and is_forsaken:
             self._forsaken.add(x.token)
-            self._ends[x.token] = 0
+            self._is_over(x)
             return forsaken(pod, stopped=(await self._was_sent(x)).stopped)
         if pod is None or pod.was_removed:
             await self._is_where_it_was(x, h)
+        self._is_over(x)
         report = await self._word_of(x, pod) if pod is not None else InitReport()
         sent = await self._was_sent(x)
         exit_ = ended(pod, report, killed=sent.signalled, stopped=sent.stopped)
-        self._ends[x.token] = 0
         if exit_ is None:
             raise EngineUnreachable("the watch ended before the pod did", execution_id=x.id)
         return sent.judged(exit_, x.request.timeout)
@@ -228,7 +229,8 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
         self._signalling.pop(x.token, None)
         self._refused.pop(x.token, None)
         self._said.pop(x.token, None)
-        self._ends.pop(x.token, None)
+        self._over.discard(x.token)
+        self._asked.pop(x.token, None)
         self._whole.discard(x.token)
         self._gauge.forget(x.token)
         site = self._sites.of(x)

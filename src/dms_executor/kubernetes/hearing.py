@@ -7,6 +7,7 @@ nothing but the job or we can have ended it; else the cluster is waited for, whi
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 from contextlib import aclosing
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["Hearing"]
 
 _PULLED = 10.0  # seconds in which a log that is read here comes to its end
-_TRIES = (0.2, 1.0, 3.0)  # seconds behind a look at a log's end that told nothing
+_AGAIN = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between two looks at a log's end that told nothing
+_PATIENCE = 60.0  # seconds in which a kubelet that is silent, as one that begins anew, gives an ended pod's log
+_BRIEF = 1.5  # seconds in which what a node gives of it gets its end, and in which one may that takes the pod away
 _SILENT = 15.0  # seconds beyond a deleted pod's grace in which its kubelet ends it, if there is one
 _log = logging.getLogger("dms_executor.kubernetes")
 
@@ -39,7 +42,10 @@ class Hearing(Signals):
     _sites: Sites
     _said: dict[str, asyncio.Future[Report]]
     _readings: dict[str, Reading]
-    _pulled: set[str]
+    _pulled: dict[str, Reading | None]
+    _over: set[str]
+    _asked: dict[str, float]
+    _forsaken: set[str]
 
     def _last_word(self, x: Execution, report: Report) -> None:
         """Whoever watches it hears that."""
@@ -76,18 +82,48 @@ class Hearing(Signals):
             await asyncio.wait([self._hears(x)], timeout=_PULLED)
         if self._hears(x).done():
             return self._hears(x).result()
-        for pause in _TRIES:
+        for pause in itertools.chain(_AGAIN, itertools.repeat(_AGAIN[-1])):
+            lines = None
             try:
                 lines = await log_tail(self._sites.of(x).client, x.token)
             except (ApiError, EngineUnavailable, EngineUnreachable) as error:
                 _log.info("the end of its log: %s", error, extra={"execution_id": x.id})
-            else:
-                if lines.report.is_over or (not lines.is_empty and not report_of(pod).is_over):
-                    return lines.report
-                if not lines.is_empty and pause == _TRIES[-1]:
-                    return lines.report
-            await asyncio.sleep(pause)
-        return report_of(pod)
+            if lines is not None and not lines.is_empty and (lines.report.is_over or not report_of(pod).is_over):
+                return lines.report
+            if await self._has_no_more(x, was_answered=lines is not None):
+                return lines.report if lines is not None and not lines.is_empty else report_of(pod)
+            await asyncio.wait([self._hears(x)], timeout=pause)
+            if self._hears(x).done():
+                return self._hears(x).result()
+        raise AssertionError("unreachable")
+
+    async def _has_no_more(self, x: Execution, *, was_answered: bool) -> bool:
+        """Whether to believe that a log which broke, or does not come, is all there will be of it.
+
+        A pod that is gone has no log. One that has ended has it as long as it stands: a kubelet that is away is waited
+        for, one that gave what it has (`was_answered`), or whose pod is taken away, shortly. An API server that does
+        not answer says nothing of any log: raises `EngineUnreachable`.
+        """
+        try:
+            pod = await self._sites.of(x).pods.now(x.token)
+        except (EngineUnavailable, EngineUnreachable) as error:
+            self._asked.pop(x.token, None)
+            raise EngineUnreachable(error.message, mend=error.mend, execution_id=x.id) from error
+        if pod is None:
+            return True
+        if not pod.has_ended and x.token not in self._over:
+            self._asked.pop(x.token, None)
+            return False
+        now = asyncio.get_running_loop().time()
+        seconds = _BRIEF if was_answered or pod.is_disturbed or x.token in self._forsaken else _PATIENCE
+        return now - self._asked.setdefault(x.token, now) >= seconds
+
+    def _is_over(self, x: Execution) -> None:
+        """Its pod has ended, or is given up: nothing is written to its log any more."""
+        self._over.add(x.token)
+        reading = self._pulled.get(x.token)
+        if reading is not None:
+            reading.hurry()
 
     async def _last_seen(self, x: Execution) -> tuple[Pod | None, bool]:
         """Once it has ended, or is gone; or was deleted, and its node has not done that in its time and some more."""

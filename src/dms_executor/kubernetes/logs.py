@@ -11,19 +11,15 @@ from ..errors import EngineUnavailable, EngineUnreachable
 from .client import ApiError
 from .hearing import Hearing
 from .lines import Lines, since
-from .output import Reading, read_log
+from .output import read_log
 from .view import report_of
 
 __all__ = ["Logs"]
-
-_RETRIES = 3
 
 
 class Logs(Hearing):
     """The part of the engine that gives output."""
 
-    _readings: dict[str, Reading]
-    _ends: dict[str, int]
     _whole: set[str]
 
     async def output(self, x: Execution, h: Handle, after: bytes | None) -> AsyncIterator[Chunk]:
@@ -36,20 +32,27 @@ class Logs(Hearing):
         # A node whose clock was set back gives nothing that was written since, to who asks from a time on.
         is_part = reading is None and bool(since(after)) and x.token not in self._whole
         why = "the stream of its output broke"
-        self._pulled.add(x.token)
+        self._pulled[x.token], is_whole = reading, False
         try:
-            reading = reading or await read_log(self._sites.of(x).client, x.token, after, whole=not is_part)
+            if reading is None:
+                client, is_over = self._sites.of(x).client, x.token in self._over
+                reading = await read_log(client, x.token, after, whole=not is_part, is_over=is_over)
+                self._pulled[x.token] = reading
+            elif x.token in self._over:
+                reading.hurry()
             lines = reading.lines
             async with aclosing(reading.chunks()) as chunks:
                 async for chunk in chunks:
+                    self._asked.pop(x.token, None)
                     if is_part and chunk.lost:
                         self._whole.add(x.token)
                         raise EngineUnreachable("a part of its log is missing", execution_id=x.id)
                     yield chunk
+            is_whole = True
         except (ApiError, EngineUnavailable, EngineUnreachable) as error:
             why = error.message
         finally:
-            self._pulled.discard(x.token)
+            self._pulled.pop(x.token, None)
             if reading is not None:
                 await reading.close()
         if lines.report.is_over:
@@ -58,22 +61,9 @@ class Logs(Hearing):
         if is_part and reading is not None:
             self._whole.add(x.token)
             raise EngineUnreachable(why, mend="It is read from its beginning", execution_id=x.id)
-        if not await self._has_no_more(x):
+        if not await self._has_no_more(x, was_answered=is_whole):
             raise EngineUnreachable(why, mend="It is tried again", execution_id=x.id)
         pod = self._sites.of(x).pods.known(x.token)
         gap = lines.end(report_of(pod).wrote if pod is not None else None, datetime.now(UTC))
         if gap is not None:
             yield gap
-
-    async def _has_no_more(self, x: Execution) -> bool:
-        """Whether to believe that a log which broke, or does not answer, is all there will be of it.
-
-        A pod that is gone has no log; one that has ended has it as long as its node answers, which is tried thrice.
-        """
-        pod = await self._sites.of(x).pods.now(x.token)
-        if pod is None:
-            return True
-        if pod.has_ended or x.token in self._ends:
-            self._ends[x.token] = self._ends.get(x.token, 0) + 1
-            return self._ends[x.token] > _RETRIES
-        return False

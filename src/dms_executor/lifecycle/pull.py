@@ -14,6 +14,7 @@ from ..journal.clock import nanoseconds
 from ..logs.writer import LogWriter
 from ..types import Stream
 from .core import Core
+from .deadline import BACKOFF
 from .live import Live
 
 __all__ = ["pull"]
@@ -48,16 +49,23 @@ async def _open(core: Core, live: Live) -> LogWriter:
 
 
 async def _copy(core: Core, live: Live, writer: LogWriter) -> None:
+    loop, tries = asyncio.get_running_loop(), 0
     while live.handle is not None:
+        began = loop.time()
         # What an earlier holder wrote behind its last cursor comes again: it is passed over.
         after, known = await core.in_thread(lambda: (writer.last_cursor(), writer.after_cursor()))
         try:
             async for chunk in live.engine.output(live.x, live.handle, after):
                 await core.in_thread(_write, writer, chunk, known)
+                tries = 0
             return
         except EngineUnreachable as error:
-            _log.warning("log: %s", error, extra={"execution_id": live.x.id})
-            await asyncio.sleep(_RETRY)
+            if loop.time() - began > _FOLLOWED:
+                tries = 0
+            pause = BACKOFF[min(tries, len(BACKOFF) - 1)]
+            tries += 1
+            _log.warning("log: %s; read again in %g s", error, pause, extra={"execution_id": live.x.id})
+            await asyncio.sleep(pause)
 
 
 def _write(writer: LogWriter, chunk: Chunk, known: dict[Stream, int]) -> None:
@@ -78,4 +86,4 @@ def _close_unwanted(opening: asyncio.Future[LogWriter]) -> None:
 
 
 _LOCKED = 0.1
-_RETRY = 0.5
+_FOLLOWED = 5.0  # seconds after which a log that broke had been followed, be it that nothing came
