@@ -71,17 +71,23 @@ async def opened(
     await client.close()
 
 
+async def objects(bench: Bench) -> set[str]:
+    """The ConfigMaps and Secrets of its namespace, whatever label they bear."""
+    found = [(await bench.client.call("GET", kind))["items"] for kind in ("configmaps", "secrets")]
+    return {item["metadata"]["name"] for items in found for item in items}
+
+
 @pytest.fixture
 async def bench(state_dir: Path) -> AsyncIterator[Bench]:
     """Over the cluster that the tests are given; skipped without one."""
     async with opened(state_dir, cluster.needed(), admin=cluster.ADMIN) as bench:
+        before = await objects(bench)
         yield bench
         for info in await bench.executor.list():
             await bench.executor.remove(info.request.execution_id, force=True)
         assert await bench.pods() == []
-        for kind in ("configmaps", "secrets"):
-            found = (await bench.client.call("GET", kind, labelSelector="app.kubernetes.io/managed-by"))["items"]
-            assert all(each["metadata"]["name"].startswith("dms-executor-init-") for each in found)
+        left = await objects(bench) - before
+        assert all(name.startswith("dms-executor-init-") for name in left), left
 
 
 @pytest.fixture

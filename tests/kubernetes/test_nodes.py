@@ -110,10 +110,13 @@ async def test_a_killed_kubelet_costs_nothing(bench: Bench, tmp_path: Path) -> N
         outputs=[StorageVolume(target="/out")],
     )
     await heard(bench, job, b"a")
+    killed = 0
     for process in Path("/proc").glob("[0-9]*"):
         words = (process / "cmdline").read_bytes().split(b"\0") if (process / "cmdline").exists() else []
         if words[0].endswith(b"/kubelet") and b"node2" in words:
             os.kill(int(process.name), signal.SIGKILL)
+            killed += 1
+    assert killed == 1
     async with asyncio.timeout(90):
         result = await bench.executor.wait(job)
     assert (result.exit_code, result.stdout) == (4, b"a\nb\n")
