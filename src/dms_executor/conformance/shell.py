@@ -113,9 +113,12 @@ class ShellSubject(Subject):
 
     def leftovers(self, tokens: list[str]) -> list[str]:
         """Processes that name a token in command line, cgroup or mounts, and cgroups that bear one."""
-        found = []
+        if not tokens:
+            return []
+        found: list[str] = []
+        mounts: dict[object, bytes] = {}
         for process in Path("/proc").glob("[0-9]*"):
-            text = b"".join(_content(process / name) for name in ("cmdline", "cgroup", "mountinfo"))
+            text = _content(process / "cmdline") + _content(process / "cgroup") + _mounts(process, mounts)
             bears = [token for token in tokens if token.encode() in text]
             if bears and not _ends(int(process.name)):
                 found.append(f"process {process.name} of {bears[0]}")
@@ -169,6 +172,18 @@ def _ends(pid: int) -> bool:
         return bool(ended)
     finally:
         os.close(pidfd)
+
+
+def _mounts(process: Path, seen: dict[object, bytes]) -> bytes:
+    """What it sees of mounts. Those that see the same are asked once: a host may have hundreds, and as many mounts."""
+    try:
+        root = (process / "root").stat()
+        view = ((process / "ns/mnt").stat().st_ino, root.st_dev, root.st_ino)
+    except OSError:  # it has ended meanwhile, or is somebody else's
+        return _content(process / "mountinfo")
+    if view not in seen:
+        seen[view] = _content(process / "mountinfo")
+    return seen[view]
 
 
 def _content(path: Path) -> bytes:
