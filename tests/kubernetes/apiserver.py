@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import os
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,12 @@ from aiohttp import WSMsgType, web
 
 from .clocks import stamped_since, turned
 from .container import Container
+from .node import live, now
 from .rights import granted, needed_by
 
 __all__ = ["ApiServer", "standing"]
 
+_TORN = 1 << 10  # bytes
 _GONE = {"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"}
 
 
@@ -40,6 +41,9 @@ class ApiServer:
         self.kubeconfig = folder / "kubeconfig"
         self.pods: dict[str, dict[str, Any]] = {}
         self.containers: dict[str, Container] = {}
+        """Of jobs, by pod."""
+        self.inside: dict[str, dict[str, Container]] = {}
+        """All of a pod's, by name."""
         self.maps: dict[str, dict[str, Any]] = {}
         self.claims: set[str] = set()
         self.made = asyncio.Event()
@@ -67,6 +71,8 @@ class ApiServer:
         """Of how many pods the answer is lost that they were made."""
         self.loses = 0
         """Of how many commands the connection breaks after they were executed."""
+        self.tears = 0
+        """Of how many commands the connection breaks once something has come in."""
         self.skew = 0.0
         """Seconds that all its clocks, and those of its nodes, are ahead."""
         self.version = 1
@@ -91,9 +97,14 @@ class ApiServer:
         self.expired = self.version + 1
         self.end_watches()
 
-    async def close(self) -> None:
-        for container in self.containers.values():
+    def kill(self, name: str) -> None:
+        """All that runs in a pod."""
+        for container in self.inside.get(name, {}).values():
             container.kill()
+
+    async def close(self) -> None:
+        for name in self.inside:
+            self.kill(name)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -172,46 +183,10 @@ class ApiServer:
         if self.forgets > 0 and request.transport is not None:
             self.forgets -= 1
             request.transport.abort()
-        task = asyncio.create_task(self._live(name), name=name)
+        task = asyncio.create_task(live(self, name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return web.json_response(pod, status=201)
-
-    async def _live(self, name: str) -> None:
-        pod = self.pods[name]
-        spec = pod["spec"]["containers"][0]
-        if pod["spec"]["nodeSelector"]:
-            reason = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
-            self._status(name, "Pending", conditions=[reason])
-            return
-        pod["spec"]["nodeName"] = "here"
-        if spec["imagePullPolicy"] == "Never":
-            reason = {"reason": "ErrImageNeverPull", "message": "not present with pull policy of Never"}
-            self._status(name, "Pending", {"waiting": reason})
-            return
-        (programs,) = [each["configMap"]["name"] for each in pod["spec"]["volumes"] if each["name"] == "init"]
-        while not any(key.endswith(f"/{programs}") for key in self.maps):
-            self._status(name, "Pending", {"waiting": {"reason": "ContainerCreating"}})
-            self.made.clear()
-            await self.made.wait()
-        container = self.containers[name] = Container(Path(tempfile.mkdtemp(dir=self.folder)), self.lower)
-        await container.start(spec)
-        self._status(name, "Running", {"running": {"startedAt": _now(self.skew)}})
-        code = await container.run()
-        await self.tells.wait()
-        if self.pods.get(name) is not pod:
-            return
-        ended = {
-            "exitCode": code,
-            "reason": "Completed" if code == 0 else "Error",
-            "finishedAt": _now(self.skew),
-        }
-        report = container.report.read_bytes()[:4096].split(b"\n")
-        ended["message"] = b"\n".join(turned(line, self.skew) for line in report).decode()
-        self._status(name, "Succeeded" if code == 0 else "Failed", {"terminated": ended})
-        container.written.set()
-        if "deletionTimestamp" in pod["metadata"]:
-            self._remove(name)
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         key, _, value = request.query.get("labelSelector", "").partition("=")
@@ -254,23 +229,23 @@ class ApiServer:
         pod = self.pods.get(name)
         if pod is None:
             return _refused(404, "NotFound")
-        container = self.containers.get(name)
         grace = int(request.query.get("gracePeriodSeconds", 30))
-        if container is None or grace == 0 or pod["status"]["phase"] in ("Succeeded", "Failed"):
+        inside = self.inside.get(name, {})
+        if not inside or grace == 0 or pod["status"]["phase"] in ("Succeeded", "Failed"):
             self._remove(name)
-            if container is not None and name not in self.stays:
-                container.kill()
+            ending = 0
         else:
-            pod["metadata"] |= {"deletionTimestamp": _now(self.skew), "deletionGracePeriodSeconds": grace}
+            pod["metadata"] |= {"deletionTimestamp": now(self.skew), "deletionGracePeriodSeconds": grace}
             self._changed(name, "MODIFIED")
-            if name not in self.stays:
-                container.end(grace)
             self.tells.set()
+            ending = grace
+        for container in inside.values() if name not in self.stays else ():
+            container.end(ending)
         return web.json_response(pod)
 
     async def _log(self, request: web.Request) -> web.StreamResponse:
-        name = request.match_info["name"]
-        container = self.containers.get(name)
+        name, which = request.match_info["name"], request.query["container"]
+        container = self.inside.get(name, {}).get(which)
         if container is None:
             return _refused(404 if name not in self.pods else 400, "BadRequest")
         answer = web.StreamResponse()
@@ -288,22 +263,22 @@ class ApiServer:
                     lines = [turned(line, self.skew) for line in lines]
                     told = [line for line in lines if not begin or stamped_since(line, begin)]
                     await answer.write(b"".join(line + b"\n" for line in told))
-                has_ended = self.pods.get(name, {"status": {"phase": "Failed"}})["status"]["phase"] != "Running"
-                if "follow" not in request.query or has_ended:
+                if "follow" not in request.query or not self._runs(name, which):
                     return answer
                 await asyncio.wait([asyncio.create_task(container.written.wait())], timeout=0.05)
         return answer
 
     async def _exec(self, request: web.Request) -> web.StreamResponse:
-        name = request.match_info["name"]
-        container = self.containers.get(name)
-        if container is None or self.pods[name]["status"]["phase"] != "Running":
+        name, which = request.match_info["name"], request.query["container"]
+        container = self.inside.get(name, {}).get(which)
+        if container is None or not self._runs(name, which):
             return _refused(404 if name not in self.pods else 500, "NotFound")
         socket = web.WebSocketResponse(protocols=("v5.channel.k8s.io",))
         await socket.prepare(request)
         has_input = "stdin" in request.query
         process = await container.execute(request.query.getall("command"), has_input=has_input)
-        feeding = asyncio.create_task(_fed(process, socket))
+        tears, self.tears = self.tears > 0 and has_input, self.tears - (self.tears > 0 and has_input)
+        feeding = asyncio.create_task(_fed(process, socket, request.transport if tears else None))
         with contextlib.suppress(ConnectionError):
             await asyncio.gather(_carried(process.stdout, 1, socket), _carried(process.stderr, 2, socket))
         code = await process.wait()
@@ -325,10 +300,20 @@ class ApiServer:
 
     # -- its state -----------------------------------------------------------------------------------------------
 
-    def _status(self, name: str, phase: str, state: dict[str, Any] | None = None, **rest: Any) -> None:
-        statuses = [{"state": state}] if state is not None else []
-        self.pods[name]["status"] = {"phase": phase, "containerStatuses": statuses, **rest}
+    def _status(self, name: str, phase: str, states: dict[str, Any] | None = None, **rest: Any) -> None:
+        before = [spec["name"] for spec in self.pods[name]["spec"].get("initContainers", [])]
+        statuses = {"initContainerStatuses": [], "containerStatuses": []}
+        for container, state in (states or {}).items():
+            kind = "initContainerStatuses" if container in before else "containerStatuses"
+            statuses[kind].append({"name": container, "state": state})
+        self.pods[name]["status"] = {"phase": phase, **statuses, **rest}
         self._changed(name, "MODIFIED")
+
+    def _runs(self, name: str, container: str) -> bool:
+        """As far as it is known."""
+        status = self.pods.get(name, {}).get("status", {})
+        both = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+        return any(each["name"] == container and "running" in each["state"] for each in both)
 
     def _remove(self, name: str) -> None:
         self._changed(name, "DELETED")
@@ -338,15 +323,22 @@ class ApiServer:
         self.version += 1
         self.pods[name]["metadata"]["resourceVersion"] = str(self.version)
         pod = self.pods[name]
-        event = {"type": kind, "object": {**pod, "metadata": {**pod["metadata"]}}}
+        event = {"type": kind, "object": copy.deepcopy(pod)}
         self._history.append((self.version, event))
         for queue in self._watches:
             queue.put_nowait(event)
 
 
-async def _fed(process: asyncio.subprocess.Process, socket: web.WebSocketResponse) -> None:
+async def _fed(
+    process: asyncio.subprocess.Process, socket: web.WebSocketResponse, torn: asyncio.Transport | None
+) -> None:
     """What comes for a command's stdin, to its end: of the connection, whose other side went away in some way."""
+    count = 0
     async for message in socket:
+        count += len(message.data)
+        if torn is not None and count > _TORN:
+            torn.abort()
+            break
         if process.stdin is not None and message.type is WSMsgType.BINARY and message.data[:1] == b"\0":
             with contextlib.suppress(ConnectionError):
                 process.stdin.write(message.data[1:])
@@ -359,10 +351,6 @@ async def _carried(stream: asyncio.StreamReader | None, number: int, socket: web
     while stream is not None and (piece := await stream.read(1 << 15)):
         with contextlib.suppress(ConnectionError):
             await socket.send_bytes(bytes([number]) + piece)
-
-
-def _now(skew: float) -> str:
-    return f"{datetime.now(UTC) + timedelta(seconds=skew):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _refused(status: int, reason: str) -> web.Response:

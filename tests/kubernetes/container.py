@@ -1,4 +1,4 @@
-"""A pod's one container as the stand-in has it: a process of this host in namespaces and a root of its own."""
+"""A container of a pod as the stand-in has it: a process of this host in namespaces and a root of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from dms_executor.kubernetes.names import INIT_FOLDER, REPORT, ROOM
+from dms_executor.kubernetes.names import INIT, INIT_FOLDER, REPORT
 from dms_executor.supervisor.binary import init_path
 
 __all__ = ["Container"]
@@ -18,7 +18,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INSIDE = ["unshare", "--pid", "--mount", "--uts", "--fork", "--kill-child=KILL", "--"]
 # What a kubelet and a runtime make of a root; without its limits, its user and its seccomp filter.
 _ROOT = f"""set -e
-folder=$1 lower=$2 programs=$3 directory=$4 room=$5; shift 5
+folder=$1 lower=$2 programs=$3 directory=$4 mounts=$5; shift 5
 mount -t tmpfs tmpfs "$folder/mount"; cd "$folder/mount"; mkdir upper work root
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$PWD/upper,workdir=$PWD/work" root; cd root
 mkdir -p proc sys dev tmp etc; hostname > etc/hostname
@@ -27,8 +27,16 @@ mount -t tmpfs -o mode=755 tmpfs dev
 mount -t tmpfs tmpfs sys; mkdir -p sys/fs/cgroup; mount --rbind /sys/fs/cgroup sys/fs/cgroup
 for node in null zero full random urandom tty; do touch dev/$node; mount --bind /dev/$node dev/$node; done
 mkdir dev/pts; mount -t devpts -o newinstance,ptmxmode=0666,mode=0620 devpts dev/pts; ln -s pts/ptmx dev/ptmx
+mkdir -m 1777 dev/shm
 mkdir -m 755 .{INIT_FOLDER}; mount --bind "$programs" .{INIT_FOLDER}
-[ -z "$room" ] || {{ mkdir -m 777 ".$room"; chmod 777 ".$room"; }}
+while read -r how source target; do
+    [ -n "$how" ] || continue
+    if [ -d "$source" ]; then mkdir -p ".$target"; else mkdir -p ".$(dirname "$target")"; touch ".$target"; fi
+    mount --bind "$source" ".$target"
+    [ "$how" = rw ] || mount -o remount,bind,ro ".$target"
+done <<END
+$mounts
+END
 touch .{REPORT}; mount --bind "$folder/report" .{REPORT}
 exec chroot . /bin/sh -c 'mkdir -p "$0"; cd "$0"; exec "$@"' "$directory" "$@"
 """
@@ -51,22 +59,28 @@ class Container:
         self.first = 0
         self._env: dict[str, str] = {}
 
-    async def start(self, spec: dict[str, Any]) -> None:
-        self._env = {"PATH": _PATH, **{e["name"]: e["value"].replace("$$", "$") for e in spec["env"]}}
+    async def start(self, spec: dict[str, Any], volumes: dict[str, Path]) -> None:
+        """Returns once its init is there to be talked to. `volumes`: the pod's folders, by name."""
+        self._env = {"PATH": _PATH, **{e["name"]: e["value"].replace("$$", "$") for e in spec.get("env", [])}}
         words = [word.replace("$$", "$") for word in spec["command"]]
         programs = (await asyncio.to_thread(init_path)).parent
-        room = ROOM if any(mount["mountPath"] == ROOM for mount in spec["volumeMounts"]) else ""
-        place = [str(self.folder), str(self.lower), str(programs), spec.get("workingDir", "/"), room]
+        mounts = await asyncio.to_thread(_mounts, spec["volumeMounts"], volumes)
+        place = [str(self.folder), str(self.lower), str(programs), spec.get("workingDir", "/"), mounts]
         self.process = await asyncio.create_subprocess_exec(
             *_INSIDE, "sh", "-c", _ROOT, "sh", *place, *words,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             env=self._env,
         )  # fmt: skip
-        while not self.report.stat().st_size and self.process.returncode is None:
-            await asyncio.sleep(0.005)  # its init's first word: before it nobody is there to be talked to
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        self.first = int((children.read_text().split() or ["0"])[0]) if children.exists() else 0
+        while self.process.returncode is None and not self.first:
+            # Its init's first word, or its own name where it has none: before it nobody is there to be talked to.
+            found = (await asyncio.to_thread(_read, children)).split()
+            there = found and await asyncio.to_thread(_read, Path(f"/proc/{found[0]}/cmdline"))
+            if there and there.startswith(INIT) and (REPORT not in words or self.report.stat().st_size):
+                self.first = int(found[0])
+            else:
+                await asyncio.sleep(0.005)
 
     async def execute(self, words: list[str], *, has_input: bool) -> asyncio.subprocess.Process:
         """A further process in it."""
@@ -79,6 +93,7 @@ class Container:
         )
 
     async def run(self) -> int:
+        """To its end."""
         assert self.process is not None
         assert self.process.stdout is not None
         with self.log.open("ab") as log:
@@ -92,7 +107,7 @@ class Container:
 
     def end(self, grace: float) -> None:
         """As a kubelet does."""
-        if self.process is None or self.process.returncode is not None or not self.first:
+        if self.process is None or self.process.returncode is not None or not self.first or not grace:
             self.kill()
             return
         with contextlib.suppress(ProcessLookupError):
@@ -102,3 +117,22 @@ class Container:
     def kill(self) -> None:
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
+
+
+def _mounts(mounts: list[dict[str, Any]], volumes: dict[str, Path]) -> str:
+    """A line each: how, what and where."""
+    lines = []
+    for mount in mounts:
+        if mount["name"] in volumes:
+            source = volumes[mount["name"]] / mount.get("subPath", ".")
+            if not source.exists():
+                source.mkdir(mode=0o777)
+            lines.append(f"{'ro' if mount.get('readOnly') else 'rw'} {source} {mount['mountPath']}")
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
