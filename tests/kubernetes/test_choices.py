@@ -87,6 +87,7 @@ def test_what_the_owner_demands_is_not_undone(params: dict[str, Any]) -> None:
         {"tolerations": [{"keys": "a"}]},
         {"pod_template": {"spec": {"hostNetwork": True}}},
         {"pod_template": {"spec": {"nodeSelector": "pool"}}},
+        {"pod_template": {"metadata": {"annotations": 1}}},
         {"pod_template": {"spec": {"containers": [{"name": "job", "volumeMounts": [{"mountPath": INIT}]}]}}},
         {"pod_template": {"spec": {"volumes": [{"name": "r", "hostPath": {"path": "/"}}]}}},
     ],
@@ -95,6 +96,18 @@ def test_what_no_cluster_takes_is_said_by_its_path(params: dict[str, Any]) -> No
     with pytest.raises(InvalidRequest) as caught:
         judged(params, {"allowed": {"pod_template": ["*"], "tolerations": ["*"], "service_accounts": ["*"]}})
     assert caught.value.path.startswith(f"{_PARAMS}.{next(iter(params))}")
+
+
+@pytest.mark.parametrize(
+    "name", ["k8s.v1.cni.cncf.io/networks", "io.katacontainers.config.hypervisor.kernel", "dev.gvisor.flag.network"]
+)
+def test_what_a_runtime_takes_from_annotations_is_no_requests(name: str) -> None:
+    template = {"metadata": {"annotations": {"team/note": "x", name: "other"}}}
+    with pytest.raises(PolicyDenied, match=name):
+        judged({"pod_template": template}, {"allowed": {"pod_template": ["*"]}})
+    del template["metadata"]["annotations"][name]
+    judged({"pod_template": template}, {"allowed": {"pod_template": ["*"]}})
+    checked_settings({"pod_template": {"metadata": {"annotations": {name: "other"}}}})
 
 
 def test_every_namespace_is_named() -> None:

@@ -21,6 +21,27 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 # https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#scheduling
 _TOLERATION = frozenset({"key", "operator", "value", "effect", "tolerationSeconds"})
+_ANNOTATIONS = (
+    "k8s.v1.cni.cncf.io/",  # Multus: further networks
+    "v1.multus-cni.io/",
+    "cni.projectcalico.org/",
+    "io.cilium.",
+    "ipam.cilium.io/",
+    "network.cilium.io/",
+    "policy.cilium.io/",
+    "k8s.ovn.org/",
+    "io.katacontainers.",
+    "io.kubernetes.cri-o.",
+    "io.kubernetes.cri.",
+    "cpu-load-balancing.crio.io",
+    "irq-load-balancing.crio.io",
+    "seccomp-profile.kubernetes.cri-o.io",
+    "dev.gvisor.",
+    "container.apparmor.security.beta.kubernetes.io/",
+    "seccomp.security.alpha.kubernetes.io/",
+    "container.seccomp.security.alpha.kubernetes.io/",
+)
+"""How those begin by which a runtime, a network plug-in or a kubelet changes what holds a job: the owner's to say."""
 _WHOLE = frozenset({"affinity", "dnsConfig", "dnsPolicy", "preemptionPolicy", "schedulerName", "securityContext"})
 """Of a template: joined, two of them would mean something that neither says."""
 
@@ -103,6 +124,15 @@ def _check_template(params: KubernetesParams, settings: KubernetesSettings) -> N
     for path in said_by(params.pod_template):
         if not any(one == "*" or path == one or path.startswith((f"{one}.", f"{one}[")) for one in among):
             _check_among(path, (), field, "pod_template")
+    annotations = (params.pod_template.get("metadata") or {}).get("annotations") or {}
+    if not isinstance(annotations, dict):
+        raise InvalidRequest(f"{annotations!r} are no annotations", path=f"{field}.metadata.annotations", mend="A map")
+    for name in sorted(map(str, annotations)):
+        if name.startswith(_ANNOTATIONS):
+            raise PolicyDenied(
+                f"{field}.metadata.annotations: {name!r} changes what holds a job",
+                mend="Leave it out: it is the owner's",
+            )
     theirs, ours = (template.get("spec") or {} for template in (params.pod_template, settings.pod_template))
     for name in sorted(_WHOLE & set(theirs) & set(ours)):
         raise PolicyDenied(
