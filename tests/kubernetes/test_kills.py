@@ -15,7 +15,7 @@ from dms_executor.faults import POINTS
 from .conftest import Bench, opened
 
 COLLECTS = ("ended_committed", "collected")
-"""Steps of jobs with outputs, for which the stand-in has no place."""
+"""Steps of jobs with outputs."""
 _STEPS = [step for step in POINTS[: POINTS.index("intent_committed")] if step not in COLLECTS]
 _LONG = pytest.mark.skipif(
     not os.environ.get("DMS_EXECUTOR_ALL_LINES"),
@@ -80,8 +80,8 @@ async def test_a_caller_killed_between_two_steps(either: Bench, step: str, tmp_p
 
 @_LONG
 @pytest.mark.parametrize("step", COLLECTS)
-async def test_a_caller_killed_while_a_cluster_gives_outputs(bench: Bench, step: str, tmp_path: Path) -> None:
-    await _killed_twice(bench, step, tmp_path)
+async def test_a_caller_killed_while_a_cluster_gives_outputs(either: Bench, step: str, tmp_path: Path) -> None:
+    await _killed_twice(either, step, tmp_path)
 
 
 @_LONG

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from dms_executor.errors import StartFailed
+from dms_executor.errors import EngineUnreachable, StartFailed
 from dms_executor.kubernetes import KubernetesEngine, engine, starting
+from dms_executor.kubernetes.sites import Site
 
 from .apiserver import ApiServer
 from .conftest import Bench
@@ -26,6 +27,27 @@ async def test_programs_that_somebody_takes_away_are_made_again(
     await alone.run("true")
     server.maps.clear()
     assert (await asyncio.wait_for(alone.run("sh", "-c", "exit 3"), 30)).exit_code == 3
+
+
+async def test_a_pod_goes_on_waiting_while_nobody_answers_for_its_programs(
+    alone: Bench, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, renew = 0, Site.renew
+
+    async def away(site: Site) -> None:
+        nonlocal looks
+        looks += 1
+        if looks < 3:
+            raise EngineUnreachable("the cluster does not answer", mend="Wait")
+        await renew(site)
+
+    monkeypatch.setattr(Site, "renew", away)
+    monkeypatch.setattr(engine, "_SLOW", 0.2)
+    monkeypatch.setattr(engine, "AGAIN", (0.01,))
+    await alone.run("true")
+    server.maps.clear()
+    assert (await asyncio.wait_for(alone.run("sh", "-c", "exit 3"), 50)).exit_code == 3
+    assert looks >= 3
 
 
 async def test_programs_of_somebody_else_are_not_executed(alone: Bench, server: ApiServer) -> None:

@@ -293,9 +293,13 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
             except Refused:
                 raise
             except TimeoutError:
-                if pod is not None and pod.is_placed and not waits_for(pod):
+                if pod is None or not pod.is_placed or waits_for(pod):
+                    continue
+                try:
                     await site.renew()
-                continue
+                    continue
+                except EngineUnreachable as error:
+                    report(Progress(what=error.message, done=0, unit="pods", waits=True))
             except EngineUnreachable as error:  # it may have waited for long; prepare_timeout ends this
                 report(Progress(what=error.message, done=0, unit="pods", waits=True))
             await asyncio.sleep(pause)
