@@ -60,6 +60,9 @@ class ApiServer:
         self.tells = asyncio.Event()
         """Unset, nobody hears from a kubelet that a container has ended."""
         self.tells.set()
+        self.creates = asyncio.Event()
+        """Unset, its nodes say that they cannot make a container yet."""
+        self.creates.set()
         self.gives = asyncio.Event()
         """Unset, nothing comes of a log, and whoever reads it waits: what stands before its node does not close it."""
         self.gives.set()

@@ -42,6 +42,10 @@ async def live(server: ApiServer, name: str) -> None:
         server._status(name, "Pending", {CONTAINER: {"waiting": {"reason": "ContainerCreating"}}})
         server.made.clear()
         await server.made.wait()
+    if not server.creates.is_set():
+        late = {"reason": "CreateContainerError", "message": "context deadline exceeded"}
+        server._status(name, "Pending", {CONTAINER: {"waiting": late}})
+        await server.creates.wait()
     await _Kubelet(server, name).run()
 
 

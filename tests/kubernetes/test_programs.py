@@ -50,6 +50,28 @@ async def test_a_pod_goes_on_waiting_while_nobody_answers_for_its_programs(
     assert looks >= 3
 
 
+async def test_a_node_that_cannot_make_a_container_yet_is_waited_for(alone: Bench, server: ApiServer) -> None:
+    server.creates.clear()
+    told: asyncio.Queue[str] = asyncio.Queue()
+    request = alone.request("sh", "-c", "exit 3")
+    running = asyncio.create_task(alone.executor.run(request, progress=lambda one: told.put_nowait(one.what)))
+    async with asyncio.timeout(50):
+        while "context deadline exceeded" not in await told.get():
+            assert not running.done()
+        server.creates.set()
+        assert (await running).exit_code == 3
+
+
+async def test_a_node_that_cannot_make_a_container_for_long_ends_the_start(
+    alone: Bench, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_STANDS", 0.3)
+    monkeypatch.setattr(engine, "_SLOW", 0.2)
+    server.creates.clear()
+    with pytest.raises(StartFailed, match="context deadline exceeded"):
+        await asyncio.wait_for(alone.run("true"), 50)
+
+
 async def test_programs_of_somebody_else_are_not_executed(alone: Bench, server: ApiServer) -> None:
     engine = await alone.executor._core.engine("kubernetes")
     assert isinstance(engine, KubernetesEngine)

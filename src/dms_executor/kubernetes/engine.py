@@ -41,13 +41,14 @@ from .sites import Sites
 from .spec import KubernetesParams, KubernetesSettings, checked_params, checked_settings
 from .starting import Starts
 from .transfers import Transfers
-from .view import Pod, ended, forsaken, seen, trouble, waits_for
+from .view import Pod, ended, forsaken, may_pass, seen, trouble, waits_for
 
 __all__ = ["KubernetesEngine"]
 
 _log = logging.getLogger("dms_executor.kubernetes")
 _REMOVAL = 90.0  # seconds in which a node ends a pod that is deleted, if there is one
 _SLOW = 15.0  # seconds after which it is looked whether a node has all that it makes a pod of
+_STANDS = 30.0  # seconds after which what a node may get over by itself is taken for final
 _POWERS = frozenset(
     {"exact_signal", "oom_detection", "exec", "exec_kill", "copy", "attach", "tty", "stats", "named_volumes"}
 )
@@ -274,7 +275,8 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
 
     async def _waits(self, x: Execution, report: Report, is_there: Callable[[Pod], bool]) -> Pod:
         """Follows the pod until it is that far. Raises what no waiting mends."""
-        told, site, pod = "", self._sites.of(x), None
+        loop, told, site, pod = asyncio.get_running_loop(), "", self._sites.of(x), None
+        stands: float | None = None
         for pause in itertools.chain(AGAIN, itertools.repeat(AGAIN[-1])):
             try:
                 async with asyncio.timeout(_SLOW), aclosing(site.pods.changes(x.token)) as changes:
@@ -284,7 +286,8 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
                         if is_there(pod):
                             return pod
                         failure = trouble(pod)
-                        if failure is not None:
+                        stands = (stands or loop.time()) if may_pass(pod) else None
+                        if failure is not None and (stands is None or loop.time() - stands >= _STANDS):
                             failure.execution_id = x.id
                             raise failure
                         if (why := waits_for(pod)) and why != told:

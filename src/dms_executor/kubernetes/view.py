@@ -16,13 +16,16 @@ from ..supervisor.said import Report
 from ..typed import known
 from .names import CONTAINER, TOKEN
 
-__all__ = ["Pod", "ended", "forsaken", "report_of", "seen", "told", "trouble", "waits_for"]
+__all__ = ["Pod", "ended", "forsaken", "may_pass", "report_of", "seen", "told", "trouble", "waits_for"]
 
 _KILLED = 137
 _LATE = "DeadlineExceeded"
 _MISSING = ("not found", "manifest unknown", "does not exist", "not present", "no such image")
 _AUTH = re.compile(r"unauthorized|authentication required|denied|forbidden|\b40[13]\b")
 _HOPELESS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_PASSING = _HOPELESS[
+    :2
+]  # what a kubelet says under load, too, and tries again: a deadline, a cache that is not there yet
 _MEND = "Check command, user and image; the image's own ENTRYPOINT is not known to a cluster"
 
 
@@ -181,6 +184,12 @@ def trouble(pod: Pod) -> ExecutorError | None:
         if "no match for platform" in lower:
             return ImagePullFailed(said, cause_kind="platform", mend="Use an image for the nodes' architecture")
     return StartFailed(said, mend=_MEND) if waiting.reason in _HOPELESS else None
+
+
+def may_pass(pod: Pod) -> bool:
+    """Whether its trouble is of the kind that a kubelet may get over by itself."""
+    waiting = None if pod.has_ended else _waiting(pod)
+    return waiting is not None and waiting.reason in _PASSING
 
 
 def _waiting(pod: Pod) -> _Waiting | None:
