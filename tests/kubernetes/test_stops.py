@@ -165,14 +165,8 @@ async def test_a_kubelet_ends_a_job_in_whose_container_nothing_starts(
     assert result.stdout.startswith(b"ready\n")
 
 
-@pytest.mark.parametrize(
-    ("script", "codes"), [(_OBEYS, {4}), ("trap '' TERM; echo ready; while :; do sleep 0.1; done", {137, None})]
-)
-async def test_a_kubelet_ends_a_job_whose_init_does_not(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, script: str, codes: set[int | None]
-) -> None:
-    monkeypatch.setattr(body, "_deadline", lambda *_arguments: 6)
-    result = await asyncio.wait_for(bench.run("sh", "-c", script, timeout=3600), 90)
-    assert (result.status, result.reason) == ("failed", "timed_out"), result
-    assert result.exit_code in codes, result
+async def test_a_kubelet_ends_a_job_whose_init_does_not(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "_deadline", lambda *_arguments: 20)
+    result = await asyncio.wait_for(bench.run("sh", "-c", _OBEYS, timeout=3600), 110)
+    assert (result.status, result.reason, result.exit_code) == ("failed", "timed_out", 4), result
     assert result.stdout.startswith(b"ready\n")
