@@ -11,8 +11,9 @@ import pytest
 
 from dms_executor.engine import Exit
 from dms_executor.errors import EngineUnreachable
-from dms_executor.kubernetes import body, hearing, pods, signals
+from dms_executor.kubernetes import body, hearing, output, pods, signals
 from dms_executor.kubernetes.client import ApiError, Client
+from dms_executor.kubernetes.names import CONTAINER
 from dms_executor.kubernetes.sent import Sent
 
 from .apiserver import ApiServer
@@ -83,12 +84,12 @@ async def test_a_cancel_of_a_job_whose_node_is_dead_comes_to_its_end(
 ) -> None:
     monkeypatch.setattr(signals, "_PATIENCE", 0.0)
     monkeypatch.setattr(hearing, "_SILENT", 0.1)
+    monkeypatch.setattr(output, "_SILENCE", 0.3)
     execution_id = await alone.start("sh", "-c", _OBEYS)
     await heard(alone, execution_id, b"ready")
     server.stumbles["GET exec"] = 1 << 30
     name = await alone.pod(execution_id)
     server.stays.add(name)
-    server.pods[name]["status"]["phase"] = "Unknown"  # so its log ends as well
     with pytest.raises(EngineUnreachable):
         await alone.executor.cancel(execution_id, grace=0)
     result = await asyncio.wait_for(alone.executor.wait(execution_id), WITHIN)
@@ -126,7 +127,7 @@ async def test_a_pod_that_its_own_deadline_ended_has_timed_out(alone: Bench, ser
     server.tells.clear()
     os.kill(server.containers[name].first, signal.SIGTERM)  # as a kubelet does, which tells of the deadline then
     await server.containers[name].ended.wait()
-    ended = {"terminated": {"exitCode": 4, "reason": "Error"}}
+    ended = {CONTAINER: {"terminated": {"exitCode": 4, "reason": "Error"}}}
     server._status(name, "Failed", ended, reason="DeadlineExceeded", message="longer than the specified deadline")
     result = await asyncio.wait_for(alone.executor.wait(execution_id), WITHIN)
     assert (result.reason, result.exit_code, result.stdout) == ("timed_out", 4, b"ready\nbye\n"), result
