@@ -74,6 +74,8 @@ static void how_it_ended(struct record *record)
             snprintf(lost, sizeof lost, "the job's init ended and nobody saw how");
         record->lost = lost;
     }
+    if (shim.lost != NULL)
+        record->lost = shim.lost;
 }
 
 static void write_record(void)
@@ -124,9 +126,11 @@ void end_streams(void)
     streams_finish();
     if (shim.config.resumed != 0 && !shim.started)
         end_unborn(); /* it is on the disk as before */
-    if (shim.suspended) {
-        suspend_end();
-    } else {
+    if (shim.suspended && !suspend_end()) {
+        shim.suspended = false;
+        shim.lost = "it was saved to disk, and that could not be recorded";
+    }
+    if (!shim.suspended) {
         log_end();
         write_record();
     }

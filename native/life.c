@@ -118,6 +118,10 @@ void life_started(uint64_t stamp)
 {
     if (shim.started || shim.failed)
         return;
+    if (shim.config.resumed != 0 && !suspend_may_resume()) {
+        life_fail(0, "the job's init went away before it let the job go on");
+        return;
+    }
     if (shim.joiner != 0) {
         shim.held_start = stamp != 0 ? stamp : sys_realtime();
         return;
@@ -200,9 +204,9 @@ static void escalate(void)
 
 void life_stop(enum stop_cause cause, uint32_t signum, uint64_t grace_ms)
 {
-    /* What has ended by itself keeps its own result. */
     report_ready();
-    if (shim.job_reported || shim.failed || shim.init_gone || shim.suspended)
+    /* What has ended by itself keeps its own result. */
+    if (suspend_stopped(cause) || shim.job_reported || shim.failed || shim.init_gone)
         return;
     if (shim.cause != CAUSE_NONE) {
         if (shim.our_kill)

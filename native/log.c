@@ -189,13 +189,13 @@ static void finish(bool marked)
         complain("log: its end could not be written: %m");
     if ((writer.sync || !marked) && (fdatasync(writer.segment_fd) != 0 || fsync(writer.folder) != 0))
         complain("log: fdatasync: %m");
-    close(writer.segment_fd);
-    writer.segment_fd = -1;
 }
 
 void log_end(void)
 {
     finish(true);
+    close(writer.segment_fd);
+    writer.segment_fd = -1;
 }
 
 void log_suspend(void)

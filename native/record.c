@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "complain.h"
 #include "json.h"
 #include "sys.h"
 
@@ -120,5 +121,7 @@ int record_put_as(const char *name, const char *what, size_t length)
         fsync(record_fd) != 0 || renameat(folder_fd, "exit.tmp", folder_fd, name) != 0)
         return -1;
     close(record_fd);
-    return sys_sync_folder(folder_fd);
+    if (sys_sync_folder(folder_fd) != 0)
+        complain("fsync of the folder: %m"); /* it is there */
+    return 0;
 }

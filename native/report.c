@@ -96,9 +96,10 @@ static void said(const struct frame *frame)
         timer_sooner(TIMER_RUNTIME, 10000);
         break;
     case FRAME_INIT_SUSPENDED:
-        shim.suspended = suspend_in_hand() && shim.cause == CAUSE_NONE;
-        shim.our_kill |= !shim.suspended; /* a stop came meanwhile, and this was its end */
-        if (shim.suspended)
+        shim.suspended = true;
+        if (shim.cause != CAUSE_NONE || !suspend_in_hand())
+            suspend_stopped(shim.cause); /* it came meanwhile, and this was its end */
+        else
             timer_clear(TIMER_TIMEOUT);
         break;
     case FRAME_INIT_AWAKE:

@@ -178,7 +178,7 @@ static void answer_state(int client)
 {
     uint8_t state[28];
     put_u32(state, PROTOCOL_VERSION);
-    put_u32(state + 4, shim.phase);
+    put_u32(state + 4, suspend_in_hand() && shim.cause == CAUSE_NONE ? PHASE_SUSPENDING : shim.phase);
     put_u64(state + 8, shim.started_at);
     put_u32(state + 16, (uint32_t)getpid());
     put_u64(state + 20, sys_start_time());
@@ -220,7 +220,8 @@ static void serve(int client, const struct frame *frame)
     uint32_t number = frame->length >= 4 ? get_u32(frame->payload) : 0;
     const int *descriptors;
     int count;
-    if (suspend_in_hand() && frame->type != FRAME_HELLO && frame->type != FRAME_STOP && frame->type != FRAME_CLOSE) {
+    if (suspend_in_hand() && frame->type != FRAME_HELLO && frame->type != FRAME_STOP && frame->type != FRAME_CLOSE &&
+        frame->type != FRAME_SUSPEND) {
         client_refuse(client, EBUSY, "it is being suspended");
         return;
     }

@@ -11,7 +11,7 @@
 #include "record.h"
 #include "timers.h"
 
-enum phase { PHASE_CREATED = 1, PHASE_GOING = 2, PHASE_RUNNING = 3, PHASE_ENDING = 4 };
+enum phase { PHASE_CREATED = 1, PHASE_GOING = 2, PHASE_RUNNING = 3, PHASE_ENDING = 4, PHASE_SUSPENDING = 5 };
 
 struct shim {
     struct config config;
@@ -35,6 +35,7 @@ struct shim {
     uint32_t stop_signal; /* to be sent as soon as there is an init; 0: was sent */
     bool killed, our_kill;
     bool suspended; /* the init's last word: the job is on the disk */
+    const char *lost; /* what is to be said of its end beside how it ended, NULL: nothing */
     bool unreached; /* a provision script ran, and the job itself never will */
 
     struct usage reported; /* what the init says of it: a guest's own figures */

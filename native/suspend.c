@@ -1,11 +1,13 @@
 #include "suspend.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "clients.h"
 #include "complain.h"
 #include "frame.h"
 #include "input.h"
@@ -15,9 +17,7 @@
 #include "shim.h"
 #include "sys.h"
 
-enum { NOBODY = -1 };
-
-static int asked_by = NOBODY;
+static bool asked[CLIENT_SLOTS]; /* whoever asks while it is in hand gets the same answer */
 static bool in_hand;
 
 bool suspend_in_hand(void)
@@ -36,12 +36,12 @@ void suspend_ask(int client)
 {
     if (!shim.config.suspends)
         client_refuse(client, EOPNOTSUPP, "this job cannot be suspended");
+    else if (in_hand && shim.cause == CAUSE_NONE)
+        asked[client] = true;
     else if (shim.phase != PHASE_RUNNING || shim.job_reported || shim.init_gone)
         client_refuse(client, ESRCH, "the job does not run");
     else if (shim.cause != CAUSE_NONE)
         client_refuse(client, ESRCH, "it is being stopped");
-    else if (in_hand)
-        client_refuse(client, EBUSY, "it is being suspended");
     else if (sessions_are_open())
         client_refuse(client, EBUSY, "a further command runs in it");
     else if (input_is_busy())
@@ -50,34 +50,61 @@ void suspend_ask(int client)
         client_refuse(client, ESRCH, "its init does not listen");
     else {
         in_hand = true;
-        asked_by = client;
+        asked[client] = true;
     }
+}
+
+static void answer(uint8_t type, const uint8_t *payload, size_t length)
+{
+    for (int client = 0; client < CLIENT_SLOTS; client++)
+        if (asked[client])
+            client_send(client, type, payload, length);
+    memset(asked, 0, sizeof asked);
 }
 
 void suspend_refused(int error, const char *text)
 {
-    if (in_hand && asked_by != NOBODY)
-        client_refuse(asked_by, error, text);
+    uint8_t payload[4 + FRAME_TEXT_MAX];
+    answer(FRAME_ERROR, payload, error_payload(payload, error, text));
     in_hand = false;
-    asked_by = NOBODY;
 }
 
 void suspend_client_left(int client)
 {
-    if (client == asked_by)
-        asked_by = NOBODY;
+    asked[client] = false;
 }
 
-void suspend_end(void)
+bool suspend_stopped(enum stop_cause cause)
+{
+    if (!shim.suspended)
+        return false;
+    shim.suspended = false;
+    shim.cause = cause;
+    shim.our_kill = shim.killed = true;
+    shim.lost = "it was saved to disk when it was ended: what it had not brought home is gone";
+    return true;
+}
+
+bool suspend_end(void)
 {
     char text[160];
     int length = snprintf(text, sizeof text, "{\"version\":1,\"started_at\":%llu,\"suspended_at\":%llu}\n",
                           (unsigned long long)shim.started_at, (unsigned long long)sys_realtime());
     log_suspend();
-    if (record_put_as("suspended", text, (size_t)length) != 0)
+    if (record_put_as("suspended", text, (size_t)length) != 0) {
+        int error = errno;
         complain("what it is suspended to could not be recorded: %m");
-    if (asked_by != NOBODY)
-        client_send(asked_by, FRAME_OK, NULL, 0);
+        suspend_refused(error, "it was saved, and that cannot be recorded: the job is lost");
+        return false;
+    }
+    answer(FRAME_OK, NULL, 0);
+    return true;
+}
+
+bool suspend_may_resume(void)
+{
+    struct pollfd report = {.fd = shim.report, .events = POLLRDHUP};
+    return !shim.init_gone && shim.report >= 0 && poll(&report, 1, 0) == 0;
 }
 
 bool suspend_resumed(void)

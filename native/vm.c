@@ -21,6 +21,7 @@
 #include "sys.h"
 #include "vm.h"
 #include "vm_api.h"
+#include "vm_monitor.h"
 #include "vm_options.h"
 #include "vm_suspend.h"
 #include "vm_terminal.h"
@@ -240,13 +241,8 @@ static _Noreturn void channel_ended(void)
 {
     char why[64];
     int status = 0;
-    while (vmm.console >= 0 || vmm.words >= 0) {
-        int *fd = vmm.words >= 0 ? &vmm.words : &vmm.console;
-        struct pollfd last = {.fd = *fd, .events = POLLIN};
-        if (poll(&last, 1, 1000) <= 0)
-            break;
-        vmm_listen(fd, folder);
-    }
+    vmm_listen_to_the_end(&vmm.words, folder);
+    vmm_listen_to_the_end(&vmm.console, folder);
     vmm_kill(&vmm);
     status = vmm.status;
     if (WIFSIGNALED(status))
@@ -286,6 +282,7 @@ static void hear_shim(void)
         if (frame.type == FRAME_INIT_SUSPEND) {
             vm_suspend_begin(started && !over, has_input);
         } else {
+            vm_suspend_stopped();
             vm_api_resume(&options); /* a guest that stands still hears nothing */
             give(frame.type, frame.payload, frame.length);
         }
@@ -311,11 +308,12 @@ static void reap(int signals)
 
 static _Noreturn void loop(int signals)
 {
-    enum { SIGNALS, SHIM, CHANNEL, OUT, INPUT, CONSOLE, WORDS, CLIENTS };
+    enum { SIGNALS, SHIM, MONITOR, CHANNEL, OUT, INPUT, CONSOLE, WORDS, CLIENTS };
     for (;;) {
         struct pollfd waited[CLIENTS + VM_CLIENT_POLLS] = {
             [SIGNALS] = {.fd = signals, .events = POLLIN},
-            [SHIM] = {.fd = report, .events = vm_suspend_waits() ? 0 : POLLIN},
+            [SHIM] = {.fd = report, .events = POLLIN},
+            [MONITOR] = {.fd = vmm.monitor, .events = POLLIN},
             [OUT] = {.fd = pending > 0 ? pending_to : -1, .events = POLLOUT},
             [INPUT] = {.fd = wants_input() ? 0 : -1, .events = POLLIN},
             [CONSOLE] = {.fd = vmm.console, .events = POLLIN},
@@ -333,6 +331,8 @@ static _Noreturn void loop(int signals)
             reap(signals);
         if (waited[SHIM].revents != 0)
             hear_shim();
+        if (waited[MONITOR].revents != 0)
+            vm_monitor_drain(&vmm.monitor);
         if (waited[CONSOLE].revents != 0)
             vmm_listen(&vmm.console, folder);
         if (waited[WORDS].revents != 0)

@@ -19,11 +19,13 @@ enum {
 
 static char lines[LINE];
 static size_t have;
-static bool completed, failed; /* what the migration's events said */
+static bool greeted, moving, completed, failed; /* `moving` from a migration's begin until its events said its end */
+static short heeded; /* on the report: POLLIN while a stop comes before what is done */
 
-static int give_up(char *why, size_t size, const char *text)
+static int give_up(char *why, size_t size, int error, const char *text)
 {
     snprintf(why, size, "%s", text);
+    errno = error;
     return -1;
 }
 
@@ -41,7 +43,7 @@ static int next_line(int monitor, int report, char *line, uint64_t until)
             return 0;
         }
         uint64_t now = sys_boottime() / 1000000u;
-        struct pollfd waited[] = {{.fd = monitor, .events = POLLIN}, {.fd = report, .events = 0}};
+        struct pollfd waited[] = {{.fd = monitor, .events = POLLIN}, {.fd = report, .events = heeded}};
         if (have == sizeof lines || now >= until)
             return -1;
         if (poll(waited, 2, (int)(until - now)) < 0 && errno != EINTR)
@@ -63,6 +65,7 @@ static void note_event(const char *line)
         return;
     completed |= strstr(line, "\"completed\"") != NULL;
     failed |= strstr(line, "\"failed\"") != NULL || strstr(line, "\"cancelled\"") != NULL;
+    moving &= !completed && !failed;
 }
 
 static bool put(int monitor, const char *text, int fd)
@@ -83,68 +86,119 @@ static bool put(int monitor, const char *text, int fd)
     return sendmsg(monitor, &message, MSG_NOSIGNAL) == (ssize_t)part.iov_len;
 }
 
-/* A command and its answer. */
-static int ask(int monitor, int report, const char *text, int fd, char *why, size_t size)
+static bool is_stopped(int report)
 {
-    char line[LINE + 1];
-    uint64_t until = sys_boottime() / 1000000u + ANSWER_MS;
-    if (!put(monitor, text, fd))
-        return give_up(why, size, "QEMU takes no commands");
-    while (next_line(monitor, report, line, until) == 0) {
-        note_event(line);
-        if (strncmp(line, "{\"return\"", 9) == 0)
-            return 0;
-        if (strncmp(line, "{\"error\"", 8) == 0)
-            return give_up(why, size, line);
-    }
-    return give_up(why, size, "QEMU does not answer");
+    struct pollfd told = {.fd = report, .events = heeded};
+    return heeded != 0 && poll(&told, 1, 0) > 0;
 }
 
-static int wait_for_move(int monitor, int report, char *why, size_t size)
+/* A command and its answer, which has its number: one that was given up may be answered still. */
+static int ask(int monitor, int report, const char *command, int fd, char *why, size_t size)
+{
+    static unsigned number;
+    char line[LINE + 1], text[256], id[32];
+    uint64_t until = sys_boottime() / 1000000u + ANSWER_MS;
+    snprintf(id, sizeof id, "\"id\": \"dms-%u\"", ++number);
+    snprintf(text, sizeof text, "{%s, \"execute\": %s}\n", id, command);
+    if (is_stopped(report))
+        return give_up(why, size, ECANCELED, "it is being stopped");
+    if (!put(monitor, text, fd))
+        return give_up(why, size, EPIPE, "QEMU takes no commands");
+    while (next_line(monitor, report, line, until) == 0) {
+        note_event(line);
+        if (strstr(line, id) == NULL)
+            continue;
+        return strstr(line, "\"return\": {}") != NULL ? 0 : give_up(why, size, EIO, line);
+    }
+    if (is_stopped(report))
+        return give_up(why, size, ECANCELED, "it is being stopped");
+    return give_up(why, size, ETIMEDOUT, "QEMU does not answer");
+}
+
+static int wait_for_move(int monitor, int report, uint64_t most, char *why, size_t size)
 {
     char line[LINE + 1];
-    uint64_t until = sys_boottime() / 1000000u + MOVE_MS;
+    uint64_t until = sys_boottime() / 1000000u + most;
     while (!completed && !failed && next_line(monitor, report, line, until) == 0)
         note_event(line);
-    return completed ? 0 : give_up(why, size, "QEMU could not do it");
+    if (completed)
+        return 0;
+    if (is_stopped(report))
+        return give_up(why, size, ECANCELED, "it is being stopped");
+    return give_up(why, size, EIO, failed ? "QEMU could not do it" : "QEMU did not do it in time");
 }
 
 static int begin(int monitor, int report, char *why, size_t size)
 {
-    static bool greeted;
-    completed = failed = false;
-    if (!greeted && (ask(monitor, report, "{\"execute\":\"qmp_capabilities\"}\n", -1, why, size) != 0 ||
+    if (!greeted && (ask(monitor, report, "\"qmp_capabilities\"", -1, why, size) != 0 ||
                      ask(monitor, report,
-                         "{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":"
-                         "[{\"capability\":\"events\",\"state\":true}]}}\n",
+                         "\"migrate-set-capabilities\", \"arguments\": {\"capabilities\":"
+                         " [{\"capability\": \"events\", \"state\": true}]}",
                          -1, why, size) != 0))
         return -1;
     greeted = true;
     return 0;
 }
 
+static int move(int monitor, int report, const char *command, char *why, size_t size)
+{
+    if (is_stopped(report))
+        return give_up(why, size, ECANCELED, "it is being stopped");
+    completed = failed = false;
+    moving = true;
+    if (ask(monitor, report, command, -1, why, size) != 0) {
+        moving &= errno != EIO;
+        return -1;
+    }
+    return wait_for_move(monitor, report, MOVE_MS, why, size);
+}
+
 int vm_monitor_save(int monitor, int file, int report, char *why, unsigned long size)
 {
+    heeded = POLLIN;
     /* A local file: no rate is too much. It stands still before, so that all of it is written once. */
-    if (begin(monitor, report, why, size) != 0 ||
-        ask(monitor, report, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":1099511627776}}\n", -1, why, size) != 0 ||
-        ask(monitor, report, "{\"execute\":\"stop\"}\n", -1, why, size) != 0 ||
-        ask(monitor, report, "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"saved\"}}\n", file, why, size) != 0 ||
-        ask(monitor, report, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"fd:saved\"}}\n", -1, why, size) != 0)
-        return -1;
-    return wait_for_move(monitor, report, why, size);
+    int result =
+        begin(monitor, report, why, size) != 0 ||
+                ask(monitor, report, "\"migrate-set-parameters\", \"arguments\": {\"max-bandwidth\": 1099511627776}", -1, why, size) != 0 ||
+                ask(monitor, report, "\"stop\"", -1, why, size) != 0 ||
+                ask(monitor, report, "\"getfd\", \"arguments\": {\"fdname\": \"saved\"}", file, why, size) != 0 ||
+                move(monitor, report, "\"migrate\", \"arguments\": {\"uri\": \"fd:saved\"}", why, size) != 0
+            ? -1
+            : 0;
+    heeded = 0;
+    return result;
 }
 
 int vm_monitor_restore(int monitor, int number, int report, char *why, unsigned long size)
 {
     char text[128];
-    snprintf(text, sizeof text, "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"fd:%d\"}}\n", number);
-    if (begin(monitor, report, why, size) != 0 || ask(monitor, report, text, -1, why, size) != 0)
-        return -1;
-    return wait_for_move(monitor, report, why, size);
+    snprintf(text, sizeof text, "\"migrate-incoming\", \"arguments\": {\"uri\": \"fd:%d\"}", number);
+    return begin(monitor, report, why, size) != 0 ? -1 : move(monitor, report, text, why, size);
 }
 
 int vm_monitor_go_on(int monitor, int report, char *why, unsigned long size)
 {
-    return begin(monitor, report, why, size) != 0 ? -1 : ask(monitor, report, "{\"execute\":\"cont\"}\n", -1, why, size);
+    /* The end of a migration would stop it again. */
+    if (moving && ask(monitor, report, "\"migrate_cancel\"", -1, why, size) == 0 && !completed && !failed)
+        wait_for_move(monitor, report, ANSWER_MS, why, size);
+    moving = false;
+    return begin(monitor, report, why, size) != 0 ? -1 : ask(monitor, report, "\"cont\"", -1, why, size);
+}
+
+void vm_monitor_drain(int *monitor)
+{
+    char *end;
+    ssize_t got = recv(*monitor, lines + have, sizeof lines - have, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got <= 0) {
+        close(*monitor);
+        *monitor = -1;
+        return;
+    }
+    have += (size_t)got;
+    end = memrchr(lines, '\n', have);
+    size_t done = end != NULL ? (size_t)(end - lines) + 1 : have == sizeof lines ? have : 0;
+    have -= done;
+    memmove(lines, lines + done, have);
 }

@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,9 +20,14 @@
 #define MEMORY "memory"
 #define SCRATCH "memory.tmp"
 
-enum { PATIENCE_MS = 20000 }; /* for the guest's word, on a host that has no time for it */
+enum {
+    PATIENCE_MS = 60000, /* for the guest's word, on a host that has no time for it */
+    FULL = 1 << 20,      /* bytes: a disk that has no room for them is full */
+    STOPS_MOST = 16,     /* signals that come before it goes on */
+};
 
 static uint64_t until; /* ms, 0: nothing is waited for */
+static unsigned asked, answered; /* how often it was to freeze, and has said that it is: its answers come in order */
 
 static void refuse(int error, const char *text)
 {
@@ -55,6 +59,7 @@ void vm_suspend_begin(bool job_runs, bool reads)
         refuse(EBUSY, "the guest does not take what it is sent");
     else {
         vm_give(0, FRAME_GUEST_FREEZE, NULL, 0);
+        asked++;
         until = sys_boottime() / 1000000u + PATIENCE_MS;
     }
 }
@@ -84,6 +89,14 @@ void vm_suspend_late(void)
     refuse(ETIMEDOUT, "the guest did not come to stand still in time");
 }
 
+void vm_suspend_stopped(void)
+{
+    if (until == 0)
+        return;
+    wake();
+    refuse(ECANCELED, "it is being stopped");
+}
+
 /* The disks are as the memory has them: QEMU has written what it had, and the host does not lose it with its power. */
 static int sync_folder(int folder)
 {
@@ -104,18 +117,23 @@ static int sync_folder(int folder)
     return result | fsync(folder);
 }
 
+/* 0, or an errno and why. */
 static int save(const struct vmm *vmm, int report, int folder, char *why, size_t size)
 {
-    int result = -1, at = openat(folder, FOLDER, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int error = 0, at = openat(folder, FOLDER, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     int file = at < 0 ? -1 : openat(at, SCRATCH, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (file < 0)
-        snprintf(why, size, "its file cannot be made: %s", strerror(errno));
-    else if (vm_monitor_save(vmm->monitor, file, report, why, size) == 0) {
-        result = fsync(file) | renameat(at, SCRATCH, at, MEMORY) | sync_folder(at);
-        if (result != 0)
-            snprintf(why, size, "it cannot be written: %s", strerror(errno));
+    if (file < 0) {
+        error = errno;
+        snprintf(why, size, "its file cannot be made");
+    } else if (vm_monitor_save(vmm->monitor, file, report, why, size) != 0) {
+        error = errno;
+    } else if (fsync(file) != 0 || renameat(at, SCRATCH, at, MEMORY) != 0 || sync_folder(at) != 0) {
+        error = errno;
+        snprintf(why, size, "it cannot be written");
     }
-    if (result != 0 && at >= 0) {
+    if (error == EIO && posix_fallocate(file, lseek(file, 0, SEEK_END), FULL) == ENOSPC)
+        error = ENOSPC; /* QEMU says only that it could not */
+    if (error != 0 && at >= 0) {
         unlinkat(at, SCRATCH, 0);
         unlinkat(at, MEMORY, 0);
     }
@@ -123,53 +141,71 @@ static int save(const struct vmm *vmm, int report, int folder, char *why, size_t
         close(file);
     if (at >= 0)
         close(at);
-    return result;
+    return error;
 }
 
 void vm_suspend_frozen(struct vmm *vmm, int report, int folder)
 {
-    char why[512] = "", more[512];
-    if (until == 0)
+    char why[512] = "", more[512] = "";
+    answered++;
+    if (until == 0 || answered != asked)
         return; /* it was given up meanwhile, and has been told so */
-    if (save(vmm, report, folder, why, sizeof why) == 0) {
+    int error = save(vmm, report, folder, why, sizeof why);
+    if (error == 0) {
         vmm_kill(vmm);
         vm_tell(FRAME_INIT_SUSPENDED, NULL, 0);
         _exit(0);
     }
-    vm_monitor_go_on(vmm->monitor, report, more, sizeof more); /* one that has gone shows as its end */
+    if (vm_monitor_go_on(vmm->monitor, report, more, sizeof more) != 0) {
+        refuse(EIO, "it cannot be saved, and its guest cannot go on");
+        vm_fail("its guest cannot go on", more);
+    }
     wake();
-    refuse(EIO, why);
+    refuse(error, why);
 }
 
-/* Why it took nothing stands in what it says last. */
-static void listen_to_the_end(struct vmm *vmm, int folder)
+/* How many signals came before: they are the job's, which hears them when it goes on. -1: nobody wants it. */
+static int wait_for_go(int report, uint32_t *stops)
 {
-    while (vmm->words >= 0) {
-        struct pollfd last = {.fd = vmm->words, .events = POLLIN};
-        if (poll(&last, 1, 1000) <= 0)
-            return;
-        vmm_listen(&vmm->words, folder);
+    uint8_t bytes[FRAME_HEADER + 4];
+    for (int count = 0;;) {
+        if (recv(report, bytes, FRAME_HEADER, MSG_WAITALL) != (ssize_t)FRAME_HEADER)
+            return -1;
+        if (bytes[4] == FRAME_INIT_GO)
+            return count;
+        if (bytes[4] != FRAME_INIT_SIGNAL || get_u32(bytes) != 4 ||
+            recv(report, bytes + FRAME_HEADER, 4, MSG_WAITALL) != 4)
+            return -1;
+        if (count < STOPS_MOST)
+            stops[count++] = get_u32(bytes + FRAME_HEADER);
     }
 }
 
 void vm_suspend_restore(struct vmm *vmm, const struct vm_options *options, int report, int folder)
 {
     char why[512] = "";
-    uint8_t header[FRAME_HEADER], stamp[8];
+    uint8_t stamp[8];
     if (vmm_start(vmm, options->argv, &options->owner, &options->place, true) != 0)
         vm_fail("its monitor cannot be started", strerror(errno));
     if (vm_monitor_restore(vmm->monitor, options->restored, report, why, sizeof why) != 0) {
-        listen_to_the_end(vmm, folder);
+        vmm_listen_to_the_end(&vmm->words, folder);
         const char *words = vmm_last_words();
         vm_fail("its saved state cannot be taken", *words != 0 ? words : why);
     }
     /* The shim has the saved state go before anything runs that changes the disks: it is never gone on with twice. */
     put_u64(stamp, sys_realtime());
     vm_tell(FRAME_INIT_STARTED, stamp, sizeof stamp);
-    if (recv(report, header, sizeof header, MSG_WAITALL) != (ssize_t)sizeof header || header[4] != FRAME_INIT_GO) {
+    uint32_t stops[STOPS_MOST];
+    int count = wait_for_go(report, stops);
+    if (count < 0) {
         vmm_kill(vmm);
         _exit(1);
     }
-    vm_monitor_go_on(vmm->monitor, report, why, sizeof why);
+    if (vm_monitor_go_on(vmm->monitor, report, why, sizeof why) != 0)
+        vm_fail("its guest cannot go on", why);
     vm_give_go();
+    for (int i = 0; i < count; i++) {
+        put_u32(stamp, stops[i]);
+        vm_give(0, FRAME_INIT_SIGNAL, stamp, 4);
+    }
 }

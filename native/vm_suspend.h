@@ -13,6 +13,7 @@ void vm_suspend_begin(bool job_runs, bool reads);
 bool vm_suspend_waits(void);   /* for the guest's word; nothing else may be sent to it meanwhile */
 int vm_suspend_patience(void); /* ms, -1: nothing is waited for; once it is over: */
 void vm_suspend_late(void);
+void vm_suspend_stopped(void); /* the shim has a stop in hand: it comes before */
 
 /* The guest stands still, and all that it said is passed on. Returns where it goes on, after all. */
 void vm_suspend_frozen(struct vmm *vmm, int report, int folder);

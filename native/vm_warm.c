@@ -78,17 +78,6 @@ static enum outcome wait_for(struct vmm *vmm, bool awaits, int report, int folde
     }
 }
 
-/* Its own last words come before those of a guest that it had not begun. */
-static void listen_to_the_end(struct vmm *vmm, int folder)
-{
-    while (vmm->words >= 0) {
-        struct pollfd last = {.fd = vmm->words, .events = POLLIN};
-        if (poll(&last, 1, 1000) <= 0)
-            return;
-        vmm_listen(&vmm->words, folder);
-    }
-}
-
 static void close_all(struct vmm *vmm)
 {
     int *fds[] = {&vmm->channel, &vmm->listening, &vmm->console, &vmm->words, &vmm->monitor};
@@ -146,7 +135,7 @@ bool vm_warm_start(struct vmm *vmm, struct vm_options *options, int report, int 
     if (outcome == GREETED || outcome == TOLD) /* what the shim says cannot wait, and is not ours to judge */
         return true;
     if (outcome == GONE && *vm_fire_problem() == 0)
-        listen_to_the_end(vmm, folder);
+        vmm_listen_to_the_end(&vmm->words, folder); /* before those of a guest that it had not begun */
     note(folder, outcome);
     if (vmm->pid > 0)
         vmm_kill(vmm);
@@ -177,7 +166,7 @@ _Noreturn void vm_template(struct vmm *vmm, int report, int folder, int signals)
         outcome = wait_for(vmm, false, report, folder, signals, LIFE_MS);
     }
     if (outcome == GONE || outcome == LATE) {
-        listen_to_the_end(vmm, folder);
+        vmm_listen_to_the_end(&vmm->words, folder);
         int length = snprintf((char *)payload + 4, FRAME_TEXT_MAX, "%s", vmm_last_words());
         put_u32(payload, 0);
         say(report, FRAME_INIT_FAILED, payload, 4 + (size_t)length);

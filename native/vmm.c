@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -184,6 +185,16 @@ void vmm_listen(int *fd, int folder)
         return;
     close(*fd);
     *fd = -1;
+}
+
+void vmm_listen_to_the_end(int *fd, int folder)
+{
+    while (*fd >= 0) {
+        struct pollfd waited = {.fd = *fd, .events = POLLIN};
+        if (poll(&waited, 1, 1000) <= 0)
+            return;
+        vmm_listen(fd, folder);
+    }
 }
 
 const char *vmm_last_words(void)

@@ -42,6 +42,8 @@ void vmm_accept(struct vmm *vmm);
 /* Takes what console (or words) has; the first part of it goes into the file `console` in the folder. */
 void vmm_listen(int *fd, int folder);
 
+void vmm_listen_to_the_end(int *fd, int folder); /* or until it says nothing for a second */
+
 /* The same for what was read already. */
 void vmm_keep(const char *text, size_t length, int folder);
 

@@ -109,7 +109,7 @@ class Exit(_Data, frozen=True, kw_only=True):
 class Observed(_Data, frozen=True, kw_only=True):
     """One execution as `survey` finds it."""
 
-    phase: Literal["created", "running", "paused", "suspended", "ended"]
+    phase: Literal["created", "running", "paused", "suspending", "suspended", "ended"]
     handle: Handle | None = None
     exit: Exit | None = None
 
@@ -241,14 +241,17 @@ class Pauses(Protocol):
 class Snapshots(Protocol):
     """The power `snapshot`: a running job is saved to disk, and goes on later, also after a reboot of the host.
 
-    While it is saved, `survey` says "suspended", `watch` waits, `stop` ends it at once, and its timeout goes on.
+    While it is being saved, `survey` says "suspending", and `pause` is refused; a stop comes before, and has its signal
+    and its grace. While it is saved, `survey` says "suspended", `watch` waits, `stop` ends it at once, and its timeout
+    goes on.
     """
 
     async def snapshot(self, x: Execution, p: Prepared, h: Handle) -> None:
         """Returns once all of it is on the disk and nothing runs. Nothing that it wrote is lost.
 
-        Idempotent. Once it is in hand it is carried out, caller or not. Raises `ExecutionNotRunning`, `NotSupported`
-        (while something is open in it that would be cut off), `EngineUnreachable`.
+        Idempotent, also while it is in hand: then it is carried out, caller or not. Raises `ExecutionNotRunning`,
+        `NotSupported` (while something is open in it that would be cut off), `ResourcesUnavailable` (no room for it),
+        `SnapshotFailed`: it goes on as it was; `EngineUnreachable`: that is not known.
         """
         ...
 

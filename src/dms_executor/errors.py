@@ -18,6 +18,7 @@ ExecutorError
 ├── ExecutionCancelled
 ├── ResultExpired             retention has taken the result or its log
 ├── CopyFailed                .errno; part of it may have been copied
+├── SnapshotFailed            it could not be saved, and goes on as it was; .errno
 ├── ExecutorClosed
 ├── EngineUnreachable         the engine does not answer just now; asked again with backoff
 └── StateError                the state folder
@@ -50,6 +51,7 @@ __all__ = [
     "PolicyDenied",
     "ResourcesUnavailable",
     "ResultExpired",
+    "SnapshotFailed",
     "StartFailed",
     "StateDamaged",
     "StateError",
@@ -190,6 +192,14 @@ class ResultExpired(ExecutorError):
 
 class CopyFailed(ExecutorError):
     """A copy could not begin or stopped half-way. `errno` is the system's, 0 where there is none."""
+
+    def __init__(self, message: str, *, errno: int = 0, mend: str = "", execution_id: str | None = None) -> None:
+        super().__init__(message, mend=mend, execution_id=execution_id)
+        self.errno = errno
+
+
+class SnapshotFailed(ExecutorError):
+    """A job could not be saved to disk, and goes on as it was. `errno` is the system's, 0 where there is none."""
 
     def __init__(self, message: str, *, errno: int = 0, mend: str = "", execution_id: str | None = None) -> None:
         super().__init__(message, mend=mend, execution_id=execution_id)

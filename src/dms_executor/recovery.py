@@ -33,7 +33,8 @@ from .lifecycle.deadline import dismiss_keeper
 from .lifecycle.finish import build_result, finish
 from .lifecycle.insisting import insist
 from .lifecycle.pull import pull
-from .types import ExecutionStatus, RecoveryReport
+from .lifecycle.snapshots import tell_paused
+from .types import RecoveryReport
 
 __all__ = ["Again", "discard", "recover", "refresh"]
 
@@ -250,24 +251,12 @@ async def _go_on(
     if row.intent is not None and row.handle is not None:
         await engine.stop(x, row.handle, row.intent.signal, row.intent.grace)
         await core.journal.stop_in_hand(row.token, row.stopper)
-    await _tell_paused(core, row, seen)
+    await tell_paused(core, row, seen, follow)
     if follow:
         await adopt(core, row)
     else:
         await core.journal.release([row.token])
     return None
-
-
-async def _tell_paused(core: Core, row: Row, seen: Observed) -> None:
-    """Its caller died between a pause, a resume, a snapshot or a restore, and the commit of it."""
-    if seen.phase not in ("running", "paused", "suspended"):
-        return
-    status = ExecutionStatus.RUNNING if seen.phase == "running" else ExecutionStatus.PAUSED
-    if row.handle is not None and row.handle.saved is not None:
-        name = row.handle.saved if seen.phase == "suspended" else None
-        await core.journal.saved(row.token, msgspec.structs.replace(row.handle, saved=name), status)
-    elif status is not row.status:
-        await core.journal.paused(row.token, status)
 
 
 async def _destroy(core: Core, row: Row) -> None:

@@ -12,8 +12,15 @@ from pathlib import Path
 import pytest
 
 from dms_executor import Executor
-from dms_executor.errors import ExecutionNotFound, ExecutionNotRunning, InvalidRequest, NotSupported
+from dms_executor.errors import (
+    ExecutionNotFound,
+    ExecutionNotRunning,
+    InvalidRequest,
+    NotSupported,
+    ResourcesUnavailable,
+)
 from dms_executor.policy import Policy
+from dms_executor.supervisor.shim import connect
 from dms_executor.types import LogStreamRequest, Settings
 from tests import qemus
 from tests.qemu.jobs import job
@@ -59,6 +66,36 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def _child(pid: int) -> int:
+    """Its only one: the shim has dms-vm, and that the monitor."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+async def _processes(executor: Executor, name: str) -> dict[str, int]:
+    shim = int((await executor.inspect(name)).engine_ids["shim"])
+    keeper = await asyncio.to_thread(_child, shim)
+    return {"shim": shim, "keeper": keeper, "monitor": await asyncio.to_thread(_child, keeper)}
+
+
+async def _suspending(state: Path, name: str) -> None:
+    """Its shim has the save in hand."""
+
+    def folder_of() -> Path:
+        folders = [path.parent for path in (state / "executions").glob("*/request.json")]
+        (found,) = [folder for folder in folders if f'"{name}"' in (folder / "request.json").read_text()]
+        return found
+
+    folder = await asyncio.to_thread(folder_of)
+    async with asyncio.timeout(_DEADLINE):
+        while True:
+            shim = await connect(folder)
+            assert shim is not None
+            shim.close()
+            if shim.phase == "suspending":
+                return
+            await asyncio.sleep(0.01)
 
 
 async def _log(executor: Executor, name: str) -> bytes:
@@ -120,6 +157,97 @@ async def test_whoever_is_killed_meanwhile_it_is_saved_or_runs(rootfs: Path, sta
         result = await asyncio.wait_for(executor.wait(name), _DEADLINE)
         assert (result.reason, result.exit_code) == ("exited", 7), result
         _numbered(await _log(executor, name))
+
+
+async def test_a_caller_that_is_killed_while_it_saves_is_followed_by_the_next(rootfs: Path, state: Path) -> None:
+    name = "followed"
+
+    def opened() -> AbstractAsyncContextManager[Executor]:
+        return Executor.open(state, policy=Policy.trusted(), settings=Settings(engines={"qemu": qemus.settings()}))
+
+    async with opened() as executor:
+        await executor.start(job(rootfs, name, "sh", "-c", _LINES))
+        monitor = (await _processes(executor, name))["monitor"]
+    os.kill(monitor, signal.SIGSTOP)  # so that the save does not come to its end
+    caller = await asyncio.create_subprocess_exec(sys.executable, "-c", _CALLER, str(state), "snapshot", name)
+    try:
+        await _suspending(state, name)
+    finally:
+        caller.kill()
+        await caller.wait()
+    async with opened() as executor:
+        info = await executor.inspect(name)
+        os.kill(monitor, signal.SIGCONT)
+        assert (info.status, info.saved_as) == ("running", None)
+        await asyncio.wait_for(executor.wait_for_status(name, "paused"), _DEADLINE)
+        assert (await executor.inspect(name)).saved_as == name
+        await executor.restore(name, name)
+        await executor.exec(name, ["touch", "/tmp/end"])
+        result = await asyncio.wait_for(executor.wait(name), _DEADLINE)
+        assert (result.reason, result.exit_code) == ("exited", 7), result
+        _numbered(await _log(executor, name))
+
+
+async def test_a_stop_comes_before_a_save_that_is_in_hand(executor: Executor, rootfs: Path, state: Path) -> None:
+    name = "stopped"
+    script = "trap 'echo asked; exit 5' TERM; echo ready; touch /tmp/ready; while :; do sleep 0.1; done"
+    await executor.start(job(rootfs, name, "sh", "-c", script))
+    await executor.exec(name, ["sh", "-c", "until [ -e /tmp/ready ]; do sleep 0.05; done"])
+    monitor = (await _processes(executor, name))["monitor"]
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        saving = [asyncio.create_task(executor.snapshot(name, "one")) for _ in range(2)]
+        await _suspending(state, name)
+        with pytest.raises(NotSupported, match="being saved"):
+            await executor.pause(name)
+        with pytest.raises(ExecutionNotRunning, match="saved as one"):
+            await executor.snapshot(name, "two")
+        stopping = asyncio.create_task(executor.cancel(name, grace=_DEADLINE))
+        for task in saving:
+            with pytest.raises(ExecutionNotRunning, match="being stopped"):
+                await asyncio.wait_for(task, _DEADLINE)
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+    await asyncio.wait_for(stopping, _DEADLINE)
+    result = await executor.wait(name)
+    assert (result.status, result.exit_code) == ("cancelled", 5), result
+    assert result.stdout == b"ready\nasked\n"
+
+
+@pytest.mark.skipif(not os.environ.get("DMS_EXECUTOR_ALL_LINES"), reason="a VM for each: as .ci/full has it")
+@pytest.mark.parametrize("killed", ["shim", "keeper", "monitor"])
+async def test_one_of_which_something_is_killed_while_it_is_saved_is_lost(
+    executor: Executor, rootfs: Path, state: Path, killed: str
+) -> None:
+    name = f"lost-{killed}"
+    await executor.start(job(rootfs, name, "sleep", "1000"))
+    pids = await _processes(executor, name)
+    os.kill(pids["monitor"], signal.SIGSTOP)
+    saving = asyncio.create_task(executor.snapshot(name, name))
+    await _suspending(state, name)
+    os.kill(pids[killed], signal.SIGKILL)
+    with pytest.raises(ExecutionNotRunning):
+        await asyncio.wait_for(saving, _DEADLINE)
+    result = await asyncio.wait_for(executor.wait(name), _DEADLINE)
+    assert (result.reason, result.exit_code) == ("engine_lost", None), result
+
+
+async def test_one_that_finds_no_room_goes_on(
+    executor: Executor, rootfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "roomless"
+    await executor.start(job(rootfs, name, "sh", "-c", "while [ ! -e /tmp/end ]; do sleep 0.1; done; exit 4"))
+    monkeypatch.setattr("dms_executor.microvm.saving._RESERVE", 1 << 62)
+    with pytest.raises(ResourcesUnavailable, match="are free"):
+        await executor.snapshot(name, name)
+    monkeypatch.undo()
+    info = await executor.inspect(name)
+    assert (info.status, info.saved_as) == ("running", None)
+    await executor.pause(name)
+    await executor.snapshot(name, f"{name}-2")
+    await executor.restore(f"{name}-2", name)
+    await executor.exec(name, ["touch", "/tmp/end"])
+    assert (await asyncio.wait_for(executor.wait(name), _DEADLINE)).exit_code == 4
 
 
 async def test_one_that_is_saved_ends_truly(executor: Executor, rootfs: Path, state: Path) -> None:

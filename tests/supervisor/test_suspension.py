@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dms_executor.errors import EngineUnreachable, ExecutionNotRunning, NotSupported, StartFailed
+from dms_executor.errors import ExecutionNotRunning, NotSupported, ResourcesUnavailable, SnapshotFailed, StartFailed
 from dms_executor.supervisor import ShimSpec
 from dms_executor.supervisor.attachment import attach
 from dms_executor.supervisor.record import read_exit
@@ -161,43 +162,100 @@ async def test_a_caller_that_dies_meanwhile_changes_nothing(folder: Path) -> Non
     assert other is not None
     with pytest.raises(ExecutionNotRunning, match="being suspended"):
         await other.signal(10)
-    with pytest.raises(NotSupported, match="being suspended"):
-        await other.suspend()
+    third = await connect(folder)
+    assert third is not None
+    assert third.phase == "suspending"
+    (folder / "vm").mkdir()
+    assert (await survey(folder.parent, "vm", lambda _: False))[folder.name].phase == "suspending"
+    joining = asyncio.create_task(third.suspend())  # and is answered as who asked first
     shim.close()
     with pytest.raises(ExecutionNotRunning):
         await asking
     (folder / "go").touch()
+    await joining
     assert not await other.ended()
     assert (folder / RECORD).exists()
 
 
-async def test_a_stop_that_comes_meanwhile_ends_it(folder: Path) -> None:
+async def test_a_stop_that_comes_meanwhile_ends_it(folder: Path, read_log: ReadLog) -> None:
     script = _FIRST.replace("        say(", "        while heard()[0] != SIGNAL: pass\n        say(")
     shim = await create(folder, spec(script))
     await shim.go()
     other = await connect(folder)
     assert other is not None
     asking = asyncio.create_task(other.suspend())
-    await asyncio.sleep(0)
+    await _suspending(folder)
     await shim.stop(signal.SIGTERM, 60)
+    assert await shim.ended()
+    with pytest.raises(ExecutionNotRunning):
+        await asking
+    assert read_log(folder).data(1) == b"before\nlast\n", "it was saved before the stop came"
+    end = await asyncio.to_thread(read_exit, folder)
+    assert end is not None
+    assert (end.stopped_by, end.signal) == ("stop", 9), end
+    assert end.lost is not None
+    assert "saved to disk" in end.lost
+    assert not (folder / RECORD).exists()
+
+
+async def test_a_stop_in_the_last_moment_ends_it_too(folder: Path) -> None:
+    """It has said that it is saved, and its shim waits for the end of a stream before it records that."""
+    shim = await create(folder, spec(_FIRST, drain=600.0))
+    await shim.go()
+    other = await connect(folder)
+    assert other is not None
+    children = Path(f"/proc/{shim.pid}/task/{shim.pid}/children")
+    (init,) = (await asyncio.to_thread(children.read_text)).split()
+    stream = os.open(f"/proc/{init}/fd/1", os.O_WRONLY)
+    try:
+        asking = asyncio.create_task(other.suspend())
+        async with asyncio.timeout(60):
+            while (await asyncio.to_thread(children.read_text)).split():
+                await asyncio.sleep(0.01)
+        await shim.stop(signal.SIGTERM, 60)
+    finally:
+        os.close(stream)
     assert await shim.ended()
     with pytest.raises(ExecutionNotRunning):
         await asking
     end = await asyncio.to_thread(read_exit, folder)
     assert end is not None
-    assert (end.stopped_by, end.signal, end.lost) == ("stop", 9, None), end
+    assert (end.stopped_by, end.signal) == ("stop", 9), end
+    assert end.lost is not None
     assert not (folder / RECORD).exists()
+
+
+async def _suspending(folder: Path) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            shim = await connect(folder)
+            assert shim is not None
+            shim.close()
+            if shim.phase == "suspending":
+                return
+            await asyncio.sleep(0.01)
 
 
 async def test_an_init_that_cannot_says_why_and_goes_on(folder: Path) -> None:
     script = _FIRST.replace(
-        "        put(SUSPENDED)\n        os._exit(0)", '        put(AWAKE, struct.pack("<I", 5) + b"no room"); continue'
+        "        put(SUSPENDED)\n        os._exit(0)",
+        '        put(AWAKE, struct.pack("<I", int(open("errno").read())) + b"why"); continue',
     )
+    script = f"os.chdir({str(folder)!r})\n{script}"
     shim = await create(folder, spec(script))
     await shim.go()
-    for _ in range(2):
-        with pytest.raises(EngineUnreachable, match="no room: Input/output error"):
+    for number, error in {
+        errno.EIO: SnapshotFailed,
+        errno.ETIMEDOUT: SnapshotFailed,
+        errno.ENOSPC: ResourcesUnavailable,
+        errno.ECANCELED: ExecutionNotRunning,
+    }.items():
+        (folder / "errno").write_text(str(number))
+        with pytest.raises(error, match=f"why: {os.strerror(number)}"):
             await shim.suspend()
+        again = await connect(folder)
+        assert again is not None
+        assert again.phase == "running"
     await shim.signal(10)
     assert await shim.ended()
     assert not (folder / RECORD).exists()

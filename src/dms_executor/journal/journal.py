@@ -108,15 +108,22 @@ class Journal:
     async def saving(self, token: str, name: str) -> Handle | None:
         """It is to be saved to disk under a name; its handle with that, None where it does not run.
 
-        Raises `InvalidRequest` where another one has the name.
+        Raises `InvalidRequest` where another one has the name, `ExecutionNotRunning` where this one has another.
         """
         return await self._change(self._steps.saving, token, name)
 
-    async def saved(self, token: str, handle: Handle, status: ExecutionStatus | None) -> None:
-        """What came of it: paused, with its name; running by that handle, without one; None: it was not saved."""
-        await self._change(self._steps.saved, token, handle, status)
-        if status is not None:
-            self.committed(token, status)
+    async def saved(self, token: str, name: str) -> bool:
+        """It is on the disk under that name: paused. False: another step has come between, and stands."""
+        changed = await self._change(self._steps.saved, token, name)
+        self.committed(token, ExecutionStatus.PAUSED)
+        return changed
+
+    async def unsaved(
+        self, token: str, name: str | None, status: ExecutionStatus, handle: Handle | None = None
+    ) -> None:
+        """It is not, or no longer, on the disk under that name, and has that status. `handle`: what finds it now."""
+        await self._change(self._steps.unsaved, token, name, status, handle)
+        self.committed(token, status)
 
     async def intend(self, token: str, intent: Intent) -> Intent | None:
         """Commits why it is stopped; gives the intent that stands, None where it has ended or is gone."""

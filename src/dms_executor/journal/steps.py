@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ..engine import Execution, Exit, Handle, Prepared
-from ..errors import ExecutionAlreadyFinished, ExecutionAlreadyStarted, InvalidRequest
+from ..errors import ExecutionAlreadyFinished, ExecutionAlreadyStarted, ExecutionNotRunning, InvalidRequest
 from ..types import TERMINAL, Capacity, ExecutionRequest, ExecutionResult, ExecutionStatus, decode, encode
 from . import files, rebuild
 from .clock import nanoseconds
@@ -125,27 +125,52 @@ class Steps:
                 path="$.name",
                 mend=f"Choose another name, or restore or cancel {taken[0]}",
             )
+        found = self._saveable(database, token)
+        if found is None:
+            return None
+        prepared, handle, status = found
+        if handle.saved is not None and handle.saved != name:
+            raise ExecutionNotRunning(f"it is saved as {handle.saved}, or being saved as that", status=status)
+        if handle.saved is None and status is ExecutionStatus.PAUSED:
+            self._tell(database, token, ExecutionStatus.RUNNING)  # it is let go to come to its stand
+        handle = msgspec.structs.replace(handle, saved=name)
+        self._put_handle(database, token, prepared, handle)
+        return handle
+
+    def saved(self, database: sqlite3.Connection, token: str, name: str) -> bool:
+        """It is on the disk under that name: paused. False: another step has come between, and stands."""
+        found = self._saveable(database, token)
+        if found is None or found[1].saved != name:
+            return False
+        self._tell(database, token, ExecutionStatus.PAUSED)
+        return True
+
+    def unsaved(
+        self, database: sqlite3.Connection, token: str, name: str | None, status: ExecutionStatus, handle: Handle | None
+    ) -> None:
+        """It is not, or no longer, on the disk under that name. `handle`: what finds it now."""
+        found = self._saveable(database, token)
+        if found is None or found[1].saved not in (None, name):
+            return
+        now = msgspec.structs.replace(handle or found[1], saved=None)
+        if now != found[1]:
+            self._put_handle(database, token, found[0], now)
+        self._tell(database, token, status)
+
+    def _saveable(self, database: sqlite3.Connection, token: str) -> tuple[Prepared, Handle, ExecutionStatus] | None:
         found = database.execute(
-            "SELECT prepared, handle FROM executions WHERE token=? AND phase='running' AND handle IS NOT NULL", (token,)
+            "SELECT prepared, handle, status FROM executions WHERE token=? AND phase='running' AND handle IS NOT NULL",
+            (token,),
         ).fetchone()
         if found is None:
             return None
-        handle = msgspec.structs.replace(decode(found[1], Handle), saved=name)
-        self._put_handle(database, token, decode(found[0], Prepared), handle)
-        return handle
+        return decode(found[0], Prepared), decode(found[1], Handle), ExecutionStatus(found[2])
 
-    def saved(self, database: sqlite3.Connection, token: str, handle: Handle, status: ExecutionStatus | None) -> None:
-        """running <-> paused, with the handle as it is now."""
-        found = database.execute(
-            "SELECT prepared, status FROM executions WHERE token=? AND phase='running'", (token,)
+    def _tell(self, database: sqlite3.Connection, token: str, status: ExecutionStatus) -> None:
+        changed = database.execute(
+            "UPDATE executions SET status=? WHERE token=? AND status != ? RETURNING seq", (status, token, status)
         ).fetchone()
-        if found is None:
-            return
-        if status is not ExecutionStatus.PAUSED:
-            handle = msgspec.structs.replace(handle, saved=None)
-        self._put_handle(database, token, decode(found[0], Prepared), handle)
-        if status is not None and status != found[1]:
-            database.execute("UPDATE executions SET status=? WHERE token=?", (status, token))
+        if changed is not None:
             _announce(database, token, status, time.time_ns())
 
     def _put_handle(self, database: sqlite3.Connection, token: str, prepared: Prepared, handle: Handle) -> None:

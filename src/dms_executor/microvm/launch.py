@@ -38,6 +38,7 @@ from .network import ROOM, GuestNetwork
 from .plan import FOLDER, MEMORY, JobProcess, Plan
 
 __all__ = [
+    "LOADED",
     "Launch",
     "Monitor",
     "Terms",
@@ -56,6 +57,8 @@ _DRAIN = 1.0  # seconds that a stream may stay open once the job is gone
 _PATIENCE = 10.0  # seconds that a guest has for its job's end once it was told to kill it
 _PATIENCE_WITH_OUTPUTS = 120.0  # and for writing them
 _FIRST_ID = 0x70000000  # where the users of VMs begin: nobody's
+LOADED = 1900.0
+"""Seconds that a saved memory may take to be read, on a slow disk: longer than native/vm_monitor.c waits for it."""
 _TERMINAL = (80, 24)  # columns and rows, of a terminal whose size nobody says
 
 
@@ -147,6 +150,7 @@ def going_on(told: spec.ShimSpec, saved: Suspended) -> spec.ShimSpec:
     return msgspec.structs.replace(
         told,
         timeout=None if left is None else max(left, 0.001),
+        start=LOADED,
         resumed=saved.started_at,
         forget=[RECORD, f"{FOLDER}/{MEMORY}"],
     )

@@ -20,7 +20,14 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from ..engine import Attached, Channel, Command, EngineContext, Execution, Exit, Handle, Prepared
-from ..errors import EngineUnreachable, ExecutionNotRunning, ResourcesUnavailable, StartFailed
+from ..errors import (
+    EngineUnreachable,
+    ExecutionNotRunning,
+    NotSupported,
+    ResourcesUnavailable,
+    SnapshotFailed,
+    StartFailed,
+)
 from ..supervisor import shim as shims
 from ..supervisor.address import ShimAddress, address_of, process_gone
 from ..supervisor.record import read_exit
@@ -31,16 +38,17 @@ from .birth import born
 from .drives import Drives
 from .engine import MicrovmEngine
 from .host import VmHost
-from .launch import Launch, Monitor, assemble
+from .launch import LOADED, Launch, Monitor, assemble
 from .plan import FOLDER, Plan
-from .settings import VmSettings
+from .settings import VmSettings, vm_memory
 from .standing import is_standing
 
 __all__ = ["SavingEngine"]
 
 S = TypeVar("S", bound=VmSettings)
 H = TypeVar("H", bound=VmHost)
-_GONE = 10.0  # seconds for a shim to end once it has said all
+_GONE = 60.0  # seconds for a shim to end once it has said all, on a host that has no time for it
+_RESERVE = 64 << 20  # bytes that a save leaves free
 _KEPT = ("kernel", "initrd")
 
 
@@ -85,8 +93,10 @@ class SavingEngine(MicrovmEngine[S, H]):
         return msgspec.structs.replace(handle, state={**handle.state, "machine": machine})
 
     async def snapshot(self, x: Execution, p: Prepared, h: Handle) -> None:
-        """Returns once it is on the disk, and nothing of it runs. Raises `ExecutionNotRunning`, `NotSupported`,
-        `EngineUnreachable`: it goes on as it was.
+        """Returns once it is on the disk, and nothing of it runs, also where somebody else has asked for it.
+
+        Raises `ExecutionNotRunning`, `NotSupported`, `ResourcesUnavailable`, `SnapshotFailed`: it goes on as it was;
+        `EngineUnreachable`.
         """
         if await asyncio.to_thread(is_suspended, x.folder):
             return
@@ -94,21 +104,24 @@ class SavingEngine(MicrovmEngine[S, H]):
         if shim is None:
             raise ExecutionNotRunning("it has ended", execution_id=x.id)
         try:
-            await finished(None, _keep, Plan.from_state(p.state), x.folder / FOLDER)
-            await self._suspend(x, h, shim)
+            if shim.phase != "suspending":
+                plan = Plan.from_state(p.state)
+                memory = vm_memory(plan.limits.memory, self._settings)
+                await finished(None, _make_ready, plan, x.folder / FOLDER, memory)
+            await self._suspend(x, shim)
         finally:
             shim.close()
 
-    async def _suspend(self, x: Execution, h: Handle, shim: shims.Shim) -> None:
+    async def _suspend(self, x: Execution, shim: shims.Shim) -> None:
         host = await self._ready()
         paused = await asyncio.to_thread(is_standing, host, self._group(host, x))
         if paused:
-            await self.resume(x, h)  # what stands still cannot say what it holds
+            await self._freeze(x, False)  # what stands still cannot say what it holds
         try:
             await shim.suspend()
         except BaseException:
             if paused:
-                await self.pause(x, h)
+                await self._freeze(x, True)
             raise
         await shim.ended()
         await _gone(await self._address(shim))
@@ -126,12 +139,13 @@ class SavingEngine(MicrovmEngine[S, H]):
             shim, ports = await self._reborn(x, p, h, saved)
             self._keeping.add(x, shim)
             try:
-                await shim.go()
+                await shim.go(LOADED + _GONE)
             except BaseException as error:
                 self._keeping.forget(x, shim)
                 if isinstance(error, StartFailed):
                     await _gone(await self._address(shim))  # its last act takes away what the next one makes anew
-                    raise StartFailed(f"it is saved as before: {error.message}", execution_id=x.id) from error
+                    if await asyncio.to_thread(is_suspended, x.folder):
+                        raise StartFailed(f"it is saved as before: {error.message}", execution_id=x.id) from error
                 raise
         self._ports[x.token] = ports
         state = {**h.state, **msgspec.to_builtins(await self._address(shim))}
@@ -158,6 +172,16 @@ class SavingEngine(MicrovmEngine[S, H]):
                 if saved is not None or shim is not None or await self._keeping.connection(x) is None:
                     return
 
+    async def pause(self, x: Execution, h: Handle) -> None:
+        """As of every microVM. Raises `NotSupported` while it is being saved, which it would bring to a halt."""
+        await self._check_not_saving(x)
+        await super().pause(x, h)
+        try:
+            await self._check_not_saving(x)  # it began just before
+        except NotSupported:
+            await super().resume(x, h)
+            raise
+
     async def signal(self, x: Execution, h: Handle, signum: int) -> None:
         """Raises `ExecutionNotRunning`."""
         await self._check_runs(x)
@@ -177,6 +201,20 @@ class SavingEngine(MicrovmEngine[S, H]):
         """Raises `StartFailed`, `ExecutionNotRunning`."""
         await self._check_runs(x)
         return await super().exec(x, h, command)
+
+    async def _check_not_saving(self, x: Execution) -> None:
+        shim = await shims.connect(x.folder)
+        if shim is None:
+            return
+        shim.close()
+        if shim.phase == "suspending":
+            raise NotSupported(
+                "it is being saved to disk",
+                engine=self.name,
+                what="pause",
+                mend="Restore it when it is saved",
+                execution_id=x.id,
+            )
 
     async def _check_runs(self, x: Execution) -> None:
         if await asyncio.to_thread(is_suspended, x.folder):
@@ -232,14 +270,33 @@ def _kept(plan: Plan, folder: Path) -> Plan:
     return msgspec.structs.replace(plan, **found)
 
 
+def _make_ready(plan: Plan, folder: Path, memory: int) -> None:
+    """Sees to the room that a save may take at most, and to what a restore needs. Blocks."""
+    try:
+        system = os.statvfs(folder)
+        free = system.f_bavail * system.f_frsize
+        if free < memory + _RESERVE:
+            raise ResourcesUnavailable(
+                f"it could not be saved: its memory may take {memory >> 20} MiB, and {free >> 20} MiB are free",
+                mend=f"Make room where the state folder is; {_RESERVE >> 20} MiB are left for the output of others",
+            )
+        _keep(plan, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourcesUnavailable(f"it could not be saved: {error}") from error
+        raise SnapshotFailed(f"it could not be saved: {error}", errno=error.errno or 0) from error
+
+
 def _keep(plan: Plan, folder: Path) -> None:
-    """Kernel and initrd beside the disks: caches and packages come and go. Blocks."""
+    """Kernel and initrd beside the disks: caches and packages come and go."""
     for name in _KEPT:
         source, target = Path(getattr(plan, name)), folder / name
         if target.exists():
             continue
         try:
             target.hardlink_to(source)
+        except FileExistsError:
+            continue  # somebody else saves it, too
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
                 raise

@@ -19,17 +19,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from ..errors import EngineUnreachable, ExecutionNotRunning, NotSupported, StartFailed
+from ..errors import EngineUnreachable, ExecutionNotRunning, StartFailed
 from . import frames, spawning
 from .dialling import dial
 from .record import command_errno
 from .spec import ShimSpec, encode, milliseconds
+from .suspended import why_not_saved
 
 __all__ = ["Shim", "Spare", "connect", "create", "sentence", "spare"]
 
-Phase = Literal["created", "going", "running", "ending"]
+Phase = Literal["created", "going", "running", "ending", "suspending"]
 
-_PHASES: dict[int, Phase] = {1: "created", 2: "going", 3: "running", 4: "ending"}
+_PHASES: dict[int, Phase] = {1: "created", 2: "going", 3: "running", 4: "ending", 5: "suspending"}
 _CAUSES = {"deadline": 1, "stop": 2}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ANSWER = 10.0  # seconds for an answer that the shim gives at once
@@ -37,7 +38,6 @@ _BIRTH = 30.0  # seconds for mounts on a busy host
 _START = 120.0  # seconds for a runtime that starts a container
 _SUSPENSION = 2000.0  # seconds; longer than native/vm_monitor.c waits for a whole memory on a slow disk
 _READ = 4096
-_MEND_BUSY = "End the commands, copies and attachments that are open in it, and let the job read its input"
 
 
 def _stamp(nanoseconds: int) -> datetime:
@@ -88,26 +88,29 @@ class Shim:
         self._open = True
         self._loop.add_reader(connection.fileno(), self._readable)
 
-    async def go(self) -> datetime:
-        """Lets the job run; returns once it does, with that time. Idempotent. Raises `StartFailed`."""
+    async def go(self, within: float = _START) -> datetime:
+        """Lets the job run; returns once it does, with that time. Idempotent. `within`: seconds that it may take.
+
+        Raises `StartFailed`.
+        """
         if self.started_at is None and self._failure is None and self._open:
             if self._go is None:
                 self._go = self._loop.create_future()
                 self._send(frames.GO)
-            await self._started(self._go)
+            await self._started(self._go, within)
         if self.started_at is not None:
             return self.started_at
         why = self._failure or "the shim ended before the job started; its folder's shim.log may tell why"
         raise StartFailed(why, errno=self._errno)
 
-    async def _started(self, go: asyncio.Future[None]) -> None:
+    async def _started(self, go: asyncio.Future[None], within: float) -> None:
         try:
-            async with asyncio.timeout(_START):
+            async with asyncio.timeout(within):
                 await asyncio.shield(go)
         except TimeoutError:
             # A job that nobody counts on any more must not come to life later.
             self._send(frames.STOP, struct.pack("<IIQ", signals.SIGKILL, _CAUSES["stop"], 0))
-            raise StartFailed(f"the runtime did not start the job within {_START:.0f} s") from None
+            raise StartFailed(f"the runtime did not start the job within {within:.0f} s") from None
 
     async def stop(self, signum: int, grace: float, cause: Literal["deadline", "stop"] = "stop") -> None:
         """`signum` now and KILL after `grace` seconds. Returns once the shim has it in hand, or the job has ended."""
@@ -133,7 +136,8 @@ class Shim:
 
         To be asked on a connection that asks nothing else meanwhile: answers come in order, and this one late.
 
-        Raises `ExecutionNotRunning`, `NotSupported` (something is open in it that would be lost), `EngineUnreachable`.
+        Raises `ExecutionNotRunning`, `NotSupported` (something is open in it that would be lost),
+        `ResourcesUnavailable` (the disk is full), `SnapshotFailed`, `EngineUnreachable`.
         """
         refusal, self._refused = "it has ended", errno.ESRCH
         if not self._ended and self._open:
@@ -141,11 +145,7 @@ class Shim:
             if answer is None:
                 return
             refusal = answer
-        if self._refused == errno.ESRCH or not self._open:
-            raise ExecutionNotRunning(f"it cannot be saved: {refusal}")
-        if self._refused in (errno.EBUSY, errno.EOPNOTSUPP):
-            raise NotSupported(f"it cannot be saved now: {refusal}", what="snapshot", mend=_MEND_BUSY)
-        raise EngineUnreachable(f"it could not be saved: {refusal}")
+        raise why_not_saved(self._refused if self._open else errno.ESRCH, refusal)
 
     @property
     def is_gone(self) -> bool:

@@ -60,6 +60,8 @@ async def _observed(folder: Path, token: str, is_frozen: Callable[[str], bool | 
     shim.close()
     if saved and phase != "running":
         return Observed(phase="suspended")  # somebody brings it back, or could not
+    if phase == "suspending":
+        return Observed(phase="suspending")
     if phase == "created":
         return Observed(phase="created")
     frozen = await asyncio.to_thread(is_frozen, token) if phase == "running" else False

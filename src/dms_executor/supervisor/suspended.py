@@ -7,6 +7,7 @@ away just before anything runs again. In between the folder belongs to whoever h
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import time
@@ -17,18 +18,38 @@ from typing import Any, Literal
 
 import msgspec
 
-from ..errors import EngineUnreachable, StateDamaged
+from ..errors import (
+    EngineUnreachable,
+    ExecutionNotRunning,
+    ExecutorError,
+    NotSupported,
+    ResourcesUnavailable,
+    SnapshotFailed,
+    StateDamaged,
+)
 from ..logs.inotify import APPEARED, Watcher
 from ..typed import known
 
-__all__ = ["LOCK", "RECORD", "Suspended", "Suspensions", "end_suspended", "is_suspended", "read_suspended"]
+__all__ = [
+    "LOCK",
+    "RECORD",
+    "Suspended",
+    "Suspensions",
+    "end_suspended",
+    "is_suspended",
+    "read_suspended",
+    "why_not_saved",
+]
 
 RECORD = "suspended"
 LOCK = "suspended.lock"
 _LOST = "it was saved to disk when it was ended: what it had not brought home is gone"
 _LOOK = 0.02  # seconds between two tries to get the lock
-_HELD = 300.0  # seconds, which a restore never takes
+_HELD = 2100.0  # seconds, which a restore never takes
 _LONGEST = 3600.0  # seconds of one wait: clocks are set
+
+
+_MEND_BUSY = "End the commands, copies and attachments that are open in it, and let the job read its input"
 
 
 class Suspended(msgspec.Struct, frozen=True):
@@ -58,6 +79,17 @@ def read_suspended(folder: Path) -> Suspended | None:
         return msgspec.json.decode(data, type=known(Suspended))
     except msgspec.MsgspecError as error:
         raise StateDamaged(f"the record of the suspension in {folder} is damaged: {error}") from error
+
+
+def why_not_saved(number: int, refusal: str) -> ExecutorError:
+    """The error for a shim's refusal to save its job, by the errno that it gives."""
+    if number in (errno.ESRCH, errno.ECANCELED):
+        return ExecutionNotRunning(f"it cannot be saved: {refusal}")
+    if number in (errno.EBUSY, errno.EOPNOTSUPP):
+        return NotSupported(f"it cannot be saved now: {refusal}", what="snapshot", mend=_MEND_BUSY)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return ResourcesUnavailable(f"it could not be saved: {refusal}", mend="Make room in the state folder")
+    return SnapshotFailed(f"it could not be saved: {refusal}", errno=number)
 
 
 class Suspensions:
