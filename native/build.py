@@ -35,9 +35,9 @@ PROGRAMS: dict[str, list[str]] = {
     ],
     "dms-vm": [
         *SHARED,
-        *("vm.c", "vm_clients.c", "vm_terminal.c", "vmm.c", "terminal.c"),
+        *("vm.c", "vm_out.c", "vm_clients.c", "vm_terminal.c", "vmm.c", "terminal.c"),
         *("vm_api.c", "vm_fire.c", "vm_options.c", "vm_raw.c", "vm_tap.c", "vm_way.c", "vm_warm.c"),
-        *("vm_monitor.c", "vm_suspend.c"),
+        *("vm_monitor.c", "vm_suspend.c", "vm_kept.c"),
     ],
     "dms-vm-exec": [*SHARED, "vm_exec.c", "vm_terminal.c", "terminal.c"],
     "dms-pod": [

@@ -233,6 +233,12 @@ static void hear_host(void)
         wake();
         return;
     }
+    /* And one that stood still goes on with its job, once the host has told it. */
+    if (got <= 0 && guest_is_frozen() && link_is_call() && link_call_again()) {
+        have = 0;
+        greet();
+        return;
+    }
     if (got <= 0)
         hopeless("the host has gone");
     have += (size_t)got;

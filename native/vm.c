@@ -21,6 +21,8 @@
 #include "sys.h"
 #include "vm.h"
 #include "vm_api.h"
+#include "vm_fire.h"
+#include "vm_kept.h"
 #include "vm_monitor.h"
 #include "vm_options.h"
 #include "vm_suspend.h"
@@ -31,14 +33,13 @@
 enum { REPORT = 3, FOLDER = 4, CONFIG = 5, FIRST_OF_OURS = 100 };
 
 #define WHOLE (FRAME_HEADER + FRAME_DATA_MAX)
-#define SPARE 1024u /* of the way to the guest, for what is no data */
 
 static int report, folder, configuration;
 static struct vmm vmm;
 static struct vm_options options;
 
-static uint8_t in[WHOLE], out[2 * WHOLE];
-static size_t in_have, out_have;
+static uint8_t in[WHOLE];
+static size_t in_have;
 static size_t pending;     /* bytes of the frame at the head of `in` that are not passed on yet */
 static uint8_t pending_to; /* 1 or 2 */
 static uint32_t input_room; /* what the guest takes of the job's stdin */
@@ -74,39 +75,10 @@ _Noreturn void vm_fail(const char *what, const char *detail)
     leave(1);
 }
 
-static size_t out_room(void)
-{
-    return sizeof out - out_have;
-}
-
-bool vm_has_room(void)
-{
-    return out_room() >= WHOLE + SPARE;
-}
-
-void vm_give(uint16_t channel, uint8_t type, const uint8_t *payload, size_t length)
-{
-    if (out_room() < FRAME_HEADER + length)
-        return;
-    out_have += frame_header_on(out + out_have, channel, type, (uint32_t)length);
-    if (length > 0)
-        memcpy(out + out_have, payload, length);
-    out_have += length;
-}
-
 /* What finds no room is lost: a guest that does not read has only itself to blame. */
 static void give(uint8_t type, const uint8_t *payload, size_t length)
 {
     vm_give(0, type, payload, length);
-}
-
-static void flush(void)
-{
-    ssize_t put = send(vmm.channel, out, out_have, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (put <= 0)
-        return; /* a monitor that has gone shows as its end */
-    out_have -= (size_t)put;
-    memmove(out, out + put, out_have);
 }
 
 /* A part of a descriptor's content as one frame; the length of it, 0 at its end. */
@@ -164,6 +136,8 @@ static void hear_guest(const struct frame *frame)
         vm_fail("its agent speaks another version of the protocol", "");
     switch (frame->type) {
     case FRAME_GUEST_HELLO:
+        if (started && !greeted)
+            vm_give_go(); /* it has called again, and knows its job */
         greeted = true;
         break;
     case FRAME_GUEST_STDOUT:
@@ -186,7 +160,8 @@ static void hear_guest(const struct frame *frame)
         sys_hush(0, 0); /* who writes it learns that nobody reads */
         break;
     case FRAME_GUEST_FROZEN:
-        vm_suspend_frozen(&vmm, report, folder);
+        vm_suspend_frozen(&vmm, &options, report, folder);
+        greeted = vmm.channel >= 0;
         break;
     case FRAME_GUEST_END:
         over = true;
@@ -279,11 +254,11 @@ static void hear_shim(void)
         /* Before the guest listens there is no job: a stop at that time ends all. */
         if (!started && frame.type == FRAME_INIT_SIGNAL && get_u32(frame.payload) == SIGKILL)
             leave(1);
+        vm_api_resume(&options); /* a guest that stands still hears nothing */
         if (frame.type == FRAME_INIT_SUSPEND) {
             vm_suspend_begin(started && !over, has_input);
         } else {
             vm_suspend_stopped();
-            vm_api_resume(&options); /* a guest that stands still hears nothing */
             give(frame.type, frame.payload, frame.length);
         }
         have -= (size_t)size;
@@ -312,21 +287,23 @@ static _Noreturn void loop(int signals)
     for (;;) {
         struct pollfd waited[CLIENTS + VM_CLIENT_POLLS] = {
             [SIGNALS] = {.fd = signals, .events = POLLIN},
-            [SHIM] = {.fd = report, .events = POLLIN},
+            [SHIM] = {.fd = report, .events = started && !greeted ? 0 : POLLIN}, /* it has called again: soon */
             [MONITOR] = {.fd = vmm.monitor, .events = POLLIN},
             [OUT] = {.fd = pending > 0 ? pending_to : -1, .events = POLLOUT},
             [INPUT] = {.fd = wants_input() ? 0 : -1, .events = POLLIN},
             [CONSOLE] = {.fd = vmm.console, .events = POLLIN},
             [WORDS] = {.fd = vmm.words, .events = POLLIN},
         };
-        vm_clients_wait(waited + CLIENTS, started && !vm_suspend_waits());
-        short events = (short)((pending > 0 ? 0 : POLLIN) | (out_have > 0 ? POLLOUT : 0));
+        vm_clients_wait(waited + CLIENTS, started && greeted && !vm_suspend_waits());
+        short events = (short)((pending > 0 ? 0 : POLLIN) | (vm_out_waits() ? POLLOUT : 0));
         waited[CHANNEL] = (struct pollfd){.fd = events != 0 ? vmm.channel : -1, .events = events};
         if (vmm.channel < 0)
             waited[CHANNEL] = (struct pollfd){.fd = vmm.listening, .events = POLLIN};
-        if (poll(waited, CLIENTS + VM_CLIENT_POLLS, vm_suspend_patience()) < 0)
+        if (poll(waited, CLIENTS + VM_CLIENT_POLLS, greeted ? vm_suspend_patience() : vm_kept_patience()) < 0)
             continue;
         vm_suspend_late();
+        if (!greeted && vm_kept_patience() == 0)
+            vm_fail("its agent does not call again", "");
         if (waited[SIGNALS].revents != 0)
             reap(signals);
         if (waited[SHIM].revents != 0)
@@ -348,8 +325,8 @@ static _Noreturn void loop(int signals)
         if (waited[INPUT].revents != 0)
             give_input();
         vm_clients_serve(waited + CLIENTS);
-        if (greeted && out_have > 0)
-            flush();
+        if (greeted && vm_out_waits())
+            vm_out_flush(vmm.channel);
     }
 }
 
@@ -382,20 +359,22 @@ int main(int argc, char **argv)
         vm_fail("its terminal cannot be made", strerror(errno));
     if (fchdir(folder) != 0)
         vm_fail("its folder cannot be entered", strerror(errno));
-    if (options.restored > 0) {
+    if (options.restored > 0 || options.kept) {
         vm_clients_listen(folder); /* before anybody hears that it goes on */
-        vm_suspend_restore(&vmm, &options, report, folder);
+        vm_suspend_restore(&vmm, &options, report, folder, signals);
         close(configuration);
         configuration = -1;
-        greeted = started = true;
+        started = true;
+        greeted = !options.kept;
     } else if ((options.warm == 0 || !vm_warm_start(&vmm, &options, report, folder, signals)) &&
                vmm_start(&vmm, options.argv, &options.owner, &options.place, !options.raw) != 0)
         vm_fail("its monitor cannot be started", strerror(errno));
+    vm_fire_know(&vmm, &options, report, folder, signals);
     if (options.template)
         vm_template(&vmm, report, folder, signals);
     if (options.raw)
         vm_raw(&vmm, &options, report, folder, signals);
-    if (options.restored == 0)
+    if (options.restored == 0 && !options.kept)
         vm_clients_listen(folder);
     loop(signals);
 }

@@ -11,10 +11,13 @@
 
 enum { VM_CLIENTS = 64, VM_CLIENT_POLLS = VM_CLIENTS + 1 };
 
-/* vm.c: the way to the guest. What finds no room is lost. */
+/* vm_out.c: the way to the guest. What finds no room is lost. */
 bool vm_has_room(void); /* for a whole frame */
 void vm_give(uint16_t channel, uint8_t type, const uint8_t *payload, size_t length);
+bool vm_out_waits(void); /* something of it */
+void vm_out_flush(int channel);
 
+/* vm.c */
 void vm_give_go(void); /* the time and random numbers, of this moment */
 void vm_tell(uint8_t type, const uint8_t *payload, size_t length); /* the shim */
 _Noreturn void vm_fail(const char *what, const char *detail);

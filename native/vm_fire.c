@@ -154,14 +154,26 @@ static enum vm_fired make(const struct vm_call *call)
     return result;
 }
 
-enum vm_fired vm_fire(struct vmm *of, const struct vm_options *told, int to_shim, int to_folder, int heard)
+void vm_fire_know(struct vmm *of, const struct vm_options *told, int to_shim, int to_folder, int heard)
 {
-    enum vm_fired result = FIRED;
     vmm = of;
     options = told;
     report = to_shim;
     folder = to_folder;
     signals = heard;
+}
+
+enum vm_fired vm_fire_one(const struct vm_call *call, int most)
+{
+    problem[0] = 0;
+    until = now_ms() + (uint64_t)most;
+    return make(call);
+}
+
+enum vm_fired vm_fire(struct vmm *of, const struct vm_options *told, int to_shim, int to_folder, int heard)
+{
+    enum vm_fired result = FIRED;
+    vm_fire_know(of, told, to_shim, to_folder, heard);
     until = now_ms() + PATIENCE_MS;
     for (size_t i = 0; i < options->call_count && result == FIRED; i++)
         result = make(&options->calls[i]);

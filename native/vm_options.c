@@ -11,7 +11,7 @@
 #include "vm_way.h"
 
 #define USAGE                                                                                                              \
-    "usage: dms-vm [-i] [-t COLUMNSxROWS] [-r] [-N NAMESPACE] [-u UID GID GROUP] [-d FOLDER] [-l SOCKET UID] [-a SOCKET] [-w WARM COLD] [-W FOLDER] [-C CALL BODY]... [-k] [-m] [-s FD] [-n TAP UID] [-f INTERFACE ADDRESS MASK GATEWAY OWN] [-j CGROUP_PROCS]... -- ARGV..."
+    "usage: dms-vm [-i] [-t COLUMNSxROWS] [-r] [-N NAMESPACE] [-u UID GID GROUP] [-d FOLDER] [-l SOCKET UID] [-a SOCKET] [-w WARM COLD] [-W FOLDER] [-C CALL BODY]... [-b] [-k] [-m] [-s FD] [-n TAP UID] [-f INTERFACE ADDRESS MASK GATEWAY OWN] [-j CGROUP_PROCS]... -- ARGV..."
 
 static unsigned number(const char *word)
 {
@@ -21,7 +21,7 @@ static unsigned number(const char *word)
 /* How many words follow an option; -1: there is no such. */
 static int words_of(char option)
 {
-    const char *found = strchr("i0r0k0m0s1t1N1u3d1l2a1w2W1C2n2f5j1", option);
+    const char *found = strchr("i0r0b0k0m0s1t1N1u3d1l2a1w2W1C2n2f5j1", option);
     return option == 0 || found == NULL || (option >= '0' && option <= '9') ? -1 : found[1] - '0';
 }
 
@@ -36,6 +36,9 @@ static const char *apply(char option, char **words, struct vm_options *options)
         break;
     case 'k':
         options->template = true;
+        break;
+    case 'b':
+        options->kept = true;
         break;
     case 'm':
         options->place.monitored = true;

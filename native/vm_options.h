@@ -18,6 +18,7 @@ struct vm_options {
     const char *terminal; /* -t: COLUMNSxROWS, the job has one */
     bool raw;          /* -r: there is no agent, the console is the job's output */
     int restored;      /* -s: the monitor's descriptor with the guest that goes on, 0: it begins */
+    bool kept;         /* -b: the calls of -C bring the job's own guest back, which was saved */
     bool template;     /* -k: nobody tells its agent anything, a snapshot is taken of it */
     unsigned warm, cold; /* -w: argv ends in so many words of a start from a snapshot, 0: it boots; and of a boot */
     const char *warm_folder; /* -W: where the monitor starts from a snapshot, NULL: where it boots */

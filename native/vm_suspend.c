@@ -14,6 +14,8 @@
 #include "frame.h"
 #include "sys.h"
 #include "vm.h"
+#include "vm_fire.h"
+#include "vm_kept.h"
 #include "vm_monitor.h"
 
 #define FOLDER "vm" /* in the execution's: microvm/plan.py */
@@ -118,13 +120,18 @@ static int sync_folder(int folder)
 }
 
 /* 0, or an errno and why. */
-static int save(const struct vmm *vmm, int report, int folder, char *why, size_t size)
+static int save(const struct vmm *vmm, const struct vm_options *options, int report, int folder, char *why, size_t size)
 {
     int error = 0, at = openat(folder, FOLDER, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    int file = at < 0 ? -1 : openat(at, SCRATCH, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (file < 0) {
+    bool fires = options->api != NULL;
+    int file = at < 0 || fires ? -1 : openat(at, SCRATCH, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (file < 0 && !(fires && at >= 0)) {
         error = errno;
         snprintf(why, size, "its file cannot be made");
+    } else if (fires) {
+        error = vm_kept_save(options, at, SCRATCH, why, size);
+        if (error == 0 && (renameat(at, SCRATCH, at, MEMORY) != 0 || sync_folder(at) != 0))
+            error = errno;
     } else if (vm_monitor_save(vmm->monitor, file, report, why, size) != 0) {
         error = errno;
     } else if (fsync(file) != 0 || renameat(at, SCRATCH, at, MEMORY) != 0 || sync_folder(at) != 0) {
@@ -144,23 +151,26 @@ static int save(const struct vmm *vmm, int report, int folder, char *why, size_t
     return error;
 }
 
-void vm_suspend_frozen(struct vmm *vmm, int report, int folder)
+void vm_suspend_frozen(struct vmm *vmm, const struct vm_options *options, int report, int folder)
 {
     char why[512] = "", more[512] = "";
     answered++;
     if (until == 0 || answered != asked)
         return; /* it was given up meanwhile, and has been told so */
-    int error = save(vmm, report, folder, why, sizeof why);
+    int error = save(vmm, options, report, folder, why, sizeof why);
     if (error == 0) {
         vmm_kill(vmm);
         vm_tell(FRAME_INIT_SUSPENDED, NULL, 0);
         _exit(0);
     }
-    if (vm_monitor_go_on(vmm->monitor, report, more, sizeof more) != 0) {
+    bool fires = options->api != NULL;
+    if (fires ? !vm_kept_go_on(vmm, options) : vm_monitor_go_on(vmm->monitor, report, more, sizeof more) != 0) {
         refuse(EIO, "it cannot be saved, and its guest cannot go on");
         vm_fail("its guest cannot go on", more);
     }
-    wake();
+    if (vmm->channel >= 0)
+        wake();
+    until = 0;
     refuse(error, why);
 }
 
@@ -181,16 +191,17 @@ static int wait_for_go(int report, uint32_t *stops)
     }
 }
 
-void vm_suspend_restore(struct vmm *vmm, const struct vm_options *options, int report, int folder)
+void vm_suspend_restore(struct vmm *vmm, const struct vm_options *options, int report, int folder, int signals)
 {
     char why[512] = "";
     uint8_t stamp[8];
     if (vmm_start(vmm, options->argv, &options->owner, &options->place, true) != 0)
         vm_fail("its monitor cannot be started", strerror(errno));
-    if (vm_monitor_restore(vmm->monitor, options->restored, report, why, sizeof why) != 0) {
+    if (options->kept ? !vm_kept_load(vmm, options, report, folder, signals)
+                      : vm_monitor_restore(vmm->monitor, options->restored, report, why, sizeof why) != 0) {
         vmm_listen_to_the_end(&vmm->words, folder);
         const char *words = vmm_last_words();
-        vm_fail("its saved state cannot be taken", *words != 0 ? words : why);
+        vm_fail("its saved state cannot be taken", *vm_fire_problem() != 0 ? vm_fire_problem() : *words != 0 ? words : why);
     }
     /* The shim has the saved state go before anything runs that changes the disks: it is never gone on with twice. */
     put_u64(stamp, sys_realtime());
@@ -201,9 +212,10 @@ void vm_suspend_restore(struct vmm *vmm, const struct vm_options *options, int r
         vmm_kill(vmm);
         _exit(1);
     }
-    if (vm_monitor_go_on(vmm->monitor, report, why, sizeof why) != 0)
+    if (options->kept ? !vm_kept_run() : vm_monitor_go_on(vmm->monitor, report, why, sizeof why) != 0)
         vm_fail("its guest cannot go on", why);
-    vm_give_go();
+    if (!options->kept)
+        vm_give_go();
     for (int i = 0; i < count; i++) {
         put_u32(stamp, stops[i]);
         vm_give(0, FRAME_INIT_SIGNAL, stamp, 4);

@@ -16,9 +16,9 @@ void vm_suspend_late(void);
 void vm_suspend_stopped(void); /* the shim has a stop in hand: it comes before */
 
 /* The guest stands still, and all that it said is passed on. Returns where it goes on, after all. */
-void vm_suspend_frozen(struct vmm *vmm, int report, int folder);
+void vm_suspend_frozen(struct vmm *vmm, const struct vm_options *options, int report, int folder);
 
 /* Starts the monitor with a guest from the disk, and lets it go on once the shim says so. Fails by vm_fail(). */
-void vm_suspend_restore(struct vmm *vmm, const struct vm_options *options, int report, int folder);
+void vm_suspend_restore(struct vmm *vmm, const struct vm_options *options, int report, int folder, int signals);
 
 #endif

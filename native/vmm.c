@@ -134,6 +134,17 @@ int vmm_start(struct vmm *vmm, char **argv, const struct vmm_owner *owner, const
     return 0;
 }
 
+int vmm_listen_anew(struct vmm *vmm, const struct vmm_place *place)
+{
+    int folder = open(place->folder != NULL ? place->folder : ".", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (folder < 0)
+        return -1;
+    unlinkat(folder, place->socket, 0);
+    close(folder);
+    vmm->listening = listen_at(place);
+    return vmm->listening < 0 ? -1 : 0;
+}
+
 void vmm_accept(struct vmm *vmm)
 {
     vmm->channel = accept4(vmm->listening, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);

@@ -39,6 +39,9 @@ int vmm_enter_network(const char *file); /* a namespace's; -1 with errno */
 /* Takes the agent's call, the first one alone. */
 void vmm_accept(struct vmm *vmm);
 
+/* For another call, where the first one has ended or will; -1 with errno. */
+int vmm_listen_anew(struct vmm *vmm, const struct vmm_place *place);
+
 /* Takes what console (or words) has; the first part of it goes into the file `console` in the folder. */
 void vmm_listen(int *fd, int folder);
 

@@ -13,6 +13,7 @@ import ctypes
 import json
 import os
 import re
+import signal
 import struct
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from . import wire
 __all__ = ["programs"]
 
 _HELLO, _STDOUT, _STDERR, _CONFIG, _GO, _END, _WAKE = 128, 129, 130, 133, 134, 135, 140
+_FREEZE, _FROZEN = 141, 142
 _STARTED, _EXITED, _SIGNAL = 96, 98, 112
 _PORT = 1024
 _PR_SET_PDEATHSIG = 1
@@ -109,7 +111,8 @@ async def _run(api: str, config: dict[str, Any] | None, metadata: Any) -> None:
             _check_files(config)
             print("restored", flush=True)
         if "vsock" in config:
-            await _guest(f"{config['vsock']['uds_path']}_{_PORT}", config.get("network-interfaces", []))
+            call = f"{config['vsock']['uds_path']}_{_PORT}"
+            await _Guest(call, config.get("network-interfaces", []), stand_in).live()
         else:
             print(f"console: {config['boot-source']['boot_args']}", flush=True)
             print(f"metadata: {json.dumps(metadata)}", flush=True)
@@ -118,55 +121,115 @@ async def _run(api: str, config: dict[str, Any] | None, metadata: Any) -> None:
                 await stand_in.asked.wait()
 
 
-async def _guest(path: str, interfaces: list[dict[str, Any]]) -> None:
-    """The agent's part, for one job."""
-    reader, writer = await asyncio.open_unix_connection(path)
-    _say(writer, _HELLO, struct.pack("<I", 1))
-    configuration = b""
-    while (frame := await _hear(reader))[0] != _GO:
-        if frame[0] == _WAKE:
-            _say(writer, _HELLO, struct.pack("<I", 1))
-        configuration += frame[1]
-    argv = [value.decode() for tag, value in _entries(configuration) if tag == 2]
-    environment = dict(value.decode().split("=", 1) for tag, value in _entries(configuration) if tag == 3)
-    networks = [value for tag, value in _entries(configuration) if tag == 18]
-    namespaces = [wire.connected(i["host_dev_name"], i["guest_mac"], networks.pop()) for i in interfaces]
-    assert not networks
-    pipe = asyncio.subprocess.PIPE
-    job = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=pipe,
-        stderr=pipe,
-        env=environment,
-        start_new_session=True,
-        preexec_fn=lambda: [wire.enter(namespace) for namespace in namespaces],
-    )
-    _say(writer, _STARTED, bytes(8))
-    listening = asyncio.create_task(_obey(reader, job.pid))
-    assert job.stdout is not None
-    assert job.stderr is not None
-    await asyncio.gather(_carry(job.stdout, writer, _STDOUT), _carry(job.stderr, writer, _STDERR))
-    code = await job.wait()
-    listening.cancel()
-    status = -code if code < 0 else code << 8  # as wait(2) has it
-    _say(writer, _EXITED, struct.pack("<I", status))
-    _say(writer, _END, b"")
-    await writer.drain()
-    await asyncio.sleep(3600)  # the host ends it once it has heard it
+class _Guest:
+    """The agent's part, for one job. A guest that was saved has its job begin anew, and what that had said is not said
+    again: its jobs say the same in each of their lives.
+    """
+
+    def __init__(self, path: str, interfaces: list[dict[str, Any]], machine: Any) -> None:
+        self._path = path
+        self._interfaces = interfaces
+        self._machine = machine
+        self._job: asyncio.subprocess.Process | None = None
+        self._moves = asyncio.Event()
+        self._said = {_STDOUT: 0, _STDERR: 0}
+        self._configuration = b""
+
+    async def live(self) -> None:
+        saved = (self._machine.config or {}).get("job")
+        self._reader, self._writer = await self._call()
+        while (frame := await _hear(self._reader))[0] != _GO:
+            if frame[0] == _WAKE:
+                _say(self._writer, _HELLO, struct.pack("<I", 1))
+            self._configuration += frame[1]
+        past = {}
+        if saved is not None:
+            assert not self._configuration, "it knows its job"
+            self._configuration = bytes.fromhex(saved["configuration"])
+            past = {int(kind): length for kind, length in saved["said"].items()}
+        await self._run(past, is_new=saved is None)
+
+    async def _call(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_unix_connection(self._path)
+        _say(writer, _HELLO, struct.pack("<I", 1))
+        return reader, writer
+
+    async def _run(self, past: dict[int, int], *, is_new: bool) -> None:
+        told = _entries(self._configuration)
+        argv = [value.decode() for tag, value in told if tag == 2]
+        environment = dict(value.decode().split("=", 1) for tag, value in told if tag == 3)
+        networks = [value for tag, value in told if tag == 18]
+        namespaces = [wire.connected(i["host_dev_name"], i["guest_mac"], networks.pop()) for i in self._interfaces]
+        assert not networks
+        pipe = asyncio.subprocess.PIPE
+        self._job = job = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: _begin(namespaces),
+        )
+        self._said = {kind: past.get(kind, 0) for kind in self._said}
+        if is_new:
+            _say(self._writer, _STARTED, bytes(8))
+        self._moves.set()
+        listening = asyncio.create_task(self._obey())
+        assert job.stdout is not None
+        assert job.stderr is not None
+        await asyncio.gather(
+            self._carry(job.stdout, _STDOUT, past.get(_STDOUT, 0)),
+            self._carry(job.stderr, _STDERR, past.get(_STDERR, 0)),
+        )
+        code = await job.wait()
+        await self._moves.wait()
+        listening.cancel()
+        status = -code if code < 0 else code << 8  # as wait(2) has it
+        _say(self._writer, _EXITED, struct.pack("<I", status))
+        _say(self._writer, _END, b"")
+        await self._writer.drain()
+        await asyncio.sleep(3600)  # the host ends it once it has heard it
+
+    async def _obey(self) -> None:
+        assert self._job is not None
+        while True:
+            kind, payload = await _hear(self._reader)
+            if kind == _SIGNAL:
+                os.killpg(self._job.pid, struct.unpack("<I", payload)[0])
+            elif kind == _FREEZE:
+                self._moves.clear()
+                said = {str(kind): length for kind, length in self._said.items()}
+                self._machine.config["job"] = {"configuration": self._configuration.hex(), "said": said}
+                _say(self._writer, _FROZEN, b"")
+                again = asyncio.create_task(self._machine.cut.wait())
+                heard = asyncio.create_task(_hear(self._reader))
+                await asyncio.wait([again, heard], return_when=asyncio.FIRST_COMPLETED)
+                if again.done():  # by a snapshot that came to nothing
+                    heard.cancel()
+                    self._machine.cut.clear()
+                    self._reader, self._writer = await self._call()
+                    heard = asyncio.create_task(_hear(self._reader))
+                assert (await heard)[0] == _GO
+                again.cancel()
+                self._moves.set()
+
+    async def _carry(self, source: asyncio.StreamReader, kind: int, past: int) -> None:
+        while data := await source.read(32768):
+            await self._moves.wait()
+            known = min(past, len(data))
+            past -= known
+            self._said[kind] += len(data) - known
+            if data[known:]:
+                _say(self._writer, kind, data[known:])
+                await self._writer.drain()
 
 
-async def _obey(reader: asyncio.StreamReader, job: int) -> None:
-    while True:
-        kind, payload = await _hear(reader)
-        if kind == _SIGNAL:
-            os.killpg(job, struct.unpack("<I", payload)[0])
-
-
-async def _carry(source: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: int) -> None:
-    while data := await source.read(32768):
-        _say(writer, kind, data)
-        await writer.drain()
+def _begin(namespaces: list[Any]) -> None:
+    """What is in a guest ends with its machine."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for namespace in namespaces:
+        wire.enter(namespace)
 
 
 def _say(writer: asyncio.StreamWriter, kind: int, payload: bytes) -> None:

@@ -1,6 +1,7 @@
 """The stand-in with snapshots: a machine is saved as what it was told, and one that has none yet goes on from that.
 
-A file `fault` beside its socket is every answer's, with the status 400. A saved machine may bear a "fault" of its load:
+A file `fault` beside its socket is every answer's, with the status 400; where a file
+`full` is, no memory can be written. A saved machine may bear a "fault" of its load:
 "refused", "slow" or "gone".
 """
 
@@ -21,12 +22,16 @@ _SLOWLY = 1.0  # seconds
 
 
 class Saving(StandIn):
-    """`config`: of its machine, once there is one; `resumed`: one that was loaded runs."""
+    """`config`: of its machine, once there is one; `resumed`: one that was loaded runs. `cut`: one that runs again
+    hears that its calls have ended.
+    """
 
     def __init__(self, socket: Path, config: bytes | None) -> None:
         super().__init__(socket, config)
         self.config: dict[str, Any] | None = None if config is None else json.loads(config)
         self.resumed = asyncio.Event()
+        self.cut = asyncio.Event()
+        self._was_saved = False
 
     def _answer(self, method: str, path: str, content: Any) -> bytes:
         fault = Path("fault")
@@ -35,6 +40,10 @@ class Saving(StandIn):
 
     def _refused(self, method: str, path: str, content: Any) -> str:
         why = super()._refused(method, path, content)
+        if path == "/snapshot/create" and not why:
+            self._was_saved = True  # before anything is written
+            if Path("full").exists():
+                return "Create snapshot error: Cannot write memory file: No space left on device (os error 28)"
         if why or path != "/snapshot/load":
             return why
         memory, state = Path(content["mem_backend"]["backend_path"]), Path(content["snapshot_path"])
@@ -73,8 +82,13 @@ class Saving(StandIn):
         elif (
             path == "/vm" and content["state"] == "Resumed" and "boot-source" not in (self.config or {"boot-source": 0})
         ):
-            assert all(drive.get("moved") for drive in (self.config or {})["drives"]), "the guest saw stand-ins"
+            config = self.config or {}
+            assert "job" in config or all(drive.get("moved") for drive in config["drives"]), "the guest saw stand-ins"
+            if self.resumed.is_set() and self._was_saved:
+                self.cut.set()
             self.resumed.set()
+        elif path == "/vm" and content["state"] == "Resumed" and self._was_saved:
+            self.cut.set()
         return super()._carried_out(method, path, content)
 
     async def _delayed(self, method: str, path: str, content: Any) -> None:

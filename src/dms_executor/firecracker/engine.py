@@ -16,12 +16,12 @@ from ..errors import ExecutorError, NotSupported
 from ..images.params import ImageParams
 from ..microvm import kernel as kernels
 from ..microvm.drives import Drives
-from ..microvm.engine import MicrovmEngine
 from ..microvm.files import GuestFiles
 from ..microvm.kernel import Kernel
 from ..microvm.launch import Launch, Monitor
 from ..microvm.network import GuestNetwork
 from ..microvm.plan import FOLDER, Plan
+from ..microvm.saving import SavingEngine
 from ..microvm.settings import vm_memory
 from ..microvm.standing import is_standing
 from ..microvm.warm import Template
@@ -29,8 +29,8 @@ from ..threads import finished
 from ..types import ExecutionRequest, Output, Probe
 from .api import Api
 from .config import Machine
-from .host import Host, prepare_host, release_of
-from .launch import monitor_of
+from .host import DEAF, Host, can_save, prepare_host, release_of
+from .launch import monitor_again, monitor_of
 from .machine import machine_of
 from .network import NETWORK
 from .place import api_of
@@ -40,10 +40,8 @@ from .template import is_worth_keeping, template_of
 
 __all__ = ["FirecrackerEngine"]
 
-_DEAF = (1, 16)  # https://github.com/firecracker-microvm/firecracker/pull/6100
 
-
-class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
+class FirecrackerEngine(SavingEngine[FirecrackerSettings, Host]):
     """See the module."""
 
     name: ClassVar[str] = "firecracker"
@@ -123,16 +121,30 @@ class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
     async def probe(self) -> Probe:
         """As of every microVM, and what this release of Firecracker cannot do."""
         found = await super().probe()
-        if not found.usable or release_of((await self._ready()).version) != _DEAF:
+        if not found.usable:
             return found
-        return msgspec.structs.replace(found, capabilities=found.capabilities - {"pause"})
+        host = await self._ready()
+        missing = (set() if can_save(host) else {"snapshot"}) | (
+            {"pause"} if release_of(host.version) == DEAF else set()
+        )
+        return msgspec.structs.replace(found, capabilities=found.capabilities - missing)
+
+    async def snapshot(self, x: Execution, p: Prepared, h: Handle) -> None:
+        """As of every microVM. Raises `NotSupported` also where this release would lose the guest."""
+        self._check_has_agent(x, h, "snapshot")
+        host = await self._ready()
+        if not can_save(host):
+            why = f"{host.version} loses a guest that is saved"
+            mend = "Use Firecracker 1.10 or a later release, but not 1.16"
+            raise NotSupported(why, engine=self.name, what="snapshot", mend=mend, execution_id=x.id)
+        await super().snapshot(x, p, h)
 
     async def pause(self, x: Execution, h: Handle) -> None:
         """Stops the guest's processors, then freezes the VM's cgroup. Raises `ApiRefused`, `EngineUnreachable`,
         `NotSupported`.
         """
         host = await self._ready()
-        if release_of(host.version) == _DEAF:
+        if release_of(host.version) == DEAF:
             what = f"a guest of {host.version} hears nothing more once it was paused and resumed"
             raise NotSupported(what, engine=self.name, what="pause", mend="Use another release", execution_id=x.id)
         if await asyncio.to_thread(is_standing, host, self._group(host, x)):
@@ -201,6 +213,14 @@ class FirecrackerEngine(MicrovmEngine[FirecrackerSettings, Host]):
     def _machine(self, x: Execution, plan: Plan, drives: Drives) -> Machine:
         writable = [not drive.read_only for drive in drives.files]
         return machine_of(plan, writable, x.request.network == "user", self._params_of(x), self._settings)
+
+    def _machine_state(self, host: Host, plan: Plan) -> dict[str, Any]:
+        return {"version": host.version}  # Firecracker itself knows the machine that it saved
+
+    def _restored(
+        self, x: Execution, host: Host, machine: dict[str, Any], launch: Launch, plan: Plan, drives: Drives
+    ) -> Monitor:
+        return monitor_again(x, host, launch, drives)
 
     def _monitor(self, x: Execution, host: Host, launch: Launch, plan: Plan, drives: Drives) -> Monitor:
         machine = self._machine(x, plan, drives)

@@ -15,12 +15,14 @@ from ..microvm.trials import tried
 from .spec import FirecrackerSettings
 from .trial import trial
 
-__all__ = ["Host", "kvm_owner", "prepare_host", "release_of"]
+__all__ = ["CALLS_AGAIN", "DEAF", "Host", "can_save", "kvm_owner", "prepare_host", "release_of"]
 
 _TRIAL_SECONDS = 10.0
 _INSTALL = "Install a release of https://github.com/firecracker-microvm/firecracker"
 _VERSION = re.compile(r"v([0-9]+)\.([0-9]+)\.[0-9]+[0-9A-Za-z.+-]*")
 _OLDEST = (1, 5)  # the first that knows the entropy device in its file and both forms of metadata
+CALLS_AGAIN = (1, 10)  # the first that tells a restored guest that its calls have ended
+DEAF = (1, 16)  # https://github.com/firecracker-microvm/firecracker/pull/6100
 
 
 class Host(VmHost, frozen=True, kw_only=True):
@@ -100,3 +102,9 @@ def release_of(version: str) -> tuple[int, int]:
     """Its first two numbers."""
     found = _VERSION.match(version)
     return (int(found[1]), int(found[2])) if found is not None else (0, 0)
+
+
+def can_save(host: Host) -> bool:
+    """Whether this release brings a guest to the disk and back without losing it."""
+    release = release_of(host.version)
+    return release >= CALLS_AGAIN and release != DEAF

@@ -12,14 +12,15 @@ from ..errors import StartFailed
 from ..microvm.drives import Drives
 from ..microvm.launch import Launch, Monitor
 from ..microvm.plan import FOLDER, Plan
+from ..microvm.plan import MEMORY as SAVED
 from .config import AGENT_PORT, Machine, document
-from .host import Host
+from .host import Host, can_save
 from .machine import INITRD, KERNEL, drive_name
 from .network import way_to
 from .place import API, CONFIG, METADATA, VSOCK, Place, clear_places
-from .restoring import restored
+from .restoring import brought_back, restored
 
-__all__ = ["WORDS", "argv_in", "calling", "furnish", "kernel_in", "monitor_of", "options_of", "run_in"]
+__all__ = ["WORDS", "argv_in", "calling", "furnish", "kernel_in", "monitor_again", "monitor_of", "options_of", "run_in"]
 
 WORDS = ("--level", "Warning")  # of its own: what it says goes to the console
 
@@ -28,6 +29,7 @@ def monitor_of(
     x: Execution, host: Host, launch: Launch, plan: Plan, drives: Drives, machine: Machine, cache: Path
 ) -> Monitor:
     """Of a job's guest. `cache`: what lies below it is ours. Blocks."""
+    suspends = can_save(host)
     disks = x.folder / FOLDER
     clear_places(disks)
     program = host.program if host.jailer else None
@@ -39,18 +41,32 @@ def monitor_of(
     options += way_to(launch.owner) if x.request.network == "user" else []
     cold = argv_in(place, host, launch.owner, ["--config-file", CONFIG, "--api-sock", API, *WORDS])
     if plan.snapshot is None:
-        return Monitor(argv=cold, options=options)
+        return Monitor(argv=cold, options=options, suspends=suspends)
     # A place of its own: where that start fails, what it left is in the way of none.
     other = Place(disks, f"{x.token}-warm", launch.owner, program)
     _put_disks(other, disks, drives)
     calls = restored(other, Path(plan.snapshot), machine)
     if calls is None:
-        return Monitor(argv=cold, options=options)
+        return Monitor(argv=cold, options=options, suspends=suspends)
     warm = argv_in(other, host, launch.owner, ["--api-sock", API, *WORDS])
     options += ["-w", str(len(warm) - 1), str(len(cold) - 1), "-W", os.fspath(other.folder.relative_to(x.folder))]
     for call, body in calls:
         options += ["-C", call, body]
-    return Monitor(argv=[*warm, *cold[1:]], options=options)
+    return Monitor(argv=[*warm, *cold[1:]], options=options, suspends=suspends)
+
+
+def monitor_again(x: Execution, host: Host, launch: Launch, drives: Drives) -> Monitor:
+    """Of a job's guest that was saved. Blocks."""
+    disks = x.folder / FOLDER
+    clear_places(disks)
+    place = Place(disks, x.token, launch.owner, host.program if host.jailer else None)
+    _put_disks(place, disks, drives)
+    options = [*options_of(place, x.folder, host, launch.owner), *calling(launch.owner), "-b"]
+    options += way_to(launch.owner) if x.request.network == "user" else []
+    for call, body in brought_back(place, disks / SAVED):
+        options += ["-C", call, body]
+    argv = argv_in(place, host, launch.owner, ["--api-sock", API, *WORDS])
+    return Monitor(argv=argv, options=options, suspends=True)
 
 
 def furnish(place: Place, plan: Plan, cache: Path) -> None:

@@ -27,13 +27,18 @@ from ..microvm.warm import open_snapshot
 from .config import Machine
 from .place import Place
 
-__all__ = ["MEMORY", "STATE", "pack", "restored"]
+__all__ = ["MEMORY", "STATE", "brought_back", "pack", "restored"]
 
 MEMORY, STATE = "memory", "state"
 _log: Final = logging.getLogger("dms_executor.firecracker")
 _MAGIC: Final = b"dmsfire1"
 _END: Final = struct.Struct("<Q8s")
 _STATE_MOST: Final = 16 << 20
+_LOAD: Final = {
+    "snapshot_path": STATE,
+    "mem_backend": {"backend_type": "File", "backend_path": MEMORY},
+    "resume_vm": False,
+}
 
 
 def pack(fd: int, folder: Path, size: int) -> None:
@@ -79,18 +84,26 @@ def restored(place: Place, snapshot: Path, machine: Machine) -> list[tuple[str, 
         return None
     finally:
         os.close(fd)
-    load = {
-        "snapshot_path": STATE,
-        "mem_backend": {"backend_type": "File", "backend_path": MEMORY},
-        "resume_vm": False,
-    }
-    calls: list[tuple[str, Any]] = [("PUT /snapshot/load", load)]
+    calls: list[tuple[str, Any]] = [("PUT /snapshot/load", _LOAD)]
     # Its own files lie there under the names that the snapshot has: this is how its driver hears of their sizes.
     for drive in machine.drives:
         moved = {"drive_id": drive.name, "path_on_host": os.fspath(drive.path)}
         calls.append((f"PATCH /drives/{drive.name}", moved))
     calls.append(("PATCH /vm", {"state": "Resumed"}))
     return [(call, msgspec.json.encode(body).decode()) for call, body in calls]
+
+
+def brought_back(place: Place, saved: Path) -> list[tuple[str, str]]:
+    """Puts a job's own guest, which `dms-vm` saved in this form (native/vm_kept.c), into that place, where its disks
+    are as it left them, and gives the calls by which a Firecracker has it, standing still. Blocks. Raises OSError.
+    """
+    fd = os.open(saved, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        place.write(STATE, _state_in(fd))
+    finally:
+        os.close(fd)
+    place.give(saved, MEMORY)
+    return [("PUT /snapshot/load", msgspec.json.encode(_LOAD).decode())]
 
 
 def _state_in(fd: int) -> bytes:

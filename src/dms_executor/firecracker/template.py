@@ -21,7 +21,7 @@ from ..microvm.warm import Template, key_of_guest
 from ..threads import finished
 from .api import Api
 from .config import Machine, document, memory_mib
-from .host import Host, release_of
+from .host import CALLS_AGAIN, Host, release_of
 from .launch import WORDS, argv_in, calling, furnish, options_of
 from .network import TAP
 from .place import API, CONFIG, Place
@@ -30,7 +30,6 @@ from .spec import FirecrackerParams
 
 __all__ = ["is_worth_keeping", "template_of"]
 
-_WARM = (1, 10)  # the first that tells a restored guest to call again
 _LARGEST = 4 << 30  # bytes of a guest's memory, all of which are written for a snapshot
 _SECTOR = 512  # native/guest_wake.c
 
@@ -39,7 +38,7 @@ def is_worth_keeping(host: Host, params: FirecrackerParams, memory: int, folder:
     """Whether jobs of this shape are cloned. Requests with a kernel or words of their own would have as many shapes as
     somebody likes. Blocks.
     """
-    if release_of(host.version) < _WARM or params.kernel_image is not None or params.kernel_args is not None:
+    if release_of(host.version) < CALLS_AGAIN or params.kernel_image is not None or params.kernel_args is not None:
         return False
     room = os.statvfs(folder)
     return memory <= min(_LARGEST, room.f_bavail * room.f_frsize // 4)

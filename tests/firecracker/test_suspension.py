@@ -1,0 +1,170 @@
+"""A VM that is saved to disk and goes on, with programs that stand in for Firecracker and its jailer: every call is one
+that the API's description allows, in the order that a machine takes. That a real guest lives on: `test_suspended.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dms_executor import Executor
+from dms_executor.errors import ExecutionNotRunning, NotSupported, ResourcesUnavailable, SnapshotFailed, StartFailed
+from dms_executor.policy import Policy
+from dms_executor.types import Settings
+
+from .saved import MEMORY
+from .test_lifecycle import job, pytestmark, raw, until
+
+__all__ = ["pytestmark"]
+
+_DEADLINE = 120.0
+_dear = pytest.mark.skipif(
+    not os.environ.get("DMS_EXECUTOR_ALL_LINES"), reason="another second for each step: as .ci/full has it"
+)
+_LINES = "i=0; while [ ! -e {end} ]; do echo line $i; echo fault $i >&2; i=$((i+1)); sleep 0.01; done; exit 7"
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests: kernel, initrd and root image are made once."""
+    return tmp_path_factory.mktemp("firecracker") / "state"
+
+
+@pytest.fixture(params=[True, pytest.param(False, marks=_dear)], ids=["jailed", "bare"])
+async def executor(
+    request: pytest.FixtureRequest,
+    state: Path,
+    rootfs: Path,
+    tmp_path: Path,
+    stood_in: Callable[[bool], dict[str, Any]],
+) -> AsyncIterator[Executor]:
+    policy = Policy(read_roots=(rootfs, tmp_path), write_roots=(tmp_path,))
+    engine = stood_in(request.param)
+    async with Executor.open(state, policy=policy, settings=Settings(engines={"firecracker": engine})) as opened:
+        yield opened
+
+
+async def _ended(executor: Executor, name: str, end: Path) -> None:
+    """What it wrote is whole."""
+    end.touch()
+    result = await asyncio.wait_for(executor.wait(name), _DEADLINE)
+    assert (result.reason, result.exit_code) == ("exited", 7), result
+    for data, word in ((result.stdout, b"line"), (result.stderr, b"fault")):
+        lines = data.splitlines()
+        assert lines == [word + b" %d" % number for number in range(len(lines))]
+    await executor.remove(name)
+
+
+def _saved(state: Path) -> list[Path]:
+    return [*state.glob("executions/*/vm/memory")]
+
+
+async def test_a_job_that_writes_all_the_while_loses_nothing(
+    executor: Executor, rootfs: Path, state: Path, tmp_path: Path
+) -> None:
+    request = job(rootfs, "/bin/sh", "-c", _LINES.format(end=tmp_path / "end"), timeout=600.0)
+    name = request.execution_id
+    await executor.start(request)
+    for number in range(2):
+        await until(executor, request, b"line")
+        await executor.snapshot(name, f"{name}-{number}")
+        (memory,) = _saved(state)
+        status = memory.stat()
+        assert (status.st_mode & 0o777, status.st_uid, status.st_nlink) == (0o600, 0, 1)
+        assert status.st_blocks * 512 < len(MEMORY), "the zeros of its memory are on the disk"
+        assert not [*memory.parent.rglob("state")]
+        with pytest.raises(ExecutionNotRunning, match="saved to disk"):
+            await executor.send_signal(name, "USR1")
+        await executor.restore(f"{name}-{number}", name)
+        assert (await executor.inspect(name)).status == "running"
+        assert not _saved(state)
+        assert not [*memory.parent.rglob("memory")]
+    await _ended(executor, name, tmp_path / "end")
+    assert not [*state.glob("executions/*/vm")]
+
+
+@pytest.mark.parametrize("executor", [False], ids=["bare"], indirect=True)
+@pytest.mark.parametrize("fault", ["full", pytest.param("fault", marks=_dear)])
+async def test_one_that_cannot_be_saved_goes_on(
+    executor: Executor, rootfs: Path, state: Path, tmp_path: Path, fault: str
+) -> None:
+    request = job(rootfs, "/bin/sh", "-c", _LINES.format(end=tmp_path / "end"))
+    name = request.execution_id
+    await executor.start(request)
+    await until(executor, request, b"line")
+    (socket,) = state.glob("executions/*/vm/**/api.sock")
+    told = socket.with_name(fault)
+    told.write_text('{"fault_message": "it is on fire"}')
+    with pytest.raises(
+        ResourcesUnavailable if fault == "full" else SnapshotFailed,
+        match="os error 28" if fault == "full" else "on fire",
+    ):
+        await executor.snapshot(name, name)
+    assert (await executor.inspect(name)).status == "running"
+    assert not _saved(state)
+    told.unlink()
+    await executor.snapshot(name, name)
+    await executor.restore(name, name)
+    await _ended(executor, name, tmp_path / "end")
+
+
+@_dear
+@pytest.mark.parametrize("executor", [True], ids=["jailed"], indirect=True)
+async def test_one_that_is_saved_ends_truly(executor: Executor, rootfs: Path, state: Path) -> None:
+    request = job(rootfs, "sleep", "1000")
+    name = request.execution_id
+    await executor.start(request)
+    await executor.snapshot(name, name)
+    (memory,) = _saved(state)
+    size = memory.stat().st_size
+    with memory.open("r+b") as file:
+        file.seek(size - 16)
+        end = file.read()
+        file.truncate(size - 16)
+    with pytest.raises(StartFailed, match=r"it is saved as before: .*Failed to get snapshot state from file"):
+        await executor.restore(name, name)
+    with memory.open("ab") as file:
+        file.write(end)
+    await executor.restore(name, name)
+    await executor.snapshot(name, name)
+    await executor.cancel(name)
+    result = await asyncio.wait_for(executor.wait(name), _DEADLINE)
+    assert (result.status, result.reason, result.signal) == ("cancelled", "cancelled", 9), result
+    await executor.remove(name)
+    assert not [*state.glob("executions/*/vm")]
+
+
+@pytest.mark.parametrize("executor", [True], ids=["jailed"], indirect=True)
+async def test_a_release_that_would_lose_it_is_refused(executor: Executor, rootfs: Path) -> None:
+    engine: Any = await executor._core.engine("firecracker")
+    request = job(rootfs, "sleep", "1000")
+    await executor.start(request)
+    ready = engine._ready
+    for version in ("v1.9.1", "v1.16.1"):
+        host = msgspec.structs.replace(await ready(), version=version)
+
+        async def other(host: Any = host) -> Any:
+            return host
+
+        engine._ready = other
+        with pytest.raises(NotSupported, match=f"{version} loses a guest"):
+            await executor.snapshot(request.execution_id, "lost")
+        assert "snapshot" not in (await engine.probe()).capabilities
+    engine._ready = ready
+    await executor.remove(request.execution_id, force=True)
+
+
+@_dear
+@pytest.mark.parametrize("executor", [True], ids=["jailed"], indirect=True)
+async def test_a_machine_of_the_users_own_is_refused(executor: Executor, tmp_path: Path) -> None:
+    own = raw(tmp_path)
+    await executor.start(own)
+    with pytest.raises(NotSupported, match="nobody of ours"):
+        await executor.snapshot(own.execution_id, "own")
+    await executor.remove(own.execution_id, force=True)
