@@ -241,9 +241,8 @@ class Pauses(Protocol):
 class Snapshots(Protocol):
     """The power `snapshot`: a running job is saved to disk, and goes on later, also after a reboot of the host.
 
-    While it is being saved, `survey` says "suspending", and `pause` is refused; a stop comes before, and has its signal
-    and its grace. While it is saved, `survey` says "suspended", `watch` waits, `stop` ends it at once, and its timeout
-    goes on.
+    While it is being saved, `survey` says "suspending", `pause` is refused; a stop comes before, with signal and grace.
+    While it is saved, `survey` says "suspended", `watch` waits, `stop` ends it at once, and its timeout goes on.
     """
 
     async def snapshot(self, x: Execution, p: Prepared, h: Handle) -> None:
