@@ -8,13 +8,16 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from dms_executor import ExecutionRequest, Executor
 from dms_executor.conformance import MemorySubject, ShellSubject, Subject
+from dms_executor.conformance.bench import Bench
 from dms_executor.conformance.line import SLOW
-from dms_executor.microvm import kernel
+from dms_executor.microvm import kernel, warm
 from tests import cluster, firecrackers, kernels
 from tests.conformance.cluster_subject import ClusterSubject
 from tests.conformance.daemon_subject import DaemonSubject
@@ -60,7 +63,8 @@ def _firecrackers() -> list[VmSubject]:
 _DOCKER, _PODMAN = _daemons("docker", "bridge"), _daemons("podman", "slirp4netns")
 
 
-_QEMU = VmSubject(image="", engine="qemu", traits=_PLAIN.traits | {"slow_preparation"})
+# The host counts a whole machine.
+_QEMU = VmSubject(image="", engine="qemu", traits=(_PLAIN.traits | {"slow_preparation"}) - {"own_figures"})
 
 # What happens in these sections is above the engine, or inside the job by our own helper: docker's subject goes through
 # them on the same code. Podman's goes through one line of each, and through the rest where there is time (`.ci/full`).
@@ -123,13 +127,14 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     layout, unpacker = request.getfixturevalue("layout"), request.getfixturevalue("slow_unpacker")
     if isinstance(chosen, VmSubject):
         own = firecrackers.settings() if chosen.engine == "firecracker" else {}
-        own |= {"warm_folder": str(request.getfixturevalue("warm_folder"))}
-        # Where all is slow a line's time ends before a snapshot is made, and its making with the line's executor.
-        own |= {"warm": False} if chosen.engine == "firecracker" and SLOW > 1 else {}
+        # No line's job needs more memory, and those that name a little have the same guest.
+        own |= {"memory": 128, "warm_folder": str(request.getfixturevalue("warm_folder"))}
         settings = {**own, "kernel_image": str(request.getfixturevalue("kernel_image")), "umoci": str(unpacker)}
-        return dataclasses.replace(
+        booted = dataclasses.replace(
             chosen, image=f"rootfs:{rootfs}", slow_image=f"oci:{layout}", engine_settings=settings
         )
+        request.getfixturevalue("snapshots")(booted)
+        return booted
     return dataclasses.replace(
         chosen,
         image=f"rootfs:{rootfs}",
@@ -141,6 +146,34 @@ def subject(request: pytest.FixtureRequest) -> Subject:
             "cdi_folders": [str(request.getfixturevalue("cdi_folder"))],
         },
     )
+
+
+@pytest.fixture
+def bench(subject: Subject, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """A microVM's state folder begins with the images that a line before it made, as one that is in use has them."""
+    bench = Bench(subject, tmp_path)
+    if not isinstance(subject, VmSubject):
+        yield bench
+        return
+    shared: Path = request.getfixturevalue("vm_caches")
+    _link_new(shared, bench.state / "microvm")
+    yield bench
+    _link_new(bench.state / "microvm", shared)
+
+
+def _link_new(source: Path, target: Path) -> None:
+    for name in ("initrds", "roots"):
+        folder = target / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for file in (source / name).glob("[0-9a-f]*[0-9a-f]"):
+            if not (folder / file.name).exists():
+                (folder / file.name).hardlink_to(file)
+
+
+@pytest.fixture(scope="session")
+def vm_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of the same root and of the same initrd, for all lines."""
+    return tmp_path_factory.mktemp("vm-caches")
 
 
 @pytest.fixture(scope="session")
@@ -161,6 +194,35 @@ def kernel_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def warm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Snapshots of booted guests, for all lines: else each line's state folder would have its own."""
     return tmp_path_factory.mktemp("warm")
+
+
+@pytest.fixture(scope="session")
+def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[VmSubject], None]]:
+    """Where all is slow a line's time ends before a snapshot is made, and its making with the line's executor. There
+    the one that most lines need is made before them, and guests of other shapes boot.
+    """
+    made: set[str] = set()
+    with pytest.MonkeyPatch.context() as patch:
+
+        def prepared(subject: VmSubject) -> None:
+            if SLOW <= 1 or subject.engine in made:
+                return
+            made.add(subject.engine)
+            patch.setattr(warm, "_DEADLINE", 60.0 * SLOW)
+            asyncio.run(_first(subject, tmp_path_factory.mktemp("first")))
+            patch.setattr(warm, "_LATELY", float("inf"))
+            patch.setattr(warm, "_MOST", 1)
+
+        yield prepared
+
+
+async def _first(subject: VmSubject, folder: Path) -> None:
+    policy = subject.policy(folder)
+    request = ExecutionRequest(
+        job_id="job", execution_id="first", engine_spec=subject.spec(), prepare_timeout=120.0 * SLOW
+    )
+    async with Executor.open(folder / "state", policy=policy, settings=subject.settings()) as executor:
+        await executor.run(request)
 
 
 @pytest.fixture(scope="session")

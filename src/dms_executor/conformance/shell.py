@@ -54,7 +54,7 @@ class ShellSubject(Subject):
     traits: frozenset[str] = frozenset(  # type: ignore[misc]
         {
             *("shell", "container", "users", "shared_kernel", "volumes", "survives_caller", "supervisor"),
-            *("named_users", "cut_off"),
+            *("named_users", "cut_off", "own_figures"),
             *("no_image", "no_command"),
         }
     )

@@ -38,6 +38,7 @@ TRAITS = {
     "named_users": "the user of a job may be a name that its image knows",
     "cut_off": "a job without a network sees no interface but its own loopback",
     "shared_kernel": "a job's processes are the host kernel's: one that is out of memory takes the others not along",
+    "own_figures": "what `stats` counts is the job's, not that of a machine around it",
     "volumes": "inputs, outputs, results_dir and stdin_file",
     "survives_caller": "jobs run on when their caller is killed, and every process can reach them",
     "supervisor": "`supervisor(info)` gives the process of the engine's whose death loses the job",
