@@ -1,5 +1,7 @@
 #include "frame.h"
 
+#include <string.h>
+
 #include "open.h"
 
 /* Byte by byte, so that neither the host's order nor alignment matters; compilers make one load of it. */
@@ -112,4 +114,14 @@ size_t frame_header_on(uint8_t *at, uint16_t channel, uint8_t type, uint32_t len
     at[6] = (uint8_t)channel;
     at[7] = (uint8_t)(channel >> 8);
     return FRAME_HEADER;
+}
+
+size_t frame_put(uint8_t *at, size_t room, uint16_t channel, uint8_t type, const uint8_t *payload, size_t length)
+{
+    if (room < FRAME_HEADER + length)
+        return 0;
+    frame_header_on(at, channel, type, (uint32_t)length);
+    if (length > 0)
+        memcpy(at + FRAME_HEADER, payload, length);
+    return FRAME_HEADER + length;
 }

@@ -89,6 +89,8 @@ long frame_parse(const uint8_t *bytes, size_t have, enum frame_side side, struct
 /* Writes a header; returns FRAME_HEADER. */
 size_t frame_header(uint8_t *at, uint8_t type, uint32_t length);
 size_t frame_header_on(uint8_t *at, uint16_t channel, uint8_t type, uint32_t length);
+/* A whole frame, or nothing where `room` is too small for it; how many bytes that are. */
+size_t frame_put(uint8_t *at, size_t room, uint16_t channel, uint8_t type, const uint8_t *payload, size_t length);
 
 uint32_t get_u32(const uint8_t *at);
 uint64_t get_u64(const uint8_t *at);

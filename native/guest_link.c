@@ -62,12 +62,7 @@ void link_flush(void)
 
 void link_put_on(uint16_t channel, uint8_t type, const uint8_t *payload, size_t length)
 {
-    if (room() < FRAME_HEADER + length)
-        return;
-    have += frame_header_on(out + have, channel, type, (uint32_t)length);
-    if (length > 0)
-        memcpy(out + have, payload, length);
-    have += length;
+    have += frame_put(out + have, room(), channel, type, payload, length);
 }
 
 void link_put(uint8_t type, const uint8_t *payload, size_t length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,18 @@ _API = os.environ.get("DMS_EXECUTOR_FIRECRACKER_API")
 @pytest.fixture(autouse=True)
 def however_slow_it_boots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm, "_DEADLINE", 240.0)
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests of a module: kernel, initrd, root image and snapshots are made once."""
+    return tmp_path_factory.mktemp("firecracker") / "state"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What requests may name."""
+    return tmp_path_factory.mktemp("named")
 
 
 @pytest.fixture(scope="session")

@@ -30,18 +30,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests: kernel, initrd and root image are made once."""
-    return tmp_path_factory.mktemp("firecracker") / "state"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What requests may name."""
-    return tmp_path_factory.mktemp("named")
-
-
 @pytest.fixture(params=[True, False], ids=["jailed", "bare"])
 async def executor(
     request: pytest.FixtureRequest,

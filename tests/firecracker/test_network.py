@@ -37,12 +37,6 @@ def wire() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests: kernel, initrd and root image are made once."""
-    return tmp_path_factory.mktemp("firecracker") / "state"
-
-
 @pytest.fixture(params=["pasta", "slirp4netns"])
 async def executor(
     request: pytest.FixtureRequest, state: Path, rootfs: Path, stood_in: Callable[[bool], dict[str, Any]]

@@ -30,12 +30,6 @@ _dear = pytest.mark.skipif(
 _LINES = "i=0; while [ ! -e {end} ]; do echo line $i; echo fault $i >&2; i=$((i+1)); sleep 0.01; done; exit 7"
 
 
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests: kernel, initrd and root image are made once."""
-    return tmp_path_factory.mktemp("firecracker") / "state"
-
-
 @pytest.fixture(params=[True, pytest.param(False, marks=_dear)], ids=["jailed", "bare"])
 async def executor(
     request: pytest.FixtureRequest,

@@ -21,18 +21,6 @@ from .test_engine import job
 pytestmark = firecrackers.needed
 
 
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests: kernel, initrd, root image and snapshots are made once."""
-    return tmp_path_factory.mktemp("firecracker") / "state"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What requests may name."""
-    return tmp_path_factory.mktemp("named")
-
-
 @pytest.fixture(params=[True, False], ids=["jailed", "bare"])
 async def executor(request: pytest.FixtureRequest, state: Path, rootfs: Path, folder: Path) -> AsyncIterator[Executor]:
     policy = Policy(read_roots=(rootfs, folder), write_roots=(folder,), missing_defaults="record")

@@ -33,12 +33,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests: kernel, initrd, root image and snapshot are made once."""
-    return tmp_path_factory.mktemp("firecracker") / "state"
-
-
 @pytest.fixture(params=[True, False], ids=["jailed", "bare"])
 async def executor(
     request: pytest.FixtureRequest, state: Path, rootfs: Path, stood_in: Callable[[bool], dict[str, Any]]

@@ -20,10 +20,10 @@ from dms_executor.errors import (
     ResourcesUnavailable,
 )
 from dms_executor.policy import Policy
-from dms_executor.supervisor.shim import connect
 from dms_executor.types import LogStreamRequest, Settings
 from tests import qemus
 from tests.qemu.jobs import job
+from tests.saves import until_suspending
 
 pytestmark = [qemus.needed, pytest.mark.timeout(300)]
 
@@ -88,14 +88,7 @@ async def _suspending(state: Path, name: str) -> None:
         return found
 
     folder = await asyncio.to_thread(folder_of)
-    async with asyncio.timeout(_DEADLINE):
-        while True:
-            shim = await connect(folder)
-            assert shim is not None
-            shim.close()
-            if shim.phase == "suspending":
-                return
-            await asyncio.sleep(0.01)
+    await until_suspending(folder, _DEADLINE)
 
 
 async def _log(executor: Executor, name: str) -> bytes:

@@ -22,6 +22,7 @@ from dms_executor.supervisor.record import read_exit
 from dms_executor.supervisor.shim import connect, create
 from dms_executor.supervisor.survey import survey
 from dms_executor.supervisor.suspended import LOCK, RECORD, Suspensions, read_suspended
+from tests.saves import until_suspending
 
 from .conftest import Log, gone
 
@@ -184,7 +185,7 @@ async def test_a_stop_that_comes_meanwhile_ends_it(folder: Path, read_log: ReadL
     other = await connect(folder)
     assert other is not None
     asking = asyncio.create_task(other.suspend())
-    await _suspending(folder)
+    await until_suspending(folder)
     await shim.stop(signal.SIGTERM, 60)
     assert await shim.ended()
     with pytest.raises(ExecutionNotRunning):
@@ -223,17 +224,6 @@ async def test_a_stop_in_the_last_moment_ends_it_too(folder: Path) -> None:
     assert (end.stopped_by, end.signal) == ("stop", 9), end
     assert end.lost is not None
     assert not (folder / RECORD).exists()
-
-
-async def _suspending(folder: Path) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            shim = await connect(folder)
-            assert shim is not None
-            shim.close()
-            if shim.phase == "suspending":
-                return
-            await asyncio.sleep(0.01)
 
 
 async def test_an_init_that_cannot_says_why_and_goes_on(folder: Path) -> None:

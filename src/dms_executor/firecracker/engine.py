@@ -124,9 +124,8 @@ class FirecrackerEngine(SavingEngine[FirecrackerSettings, Host]):
         if not found.usable:
             return found
         host = await self._ready()
-        missing = (set() if can_save(host) else {"snapshot"}) | (
-            {"pause"} if release_of(host.version) == DEAF else set()
-        )
+        has = {"snapshot": can_save(host), "pause": release_of(host.version) != DEAF}
+        missing = {name for name, is_there in has.items() if not is_there}
         return msgspec.structs.replace(found, capabilities=found.capabilities - missing)
 
     async def snapshot(self, x: Execution, p: Prepared, h: Handle) -> None:

@@ -43,13 +43,11 @@ __all__ = [
 
 RECORD = "suspended"
 LOCK = "suspended.lock"
+_MEND_BUSY = "End the commands, copies and attachments that are open in it, and let the job read its input"
 _LOST = "it was saved to disk when it was ended: what it had not brought home is gone"
 _LOOK = 0.02  # seconds between two tries to get the lock
 _HELD = 2100.0  # seconds, which a restore never takes
 _LONGEST = 3600.0  # seconds of one wait: clocks are set
-
-
-_MEND_BUSY = "End the commands, copies and attachments that are open in it, and let the job read its input"
 
 
 class Suspended(msgspec.Struct, frozen=True):
