@@ -158,7 +158,7 @@ async def test_a_disk_is_no_faster_than_the_machines_owner_says(state: Path, roo
     settings = Settings(engines={"qemu": {**qemus.settings(), "warm": False, "disk_rate": {"bandwidth": "8MiB"}}})
     script = "cat /proc/uptime && dd if=/dev/zero of=/file bs=1M count=24 conv=fsync 2>/dev/null && cat /proc/uptime"
     async with Executor.open(state, policy=policy, settings=settings) as opened:
-        done = await run(opened, rootfs, "rate", script)
+        done = await run(opened, rootfs, "rate", script, resources=Resources(disk=ByteSize("64MiB")))
     assert done.exit_code == 0, done
     began, ended = (float(line.split()[0]) for line in done.stdout.splitlines())
     # A tenth of a second's may come at once.
