@@ -25,7 +25,8 @@ PROGRAMS: dict[str, list[str]] = {
         *("log.c", "record.c", "json.c", "usage.c", "timers.c", "complain.c", "mounts.c", "idmap.c", "loopdev.c"),
         *("provision.c", "devnodes.c", "detach.c", "userns.c", "network.c", "netspace.c", "tether.c", "keeper.c"),
         *("session.c", "open.c", "input.c", "suspend.c", "log_past.c"),
-        *("files.c", "look.c", "pack.c", "links.c", "clear.c", "unpack.c", "extents.c", "tar_read.c", "tar_write.c"),
+        *("files.c", "look.c", "pack.c", "links.c", "clear.c", "attempt.c", "unpack.c", "extents.c"),
+        *("tar_read.c", "tar_write.c"),
     ],
     "dms-init": [
         *SHARED,
@@ -43,7 +44,7 @@ PROGRAMS: dict[str, list[str]] = {
     "dms-pod": [
         *SHARED,
         *("pod.c", "pod_begin.c", "guest_config.c", "guest_streams.c", "guest_link.c", "guest_modes.c", "files.c"),
-        *("look.c", "pack.c", "clear.c", "unpack.c", "links.c", "extents.c", "tar_read.c", "tar_write.c"),
+        *("look.c", "pack.c", "clear.c", "attempt.c", "unpack.c", "links.c", "extents.c", "tar_read.c", "tar_write.c"),
     ],
     "dms-guest": [
         *SHARED,
@@ -64,6 +65,7 @@ PROGRAMS: dict[str, list[str]] = {
             "look.c",
             "pack.c",
             "clear.c",
+            "attempt.c",
             "unpack.c",
             "links.c",
             "extents.c",

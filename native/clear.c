@@ -4,11 +4,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int files_clear(int folder, const char *name)
 {
     struct dirent *entry;
+    /* Whose it is may have forbidden itself to change it. */
+    fchmodat(folder, name, 0700, AT_SYMLINK_NOFOLLOW);
     int result = 0, fd = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *found = fd < 0 ? NULL : fdopendir(fd);
     if (found == NULL)

@@ -1,6 +1,8 @@
-/* `dms-shim unpack [-j] [-o] [-r] [-s] [-n NAME] FOLDER`: a tar stream from descriptor 0 into a folder that is there.
+/* `dms-shim unpack [-j] [-o] [-r] [-s] [-n NAME [-t NUMBER]] FOLDER`: a tar stream from descriptor 0 into a folder that
+ * is there.
  *
  * With -n nothing but NAME and what is in it: the folder may hold other things that a stranger must not replace.
+ * With -t that comes to its place once it is whole.
  * Nothing in the stream leads out of that folder: names hold no `..`, folders are never reached through symbolic links,
  * and a file takes another's place by a new inode, so that nothing is written through a link either. */
 #include "modes.h"
@@ -13,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "attempt.h"
 #include "extents.h"
 #include "files.h"
 #include "tar.h"
@@ -29,6 +32,7 @@ struct pending {
 static int base = -1;
 static bool keep_owner, drop_special, replaces;
 static const char *only; /* -n */
+static unsigned attempt; /* -t; 0: none */
 static char *path, *link_path, *pending_path;
 static struct pending *pending;
 static size_t pending_count, pending_room;
@@ -333,7 +337,7 @@ static bool take(const struct tar_entry *entry)
 static int options(int argc, char **argv, bool *in_job)
 {
     int option;
-    while ((option = getopt(argc, argv, "+jorsn:")) != -1) {
+    while ((option = getopt(argc, argv, "+jorsn:t:")) != -1) {
         if (option == 'j')
             *in_job = true;
         else if (option == 'o')
@@ -344,10 +348,12 @@ static int options(int argc, char **argv, bool *in_job)
             drop_special = true;
         else if (option == 'n')
             only = optarg;
+        else if (option == 't')
+            attempt = (unsigned)strtoul(optarg, NULL, 10);
         else
             return -1;
     }
-    return argc - optind == 1 ? optind : -1;
+    return argc - optind == 1 && (attempt == 0 || only != NULL) ? optind : -1;
 }
 
 int mode_unpack(int argc, char **argv)
@@ -366,6 +372,9 @@ int mode_unpack(int argc, char **argv)
     if (path == NULL || link_path == NULL || pending_path == NULL || parent_path == NULL)
         die("no memory");
     base = open(argv[index], O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int folder = base;
+    if (base >= 0 && attempt > 0)
+        base = attempt_begin(folder, attempt);
     if (base < 0)
         die(argv[index]);
     while ((found = tar_read_entry(&entry)) > 0) {
@@ -375,7 +384,6 @@ int mode_unpack(int argc, char **argv)
     }
     if (found < 0)
         die(path);
-    settle_left("");
     /* Whoever writes it may go on to the end of a block of its own. */
     uint8_t rest[TAR_BLOCK];
     ssize_t got;
@@ -383,6 +391,11 @@ int mode_unpack(int argc, char **argv)
         ;
     if (got < 0)
         die("the end of the archive");
+    /* Before its own mode may forbid to move it. */
+    if (attempt > 0 && attempt_end(folder, base, attempt, only) != 0)
+        die(only);
+    base = folder;
+    settle_left("");
     if (left_out > 0)
         files_tell("left-out", left_out, first_left_out == NULL ? "" : first_left_out);
     return 0;

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import copy
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from .rights import granted, needed_by
 
 __all__ = ["ApiServer", "standing"]
 
-_TORN = 1 << 10  # bytes
 _GONE = {"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"}
 
 
@@ -74,8 +73,10 @@ class ApiServer:
         """Of how many pods the answer is lost that they were made."""
         self.loses = 0
         """Of how many commands the connection breaks after they were executed."""
-        self.tears = 0
-        """Of how many commands the connection breaks once something has come in."""
+        self.tears: list[int] = []
+        """After how many bytes that came in the connection of the next command with an input breaks, each of one."""
+        self.torn: Callable[[], None] = lambda: None
+        """What happens meanwhile elsewhere."""
         self.skew = 0.0
         """Seconds that all its clocks, and those of its nodes, are ahead."""
         self.version = 1
@@ -280,8 +281,8 @@ class ApiServer:
         await socket.prepare(request)
         has_input = "stdin" in request.query
         process = await container.execute(request.query.getall("command"), has_input=has_input)
-        tears, self.tears = self.tears > 0 and has_input, self.tears - (self.tears > 0 and has_input)
-        feeding = asyncio.create_task(_fed(process, socket, request.transport if tears else None))
+        most = self.tears.pop(0) if self.tears and has_input else None
+        feeding = asyncio.create_task(self._fed(process, socket, request, most))
         with contextlib.suppress(ConnectionError):
             await asyncio.gather(_carried(process.stdout, 1, socket), _carried(process.stderr, 2, socket))
         code = await process.wait()
@@ -300,6 +301,24 @@ class ApiServer:
             await socket.send_bytes(b"\3" + (web.json_response(status).body or b""))  # type: ignore[operator]
             await socket.close()
         return socket
+
+    async def _fed(
+        self, process: asyncio.subprocess.Process, socket: web.WebSocketResponse, request: web.Request, most: int | None
+    ) -> None:
+        """What comes for a command's stdin, to its end: of the connection, whose other side went away in some way."""
+        count = 0
+        async for message in socket:
+            count += len(message.data)
+            if most is not None and count > most and request.transport is not None:
+                self.torn()
+                request.transport.abort()
+                break
+            if process.stdin is not None and message.type is WSMsgType.BINARY and message.data[:1] == b"\0":
+                with contextlib.suppress(ConnectionError):
+                    process.stdin.write(message.data[1:])
+                    await process.stdin.drain()
+        if process.stdin is not None:
+            process.stdin.close()
 
     # -- its state -----------------------------------------------------------------------------------------------
 
@@ -330,24 +349,6 @@ class ApiServer:
         self._history.append((self.version, event))
         for queue in self._watches:
             queue.put_nowait(event)
-
-
-async def _fed(
-    process: asyncio.subprocess.Process, socket: web.WebSocketResponse, torn: asyncio.Transport | None
-) -> None:
-    """What comes for a command's stdin, to its end: of the connection, whose other side went away in some way."""
-    count = 0
-    async for message in socket:
-        count += len(message.data)
-        if torn is not None and count > _TORN:
-            torn.abort()
-            break
-        if process.stdin is not None and message.type is WSMsgType.BINARY and message.data[:1] == b"\0":
-            with contextlib.suppress(ConnectionError):
-                process.stdin.write(message.data[1:])
-                await process.stdin.drain()
-    if process.stdin is not None:
-        process.stdin.close()
 
 
 async def _carried(stream: asyncio.StreamReader | None, number: int, socket: web.WebSocketResponse) -> None:

@@ -69,6 +69,9 @@ class _Kubelet:
             self._tell("Pending")
             code = await container.run()
             self._ended(spec["name"], container, code)
+            if self._is_deleted():  # nothing more of it is begun
+                self.server._remove(self.name)
+                return
             if code:
                 self._tell("Failed")
                 return
@@ -76,9 +79,13 @@ class _Kubelet:
         started = [(spec["name"], await self._started(spec, volumes)) for spec in specs]
         self._tell("Running")
         codes = await asyncio.gather(*(self._run(*each) for each in started))
-        if self.server.pods.get(self.name) is self.pod and "deletionTimestamp" in self.pod["metadata"]:
+        if self._is_deleted():
             self.server._remove(self.name)
         assert codes
+
+    def _is_deleted(self) -> bool:
+        """Whether it is to go, and is still there."""
+        return self.server.pods.get(self.name) is self.pod and "deletionTimestamp" in self.pod["metadata"]
 
     async def _started(self, spec: dict[str, Any], volumes: dict[str, Path]) -> Container:
         container = Container(Path(tempfile.mkdtemp(dir=self.folder)), self.server.lower)

@@ -139,7 +139,7 @@ class KubernetesEngine(Starts, Copies, Transfers, Engine):
         site.pods.learn(pod)
         if any(place.fills for place in places):
             await self._waits(x, report, lambda pod: pod.takes_inputs)
-            await self._bring_in(x, places)
+            await self._bring_in(x, report, places)
         pod = await self._waits(x, report, lambda pod: pod.is_up)
         kept = [(place.number, place.fills) for place in places if place.returns]
         return Prepared(

@@ -11,22 +11,25 @@ import asyncio
 import errno
 import itertools
 import logging
+import math
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from ..engine import Execution
+from ..engine import Execution, Report
 from ..errors import CopyFailed, EngineUnavailable, EngineUnreachable, ExecutionNotRunning, ExecutorError, StartFailed
 from ..policy import Granted, reopen
 from ..supervisor import files
+from ..types import Progress
 from .client import ApiError
 from .conversation import HELPER, Conversation, told_of
 from .helper import Helper
 from .names import INIT, POD, pod_name
 from .places import FILES, INPUTS, TREE, Place, place_folder
+from .pods import Refused
 
 if TYPE_CHECKING:
     from .sites import Sites
@@ -38,7 +41,10 @@ _PIECE = 1 << 16
 _CLOSING, _CLOSINGS = 15.0, 4  # seconds in which a node tells that a container has ended; times that it is asked to
 _BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds between two tries where the cluster does not answer; the outputs stand there meanwhile."""
+_REFUSED = (401, 403)
+_RIGHTS = "Look at the executor's rights in the cluster"
 _log = logging.getLogger("dms_executor.kubernetes")
+_T = TypeVar("_T")
 _SLACK = 64 << 20  # bytes for what a tar has beside its files' data, on top of a sixteenth of it
 
 
@@ -48,37 +54,50 @@ class Transfers:
     _sites: Sites
     _settings: KubernetesSettings
 
-    async def _bring_in(self, x: Execution, places: list[Place]) -> None:
-        """All that the job finds, then the job's container may come. Raises `StartFailed`, `EngineUnreachable`."""
+    async def _bring_in(self, x: Execution, report: Report, places: list[Place]) -> None:
+        """All that the job finds, then the job's container may come. Raises `StartFailed`, `PolicyDenied`.
+
+        A connection that breaks, and a cluster that does not answer, are tried again for as long as the preparation
+        may last, with all of the input that was not whole. The container that takes it ends by itself some time.
+        """
+
+        def tell(error: ExecutorError) -> None:
+            _log.info("inputs: %s; tried again", error, extra={"execution_id": x.id, "engine": "kubernetes"})
+            report(Progress(what=error.message, done=0, unit="inputs", waits=True))
+
         try:
             for place in places:
                 if place.fills:
-                    await self._fill(x, place)
-            await self._close_inputs(x)
+                    await _persistent(partial(self._fill, x, place), tell)
+            await _persistent(partial(self._close_inputs, x), tell)
         except (ApiError, CopyFailed, ExecutionNotRunning) as error:
             raise StartFailed(
-                f"the inputs were not brought into the pod: {error.message}", execution_id=x.id
+                f"the inputs were not brought into the pod: {error.message}", mend=error.mend, execution_id=x.id
             ) from error
 
-    async def _close_inputs(self, x: Execution) -> None:
-        """Their container's end lets the job's come. What is executed to end it goes along with it, perhaps unheard."""
-        site, said = self._sites.of(x), ""
-        for _ in range(_CLOSINGS):
-            try:
-                _, said = await site.client.execute(pod_name(x.token), INPUTS, [INIT, "-k", "15"])
-            except (ApiError, EngineUnreachable) as error:
-                said = error.message
-            try:
-                async with asyncio.timeout(_CLOSING), aclosing(site.pods.changes(x.token)) as changes:
-                    async for pod in changes:
-                        code = pod.end_of(INPUTS) if pod is not None else None
-                        if code == 0:
-                            return
-                        if pod is None or code is not None or pod.has_ended:
-                            raise StartFailed(f"the pod ended before its inputs were there: {said}", execution_id=x.id)
-            except TimeoutError:
-                continue
-        raise StartFailed(f"the pod kept waiting for inputs: {said}", execution_id=x.id)
+    async def _close_inputs(self, x: Execution, attempt: int) -> None:
+        """Their container's end lets the job's come. What is executed to end it goes along with it, perhaps unheard.
+
+        Raises `StartFailed`, `ApiError` without the right to, `EngineUnreachable` where it is to be tried again.
+        """
+        site, is_heard = self._sites.of(x), True
+        try:
+            _, said = await site.client.execute(pod_name(x.token), INPUTS, [INIT, "-k", "15"])
+        except (ApiError, EngineUnreachable) as error:
+            _refused(error)
+            said, is_heard = error.message, False
+        try:
+            async with asyncio.timeout(_CLOSING), aclosing(site.pods.changes(x.token)) as changes:
+                async for pod in changes:
+                    code = pod.end_of(INPUTS) if pod is not None else None
+                    if code == 0:
+                        return
+                    if pod is None or code is not None or pod.has_ended:
+                        raise StartFailed(f"the pod ended before its inputs were there: {said}", execution_id=x.id)
+        except TimeoutError:
+            if is_heard and attempt >= _CLOSINGS:
+                raise StartFailed(f"the pod kept waiting for inputs: {said}", execution_id=x.id) from None
+            raise EngineUnreachable(f"the pod waits for inputs: {said}", mend="It is told again") from None
 
     async def _keeps_files(self, x: Execution) -> bool:
         """Of one whose job did not end by itself: whether its outputs stand there all the same."""
@@ -91,19 +110,24 @@ class Transfers:
         The pod keeps them for a time after `ended_at`: as long a cluster that does not answer is asked again.
         """
         until = (ended_at - datetime.now(UTC)).total_seconds() + self._settings.keep_outputs
+
+        def tell(error: ExecutorError) -> None:
+            _log.warning("outputs: %s; asked again", error, extra={"execution_id": x.id, "engine": "kubernetes"})
+
         told: list[str] = []
         for place in places:
             if place.returns:
-                told += await _persistent(partial(self._fetch, x, place), until)
+                told += await _persistent(partial(self._fetch, x, place), tell, until)
         return told
 
-    async def _fill(self, x: Execution, place: Place) -> None:
+    async def _fill(self, x: Execution, place: Place, attempt: int) -> None:
+        words = files.words_of_unpack(os.fsencode(place_folder(place)), only=TREE.encode(), attempt=attempt)
         with await _opened(place) as granted:
             source, sink = os.pipe2(os.O_CLOEXEC)
             packing = asyncio.create_task(_closing(sink, files.pack(_path(granted), TREE.encode(), sink, follow=True)))
             helper = None
             try:
-                helper = await self._helper(x, INPUTS, [b"unpack", os.fsencode(place_folder(place))])
+                helper = await self._helper(x, INPUTS, [b"unpack", *words])
                 while data := await asyncio.to_thread(os.read, source, _PIECE):
                     try:
                         await helper.write(data)
@@ -124,7 +148,7 @@ class Transfers:
                 if helper is not None:
                     await helper.drop()
 
-    async def _fetch(self, x: Execution, place: Place) -> list[str]:
+    async def _fetch(self, x: Execution, place: Place, _attempt: int) -> list[str]:
         folder = place_folder(place) + (f"/{TREE}" if place.fills else "")
         with await _opened(place) as granted:
             source, sink = os.pipe2(os.O_CLOEXEC)
@@ -166,27 +190,43 @@ class Transfers:
 
     async def _judge(self, x: Execution, container: str, error: ExecutorError) -> NoReturn:
         """A kubelet that begins anew refuses as well, and so does whatever stands before an API server."""
+        if container == INPUTS:  # outputs stand there until the right comes back
+            _refused(error)
         pod = await self._sites.of(x).pods.now(x.token)
         if pod is not None and not pod.lacks(container):
             raise EngineUnreachable(error.message, mend="It is tried again", execution_id=x.id) from error
+        why = error.message
+        if pod is not None and pod.status.reason:
+            why = f"{pod.status.reason}: {pod.status.message}"
         raise CopyFailed(
-            f"the container that keeps the files is gone ({error.message})",
+            f"the container that keeps the files is gone ({why})",
             errno=errno.ENODATA,
-            mend="Collect sooner, or raise keep_outputs in the engine's settings",
+            mend="Collect sooner, or raise keep_outputs in the engine's settings" if container == FILES else "",
         ) from error
 
 
-async def _persistent(work: Callable[[], Awaitable[list[str]]], seconds: float) -> list[str]:
-    """Until the cluster answers, or that time is over; a few times in any case."""
+def _refused(error: ExecutorError) -> None:
+    """Raises what the cluster does not let us do: trying again mends nothing of that."""
+    if isinstance(error, ApiError) and error.status in _REFUSED:
+        error.mend = _RIGHTS
+        raise error
+
+
+async def _persistent(
+    work: Callable[[int], Awaitable[_T]], tell: Callable[[ExecutorError], None], seconds: float = math.inf
+) -> _T:
+    """Until the cluster answers, or that time is over; a few times in any case. `work` gets the number of its try."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     for count, pause in enumerate(itertools.chain(_BACKOFF, itertools.repeat(_BACKOFF[-1]))):
         try:
-            return await work()
+            return await work(count + 1)
+        except Refused:
+            raise
         except (EngineUnreachable, EngineUnavailable) as error:
             if count >= len(_BACKOFF) and loop.time() + pause > until:
                 raise
-            _log.warning("outputs: %s; asked again in %g s", error, pause)
+            tell(error)
             await asyncio.sleep(pause)
     raise AssertionError("unreachable")
 

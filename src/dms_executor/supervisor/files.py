@@ -108,10 +108,14 @@ def words_of_unpack(
     keep_owner: bool = False,
     drop_special: bool = False,
     replaces: bool = False,
+    attempt: int | None = None,
 ) -> list[bytes]:
-    """The words behind the mode's own."""
+    """The words behind the mode's own. `attempt`: the number, from 1 on, of one of many to bring `only` there, of which
+    each takes all that the former left away, and none is seen before it is whole.
+    """
     options = [*([b"-o"] if keep_owner else []), *([b"-s"] if drop_special else []), *([b"-r"] if replaces else [])]
     options += [b"-n", only] if only is not None else []
+    options += [b"-t", b"%d" % attempt] if attempt is not None else []
     return [*options, folder]
 
 
