@@ -14,8 +14,13 @@ import msgspec
 import pytest
 
 from dms_executor import Executor
+from dms_executor.engine import Exit
 from dms_executor.errors import ExecutionNotRunning, NotSupported, ResourcesUnavailable, SnapshotFailed, StartFailed
+from dms_executor.firecracker.engine import FirecrackerEngine
+from dms_executor.lifecycle.stop import running
+from dms_executor.microvm import saving
 from dms_executor.policy import Policy
+from dms_executor.supervisor.record import read_exit
 from dms_executor.types import Settings
 
 from .saved import MEMORY
@@ -81,6 +86,30 @@ async def test_a_job_that_writes_all_the_while_loses_nothing(
         assert not [*memory.parent.rglob("memory")]
     await _ended(executor, name, tmp_path / "end")
     assert not [*state.glob("executions/*/vm")]
+
+
+@pytest.mark.parametrize("executor", [False], ids=["bare"], indirect=True)
+async def test_one_that_is_saved_while_its_end_is_looked_for_has_not_ended(
+    executor: Executor, rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = job(rootfs, "/bin/sh", "-c", _LINES.format(end=tmp_path / "end"))
+    name = request.execution_id
+    await executor.start(request)
+    await until(executor, request, b"line")
+    live = await running(executor._core, name)
+    assert isinstance(live.engine, FirecrackerEngine)
+    loop = asyncio.get_running_loop()
+
+    def meanwhile(folder: Path) -> Exit | None:
+        found = read_exit(folder)
+        asyncio.run_coroutine_threadsafe(executor.snapshot(name, name), loop).result(_DEADLINE)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "read_exit", meanwhile)
+        assert not await live.engine._ended(live.x)
+    await executor.restore(name, name)
+    await _ended(executor, name, tmp_path / "end")
 
 
 @pytest.mark.parametrize("executor", [False], ids=["bare"], indirect=True)

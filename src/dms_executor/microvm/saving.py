@@ -157,8 +157,10 @@ class SavingEngine(MicrovmEngine[S, H]):
         while True:
             if not await asyncio.to_thread(is_suspended, x.folder):
                 end = await super().watch(x, h)
-                if end.lost is None or await self._ended(x):
+                if end.lost is None:
                     return end
+                if await self._ended(x):
+                    return await super().watch(x, h)  # it may have gone on, and left a record, since
             await self._suspensions.over(x.folder, x.request.timeout)
 
     async def stop(self, x: Execution, h: Handle, signum: int, grace: float) -> None:
@@ -227,8 +229,10 @@ class SavingEngine(MicrovmEngine[S, H]):
         async with self._suspensions.alone(x.folder) as saved:
             if saved is not None:
                 return False
-            has_record = await asyncio.to_thread(read_exit, x.folder) is not None
-            return has_record or await self._keeping.connection(x) is None
+            if await asyncio.to_thread(read_exit, x.folder) is not None:
+                return True
+            # A shim takes no lock: it may have saved it, once more, while we looked.
+            return await self._keeping.connection(x) is None and not await asyncio.to_thread(is_suspended, x.folder)
 
     async def _reborn(
         self, x: Execution, p: Prepared, h: Handle, saved: Suspended
