@@ -13,6 +13,7 @@
 #include "sys.h"
 #include "vm_api.h"
 #include "vm_fire.h"
+#include "vm_suspend.h"
 
 #define MEMORY "memory"
 #define STATE "state"
@@ -118,34 +119,39 @@ static int take(int place, int at, const char *name)
     return result;
 }
 
-int vm_kept_save(const struct vm_options *options, int at, const char *name, char *why, size_t size)
+/* Firecracker itself can give up no call: whoever stops the job waits for its answer, and kills it when that is too long. */
+static int ask(const struct vm_call *call, int most, int report, char *why, size_t size)
+{
+    enum vm_fired fired = vm_fire_one(call, most);
+    bool is_stopped = fired == FIRE_TOLD || vm_suspend_is_stopped(report);
+    snprintf(why, size, "%s", is_stopped ? VM_SUSPEND_STOPPED : vm_fire_problem());
+    return is_stopped ? ECANCELED : fired == FIRED ? 0 : strstr(why, "os error 28") != NULL ? ENOSPC : EIO;
+}
+
+int vm_kept_save(const struct vm_options *options, int report, int at, const char *name, char *why, size_t size)
 {
     int error = EIO, place = open_place(options);
     was_cut = false;
-    if (place >= 0) { /* one that came from the disk has its memory in the file of that name */
-        unlinkat(place, MEMORY, 0);
-        unlinkat(place, STATE, 0);
+    if (place < 0) {
+        snprintf(why, size, "its folder is gone");
+        return error;
     }
-    if (place >= 0 && vm_fire_one(&pause_it, ANSWER_MS) == FIRED) {
+    unlinkat(place, MEMORY, 0); /* one that came from the disk has its memory in the file of that name */
+    unlinkat(place, STATE, 0);
+    error = ask(&pause_it, ANSWER_MS, report, why, size);
+    if (error == 0) {
         was_cut = true;
-        if (vm_fire_one(&create, SAVE_MS) != FIRED) {
-            snprintf(why, size, "%s", vm_fire_problem());
-            error = strstr(why, "os error 28") != NULL ? ENOSPC : EIO;
-        } else if (take(place, at, name) != 0) {
-            error = errno;
-            snprintf(why, size, "it cannot be written: %s", strerror(error));
-        } else {
-            error = 0;
-        }
-    } else {
-        snprintf(why, size, "%s", place < 0 ? "its folder is gone" : vm_fire_problem());
+        error = ask(&create, SAVE_MS, report, why, size);
     }
-    if (place >= 0 && error != 0) {
+    if (error == 0 && take(place, at, name) != 0) {
+        error = errno;
+        snprintf(why, size, "it cannot be written: %s", strerror(error));
+    }
+    if (error != 0) {
         unlinkat(place, MEMORY, 0);
         unlinkat(place, STATE, 0);
     }
-    if (place >= 0)
-        close(place);
+    close(place);
     return error;
 }
 

@@ -11,8 +11,9 @@
 #include "vmm.h"
 
 /* Writes the guest, which stands still, to the file `name` of the folder `at`: 0, or an errno and why. Its memory with
- * holes, and behind it the state of its devices (src/dms_executor/firecracker/restoring.py). */
-int vm_kept_save(const struct vm_options *options, int at, const char *name, char *why, size_t size);
+ * holes, and behind it the state of its devices (src/dms_executor/firecracker/restoring.py). ECANCELED: the report has
+ * something to be read meanwhile; a call that is under way is waited for first, unless that is the job's end. */
+int vm_kept_save(const struct vm_options *options, int report, int at, const char *name, char *why, size_t size);
 
 /* It could not be written, and lives on. False: that is not to be had. Its agent calls again where `channel` is -1 now. */
 bool vm_kept_go_on(struct vmm *vmm, const struct vm_options *options);

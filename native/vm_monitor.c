@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "sys.h"
+#include "vm_suspend.h"
 
 enum {
     LINE = 16384,
@@ -88,8 +89,7 @@ static bool put(int monitor, const char *text, int fd)
 
 static bool is_stopped(int report)
 {
-    struct pollfd told = {.fd = report, .events = heeded};
-    return heeded != 0 && poll(&told, 1, 0) > 0;
+    return heeded != 0 && vm_suspend_is_stopped(report);
 }
 
 /* A command and its answer, which has its number: one that was given up may be answered still. */
@@ -101,7 +101,7 @@ static int ask(int monitor, int report, const char *command, int fd, char *why, 
     snprintf(id, sizeof id, "\"id\": \"dms-%u\"", ++number);
     snprintf(text, sizeof text, "{%s, \"execute\": %s}\n", id, command);
     if (is_stopped(report))
-        return give_up(why, size, ECANCELED, "it is being stopped");
+        return give_up(why, size, ECANCELED, VM_SUSPEND_STOPPED);
     if (!put(monitor, text, fd))
         return give_up(why, size, EPIPE, "QEMU takes no commands");
     while (next_line(monitor, report, line, until) == 0) {
@@ -111,7 +111,7 @@ static int ask(int monitor, int report, const char *command, int fd, char *why, 
         return strstr(line, "\"return\": {}") != NULL ? 0 : give_up(why, size, EIO, line);
     }
     if (is_stopped(report))
-        return give_up(why, size, ECANCELED, "it is being stopped");
+        return give_up(why, size, ECANCELED, VM_SUSPEND_STOPPED);
     return give_up(why, size, ETIMEDOUT, "QEMU does not answer");
 }
 
@@ -124,7 +124,7 @@ static int wait_for_move(int monitor, int report, uint64_t most, char *why, size
     if (completed)
         return 0;
     if (is_stopped(report))
-        return give_up(why, size, ECANCELED, "it is being stopped");
+        return give_up(why, size, ECANCELED, VM_SUSPEND_STOPPED);
     return give_up(why, size, EIO, failed ? "QEMU could not do it" : "QEMU did not do it in time");
 }
 
@@ -143,7 +143,7 @@ static int begin(int monitor, int report, char *why, size_t size)
 static int move(int monitor, int report, const char *command, char *why, size_t size)
 {
     if (is_stopped(report))
-        return give_up(why, size, ECANCELED, "it is being stopped");
+        return give_up(why, size, ECANCELED, VM_SUSPEND_STOPPED);
     completed = failed = false;
     moving = true;
     if (ask(monitor, report, command, -1, why, size) != 0) {

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -96,7 +97,13 @@ void vm_suspend_stopped(void)
     if (until == 0)
         return;
     wake();
-    refuse(ECANCELED, "it is being stopped");
+    refuse(ECANCELED, VM_SUSPEND_STOPPED);
+}
+
+bool vm_suspend_is_stopped(int report)
+{
+    struct pollfd told = {.fd = report, .events = POLLIN};
+    return poll(&told, 1, 0) > 0;
 }
 
 /* The disks are as the memory has them: QEMU has written what it had, and the host does not lose it with its power. */
@@ -129,7 +136,7 @@ static int save(const struct vmm *vmm, const struct vm_options *options, int rep
         error = errno;
         snprintf(why, size, "its file cannot be made");
     } else if (fires) {
-        error = vm_kept_save(options, at, SCRATCH, why, size);
+        error = vm_kept_save(options, report, at, SCRATCH, why, size);
         if (error == 0 && (renameat(at, SCRATCH, at, MEMORY) != 0 || sync_folder(at) != 0))
             error = errno;
     } else if (vm_monitor_save(vmm->monitor, file, report, why, size) != 0) {
@@ -140,6 +147,10 @@ static int save(const struct vmm *vmm, const struct vm_options *options, int rep
     }
     if (error == EIO && posix_fallocate(file, lseek(file, 0, SEEK_END), FULL) == ENOSPC)
         error = ENOSPC; /* QEMU says only that it could not */
+    if (error == 0 && vm_suspend_is_stopped(report)) { /* the last moment in which that can come before */
+        error = ECANCELED;
+        snprintf(why, size, VM_SUSPEND_STOPPED);
+    }
     if (error != 0 && at >= 0) {
         unlinkat(at, SCRATCH, 0);
         unlinkat(at, MEMORY, 0);
@@ -165,7 +176,7 @@ void vm_suspend_frozen(struct vmm *vmm, const struct vm_options *options, int re
     }
     bool fires = options->api != NULL;
     if (fires ? !vm_kept_go_on(vmm, options) : vm_monitor_go_on(vmm->monitor, report, more, sizeof more) != 0) {
-        refuse(EIO, "it cannot be saved, and its guest cannot go on");
+        refuse(error == ECANCELED ? error : EIO, error == ECANCELED ? why : "it cannot be saved, and its guest cannot go on");
         vm_fail("its guest cannot go on", more);
     }
     if (vmm->channel >= 0)

@@ -15,6 +15,10 @@ int vm_suspend_patience(void); /* ms, -1: nothing is waited for; once it is over
 void vm_suspend_late(void);
 void vm_suspend_stopped(void); /* the shim has a stop in hand: it comes before */
 
+/* The same while a guest that stands still is written, when nobody hears the shim: it has said something, or is gone. */
+bool vm_suspend_is_stopped(int report);
+#define VM_SUSPEND_STOPPED "it is being stopped"
+
 /* The guest stands still, and all that it said is passed on. Returns where it goes on, after all. */
 void vm_suspend_frozen(struct vmm *vmm, const struct vm_options *options, int report, int folder);
 

@@ -1,7 +1,8 @@
 """The stand-in with snapshots: a machine is saved as what it was told, and one that has none yet goes on from that.
 
 A file `fault` beside its socket is every answer's, with the status 400; where a file
-`full` is, no memory can be written. A saved machine may bear a "fault" of its load:
+`full` is, no memory can be written, and where a file `slow` is, half of it is until that goes. A saved machine may bear
+a "fault" of its load:
 "refused", "slow" or "gone".
 """
 
@@ -19,6 +20,7 @@ __all__ = ["MEMORY", "Saving"]
 
 MEMORY = bytes(1 << 20) + b"what the guest has" + bytes((1 << 20) - 18)
 _SLOWLY = 1.0  # seconds
+_LOOK = 0.01  # seconds
 
 
 class Saving(StandIn):
@@ -94,3 +96,7 @@ class Saving(StandIn):
     async def _delayed(self, method: str, path: str, content: Any) -> None:
         if path == "/snapshot/load" and b'"fault": "slow"' in Path(content["snapshot_path"]).read_bytes():
             await asyncio.sleep(_SLOWLY)
+        if path == "/snapshot/create" and Path("slow").exists():
+            Path(content["mem_file_path"]).write_bytes(MEMORY[: len(MEMORY) // 2])
+            while Path("slow").exists():
+                await asyncio.sleep(_LOOK)

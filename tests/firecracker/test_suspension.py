@@ -21,6 +21,7 @@ from dms_executor.lifecycle.stop import running
 from dms_executor.microvm import saving
 from dms_executor.policy import Policy
 from dms_executor.supervisor.record import read_exit
+from dms_executor.supervisor.shim import connect
 from dms_executor.types import Settings
 
 from .saved import MEMORY
@@ -135,6 +136,54 @@ async def test_one_that_cannot_be_saved_goes_on(
     await executor.snapshot(name, name)
     await executor.restore(name, name)
     await _ended(executor, name, tmp_path / "end")
+
+
+@pytest.mark.parametrize("patient", [True, False], ids=["graceful", "at-once"])
+async def test_a_stop_comes_before_a_snapshot_that_is_being_written(
+    executor: Executor, rootfs: Path, state: Path, patient: bool
+) -> None:
+    request = job(rootfs, "/bin/sh", "-c", "trap 'echo asked; exit 5' TERM; echo ready; while :; do sleep 0.1; done")
+    name = request.execution_id
+    await executor.start(request)
+    await until(executor, request, b"ready")
+    (socket,) = state.glob("executions/*/vm/**/api.sock")
+    slow, memory = socket.with_name("slow"), socket.with_name("memory")
+    (folder,) = {path.parent for path in state.glob("executions/*/vm")}
+    slow.touch()
+    saving = asyncio.create_task(executor.snapshot(name, name))
+    async with asyncio.timeout(_DEADLINE):
+        while not memory.exists():
+            await asyncio.sleep(0.01)
+    stopping = asyncio.create_task(executor.cancel(name, grace=_DEADLINE if patient else 0))
+    if patient:
+        await _until_stopping(folder)
+        slow.unlink()  # Firecracker answers that it has saved it
+    with pytest.raises(ExecutionNotRunning, match="being stopped"):
+        await asyncio.wait_for(saving, _DEADLINE)
+    left = [memory, memory.with_name("state"), folder / "vm/memory", folder / "vm/memory.tmp", folder / "suspended"]
+    assert not [path for path in left if path.exists()]
+    await asyncio.wait_for(stopping, _DEADLINE)
+    result = await executor.wait(name)
+    ended = (5, None, b"ready\nasked\n") if patient else (137, 9, b"ready\n")
+    assert (result.exit_code, result.signal, result.stdout) == ended, result
+    assert (result.status, result.reason, result.error_msg) == ("cancelled", "cancelled", "cancelled"), result
+    await executor.remove(name)
+
+
+async def _until_stopping(folder: Path) -> None:
+    """Until its shim has a stop in hand: who asks for a save then is refused, and before joins the one in hand."""
+    async with asyncio.timeout(_DEADLINE):
+        while True:
+            shim = await connect(folder)
+            assert shim is not None
+            try:
+                await asyncio.wait_for(shim.suspend(), 0.05)
+            except TimeoutError:
+                continue
+            except ExecutionNotRunning:
+                return
+            finally:
+                shim.close()
 
 
 @_dear
