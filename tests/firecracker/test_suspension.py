@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import struct
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dms_executor import Executor
+from dms_executor import ByteSize, Executor, Resources
 from dms_executor.engine import Exit
 from dms_executor.errors import ExecutionNotRunning, NotSupported, ResourcesUnavailable, SnapshotFailed, StartFailed
 from dms_executor.firecracker.engine import FirecrackerEngine
@@ -136,6 +138,26 @@ async def test_one_that_cannot_be_saved_goes_on(
     await executor.snapshot(name, name)
     await executor.restore(name, name)
     await _ended(executor, name, tmp_path / "end")
+
+
+@pytest.mark.parametrize("executor", [False], ids=["bare"], indirect=True)
+async def test_room_is_asked_for_all_that_firecracker_writes(
+    executor: Executor, rootfs: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = job(rootfs, "sleep", "1000", resources=Resources(memory=ByteSize("200MiB")))
+    name = request.execution_id
+    await executor.start(request)
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "_RESERVE", 1 << 62)
+        with pytest.raises(ResourcesUnavailable, match="are free") as caught:
+            await executor.snapshot(name, name)
+    said = re.search("may take ([0-9]+) MiB", str(caught.value))
+    await executor.snapshot(name, name)
+    (memory,) = _saved(state)
+    length, _ = struct.unpack("<Q8s", memory.read_bytes()[-16:])
+    assert said is not None
+    assert int(said[1]) << 20 == length
+    await executor.remove(name, force=True)
 
 
 @pytest.mark.parametrize("patient", [True, False], ids=["graceful", "at-once"])

@@ -231,7 +231,10 @@ async def test_one_that_finds_no_room_goes_on(
     name = "roomless"
     await executor.start(job(rootfs, name, "sh", "-c", "while [ ! -e /tmp/end ]; do sleep 0.1; done; exit 4"))
     monkeypatch.setattr("dms_executor.microvm.saving._RESERVE", 1 << 62)
-    with pytest.raises(ResourcesUnavailable, match="are free"):
+    monitor = (await _processes(executor, name))["monitor"]
+    words = Path(f"/proc/{monitor}/cmdline").read_bytes().decode().split("\0")
+    memory = words[words.index("-m") + 1].removesuffix("M")
+    with pytest.raises(ResourcesUnavailable, match=f"may take {memory} MiB, and .* are free"):
         await executor.snapshot(name, name)
     monkeypatch.undo()
     info = await executor.inspect(name)

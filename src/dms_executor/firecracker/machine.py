@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..microvm.plan import Plan
-from ..microvm.settings import vm_memory
+from ..microvm.settings import OWN_MEMORY, vm_memory
 from .config import Drive, Machine, boot_args, vcpus
 from .network import interface
 from .place import VSOCK
@@ -18,7 +18,6 @@ from .spec import FirecrackerParams, FirecrackerSettings
 __all__ = ["INITRD", "KERNEL", "drive_name", "machine_of"]
 
 KERNEL, INITRD = "kernel", "initrd"
-_OWN_MEMORY = 96 << 20  # bytes that the guest's kernel and agent have beside the job
 # The console is for a guest's last words; more serial ports cost a boot's time.
 _WORDS = ("console=ttyS0", "8250.nr_uarts=1")
 
@@ -41,7 +40,7 @@ def machine_of(
         kernel=Path(KERNEL),
         initrd=Path(INITRD),
         vcpus=vcpus(plan.limits.cpu or 1.0, len(os.sched_getaffinity(0))),
-        memory=vm_memory(plan.limits.memory, settings) + _OWN_MEMORY,
+        memory=vm_memory(plan.limits.memory, settings) + OWN_MEMORY,
         boot_args=boot_args([*_WORDS, *settings.kernel_args.split()], params.kernel_args),
         drives=[
             Drive(name=name, path=Path(name), read_only=not writes, rate=settings.disk_rate)

@@ -40,7 +40,7 @@ from .engine import MicrovmEngine
 from .host import VmHost
 from .launch import LOADED, Launch, Monitor, assemble
 from .plan import FOLDER, Plan
-from .settings import VmSettings, vm_memory
+from .settings import OWN_MEMORY, VmSettings, vm_memory
 from .standing import is_standing
 
 __all__ = ["SavingEngine"]
@@ -106,7 +106,7 @@ class SavingEngine(MicrovmEngine[S, H]):
         try:
             if shim.phase != "suspending":
                 plan = Plan.from_state(p.state)
-                memory = vm_memory(plan.limits.memory, self._settings)
+                memory = vm_memory(plan.limits.memory, self._settings) + OWN_MEMORY
                 await finished(None, _make_ready, plan, x.folder / FOLDER, memory)
             await self._suspend(x, shim)
         finally:
@@ -275,7 +275,9 @@ def _kept(plan: Plan, folder: Path) -> Plan:
 
 
 def _make_ready(plan: Plan, folder: Path, memory: int) -> None:
-    """Sees to the room that a save may take at most, and to what a restore needs. Blocks."""
+    """Sees to the room that a save may take at most, and to what a restore needs. `memory`: the machine's, all of which
+    Firecracker writes, and of which QEMU leaves out pages of zeros. Blocks.
+    """
     try:
         system = os.statvfs(folder)
         free = system.f_bavail * system.f_frsize

@@ -9,8 +9,9 @@ from ..images.hosts import RegistryHost
 from ..images.limits import ImageLimits
 from ..types import ByteSize
 
-__all__ = ["Rate", "VmSettings", "check_rate", "check_settings", "vm_memory"]
+__all__ = ["OWN_MEMORY", "Rate", "VmSettings", "check_rate", "check_settings", "vm_memory"]
 
+OWN_MEMORY = 96 << 20  # bytes that the guest's kernel and agent have beside the job: the machine has both
 _STEP = 128 << 20
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ..microvm.network import GuestNetwork
+from ..microvm.settings import OWN_MEMORY
 from ..types import PortMapping
 
 __all__ = ["CHANNEL", "COLD", "FIRST", "FIRST_DISK", "NETWORK", "WARM", "Disk", "Machine", "qemu_argv"]
@@ -21,7 +22,6 @@ FIRST = 6  # what is passed: native/vmm.h
 FIRST_DISK = 8
 WARM, COLD = 2, 6  # words at the end of a command line
 _CHANNEL_FD, _CONSOLE_FD, _MONITOR_FD, _KERNEL_FD, _INITRD_FD = 3, 4, 5, 6, 7  # native/vmm.h
-_OWN_MEMORY = 96  # MiB that the guest's kernel and agent have beside the job
 _BUFFER = 64  # MiB of translated code
 _WORDS = "console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests"
 # Another one than that of the namespace around it, whose forwarder of names the guest asks.
@@ -81,7 +81,7 @@ def qemu_argv(
     if timed and emulated and machine.tsc_khz is not None:
         words += f" tsc_early_khz={machine.tsc_khz}"
     cores = min(machine.cpus, max(1, math.ceil(machine.cpu or 1)))
-    memory = -(-machine.memory // (1 << 20)) + _OWN_MEMORY
+    memory = -(-(machine.memory + OWN_MEMORY) // (1 << 20))
     argv = [machine.program, "-M", "microvm,acpi=on"]
     argv += ["-accel", f"tcg,tb-size={_BUFFER}" if emulated else "kvm", "-cpu", "max" if emulated else "host"]
     argv += ["-smp", str(cores), "-m", f"{memory}M"]
