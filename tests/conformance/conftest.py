@@ -80,6 +80,7 @@ _ONE_OF = (
     "powers",
     "provision",
     "recovery",
+    "saving",
     "starting",
     "stopping",
     "timeouts",

@@ -23,6 +23,7 @@ from .recovery import *  # noqa: F403
 from .requests import *  # noqa: F403
 from .results import *  # noqa: F403
 from .retention import *  # noqa: F403
+from .saving import *  # noqa: F403
 from .sessions import *  # noqa: F403
 from .starting import *  # noqa: F403
 from .stopping import *  # noqa: F403
