@@ -45,6 +45,7 @@ class ApiServer:
         """All of a pod's, by name."""
         self.maps: dict[str, dict[str, Any]] = {}
         self.claims: set[str] = set()
+        """With their namespaces: `default/data`."""
         self.made = asyncio.Event()
         """A ConfigMap was."""
         self.requests: dict[str, int] = {}
@@ -173,7 +174,8 @@ class ApiServer:
         return web.json_response({"items": [{"metadata": {"name": name.partition("/")[2]}} for name in self.maps]})
 
     async def _claim(self, request: web.Request) -> web.Response:
-        return web.json_response({}) if request.match_info["name"] in self.claims else _refused(404, "NotFound")
+        name = f"{request.match_info['namespace']}/{request.match_info['name']}"
+        return web.json_response({}) if name in self.claims else _refused(404, "NotFound")
 
     async def _make(self, request: web.Request) -> web.Response:
         pod = await request.json()

@@ -186,7 +186,7 @@ async def test_a_claim_is_looked_for_before_anything_is_made(alone: Bench, serve
     with pytest.raises(InvalidRequest, match="default has no PersistentVolumeClaim") as caught:
         await alone.executor.run(asked)
     assert caught.value.path == "$.inputs[0].source"
-    server.claims.add("data")
+    server.claims.add("default/data")
     assert (await alone.executor.run(asked)).exit_code == 0
     server.rights.remove(("persistentvolumeclaims", "get"))
     server.claims.clear()

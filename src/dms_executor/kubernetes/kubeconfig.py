@@ -75,10 +75,21 @@ def find_access(settings: KubernetesSettings) -> Access:
 
 def _of_the_pod(settings: KubernetesSettings) -> Access:
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    own = _ACCOUNT / "namespace"
+    try:
+        namespace = settings.namespace or (own.read_text().strip() if own.exists() else "")
+        tls = ssl.create_default_context(cafile=str(_ACCOUNT / "ca.crt"))
+    except (OSError, ValueError) as error:
+        raise _unusable(f"this pod's service account cannot be used ({_ACCOUNT}): {error}") from error
+    if not namespace:  # `default` would be somebody else's
+        raise EngineUnavailable(
+            f"nothing says in which namespace jobs are to be: {own} names none",
+            mend="Give namespace in Settings(engines={'kubernetes': {...}})",
+        )
     return Access(
         server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
-        namespace=settings.namespace or (_ACCOUNT / "namespace").read_text().strip(),
-        tls=ssl.create_default_context(cafile=str(_ACCOUNT / "ca.crt")),
+        namespace=namespace,
+        tls=tls,
         token_file=_ACCOUNT / "token",
     )
 
