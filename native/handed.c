@@ -28,11 +28,13 @@ static int read_exactly(int fd, void *data, size_t length)
     return 0;
 }
 
+/* The same go may come twice, since its first answer was lost: each writes beside, so that what stands is whole. */
 static int receive_one(int room, const char *name, uint32_t length)
 {
     static char buffer[COPY];
-    /* The same go may come twice: its first answer was lost. */
-    int file = openat(room, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    char own[LONGEST_NAME];
+    snprintf(own, sizeof own, ".%d", (int)getpid());
+    int file = openat(room, own, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
     int result = file < 0 ? -1 : 0;
     while (result == 0 && length > 0) {
         size_t part = length < sizeof buffer ? length : sizeof buffer;
@@ -43,6 +45,10 @@ static int receive_one(int room, const char *name, uint32_t length)
     }
     if (file >= 0)
         close(file);
+    if (result == 0)
+        result = renameat(room, own, room, name);
+    if (result != 0 && file >= 0)
+        unlinkat(room, own, 0);
     return result;
 }
 
