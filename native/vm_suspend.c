@@ -145,7 +145,7 @@ static int save(const struct vmm *vmm, const struct vm_options *options, int rep
         error = errno;
         snprintf(why, size, "it cannot be written");
     }
-    if (error == EIO && posix_fallocate(file, lseek(file, 0, SEEK_END), FULL) == ENOSPC)
+    if (error == EIO && fallocate(file, 0, lseek(file, 0, SEEK_END), FULL) != 0 && errno == ENOSPC)
         error = ENOSPC; /* QEMU says only that it could not */
     if (error == 0 && vm_suspend_is_stopped(report)) { /* the last moment in which that can come before */
         error = ECANCELED;

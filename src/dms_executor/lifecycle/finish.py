@@ -136,7 +136,8 @@ def _verdict(live: Live, end: Exit, intent: Intent | None) -> tuple[ExecutionSta
     if end.error:
         return failed, "start_failed", end.error
     if cause == "timed_out":
-        return failed, "timed_out", f"ran longer than its timeout of {timeout:g} s" if timeout else "timed out"
+        late = f"ran longer than its timeout of {timeout:g} s" if timeout else "timed out"
+        return failed, "timed_out", f"{late}; {end.lost}" if end.lost else late
     if end.lost is not None:
         return failed, "engine_lost", end.lost
     if end.oom_kills and end.code != 0:

@@ -67,15 +67,17 @@ async def _see_saved(core: Core, live: Live, power: Snapshots, handle: Handle, n
 
 
 async def _is_saved(core: Core, live: Live, name: str) -> bool:
-    """Whatever went wrong: by what there is. Where nobody knows, the name stays, and recovery asks again."""
+    """Whatever went wrong: by what there is. Where nobody knows, or a full disk takes no word of it, the name stays,
+    and recovery, or another save under it, asks again.
+    """
     try:
         seen = (await live.engine.survey_of([live.x.token])).get(live.x.token)
+        if seen is not None and seen.phase in ("running", "paused"):
+            status = ExecutionStatus.PAUSED if seen.phase == "paused" else ExecutionStatus.RUNNING
+            await core.journal.unsaved(live.x.token, name, status)
     except ExecutorError as error:
         _log.warning("%s", error, extra={"execution_id": live.x.id})
         return False
-    if seen is not None and seen.phase in ("running", "paused"):
-        status = ExecutionStatus.PAUSED if seen.phase == "paused" else ExecutionStatus.RUNNING
-        await core.journal.unsaved(live.x.token, name, status)
     return seen is not None and seen.phase == "suspended"
 
 
