@@ -71,7 +71,8 @@ async def _recover(core: Core, follow: bool, thorough: bool) -> RecoveryReport:
     report = RecoveryReport()
     core.unsettled = False
     asked: dict[str, set[str]] = {}
-    for row in await core.journal.open_rows():
+    before = {row.token: row for row in await core.journal.open_rows()}
+    for row in before.values():
         asked.setdefault(row.engine, set()).add(row.token)
     if thorough:
         for name in set(core.opened()) | await core.journal.engines():
@@ -89,6 +90,10 @@ async def _recover(core: Core, follow: bool, thorough: bool) -> RecoveryReport:
             # again with the next look.
             core.unsettled |= follow and await _nobody_has(core, row)
             continue
+        live = core.live.get(row.token)
+        if live is not None and live.unseen:
+            # Of a row that has changed since the engine was asked, what it told may be older.
+            await _see(core, live, row, surveys.get(row.engine) if row == before.get(row.token) else None)
         task = await _settled(core, row, surveys.get(row.engine), report, follow)
         if task is not None:
             (leaving if row.token in core.settling else ending).append(task)
@@ -321,13 +326,22 @@ async def _stale(core: Core, row: Row, report: RecoveryReport, follow: bool) -> 
     core.unsettled = True
     if row.phase == "running" and follow:
         try:
-            (await adopt(core, row)).stale = True
+            live = await adopt(core, row)
+            live.stale = live.unseen = True
         except ExecutorError as error:
             _log.warning("%s", error, extra={"execution_id": row.id, "engine": row.engine})
         report.adopted.append(row.id)
     else:
         await core.journal.release([row.token])
     return None
+
+
+async def _see(core: Core, live: Live, row: Row, survey: Mapping[str, Observed] | None) -> None:
+    """What its engine tells only now of one that was taken over unseen: paused, saved, or being saved meanwhile."""
+    live.unseen = survey is None
+    core.unsettled |= live.unseen
+    if survey is not None and row.phase == "running" and (seen := survey.get(row.token)) is not None:
+        await tell_paused(core, row, seen, True)
 
 
 async def _destroy_leftovers(

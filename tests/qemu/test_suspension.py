@@ -13,6 +13,7 @@ import pytest
 
 from dms_executor import Executor
 from dms_executor.errors import (
+    EngineUnreachable,
     ExecutionNotFound,
     ExecutionNotRunning,
     InvalidRequest,
@@ -152,8 +153,11 @@ async def test_whoever_is_killed_meanwhile_it_is_saved_or_runs(rootfs: Path, sta
         _numbered(await _log(executor, name))
 
 
-async def test_a_caller_that_is_killed_while_it_saves_is_followed_by_the_next(rootfs: Path, state: Path) -> None:
-    name = "followed"
+@pytest.mark.parametrize("is_silent", [False, True], ids=["at-once", "once-its-engine-tells"])
+async def test_a_caller_that_is_killed_while_it_saves_is_followed_by_the_next(
+    rootfs: Path, state: Path, monkeypatch: pytest.MonkeyPatch, is_silent: bool
+) -> None:
+    name = "followed-unseen" if is_silent else "followed"
 
     def opened() -> AbstractAsyncContextManager[Executor]:
         return Executor.open(state, policy=Policy.trusted(), settings=Settings(engines={"qemu": qemus.settings()}))
@@ -168,8 +172,12 @@ async def test_a_caller_that_is_killed_while_it_saves_is_followed_by_the_next(ro
     finally:
         caller.kill()
         await caller.wait()
+    if is_silent:
+        monkeypatch.setattr("dms_executor.microvm.engine.survey", _silent)
     async with opened() as executor:
         info = await executor.inspect(name)
+        assert info.stale or not is_silent
+        monkeypatch.undo()
         os.kill(monitor, signal.SIGCONT)
         assert (info.status, info.saved_as) == ("running", None)
         await asyncio.wait_for(executor.wait_for_status(name, "paused"), _DEADLINE)
@@ -179,6 +187,10 @@ async def test_a_caller_that_is_killed_while_it_saves_is_followed_by_the_next(ro
         result = await asyncio.wait_for(executor.wait(name), _DEADLINE)
         assert (result.reason, result.exit_code) == ("exited", 7), result
         _numbered(await _log(executor, name))
+
+
+async def _silent(*_: object) -> None:
+    raise EngineUnreachable("it does not tell")
 
 
 async def test_a_stop_comes_before_a_save_that_is_in_hand(executor: Executor, rootfs: Path, state: Path) -> None:

@@ -37,6 +37,7 @@ class Live:
         "result",
         "stale",
         "status",
+        "unseen",
         "x",
     )
 
@@ -49,6 +50,7 @@ class Live:
         self.intent: Intent | None = None
         self.keeper: Keeper | None = None
         self.stale = False
+        self.unseen = False  # followed from what is recorded: its engine did not tell of it when it was taken over
         self.ended = False
         self.result: ExecutionResult | None = None
         self.failure: ExecutorError | None = None
