@@ -18,9 +18,9 @@ int record_reserve(int folder, uint64_t bytes)
     record_fd = openat(folder, "exit.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (record_fd < 0)
         return -1;
-    int error = bytes > 0 ? posix_fallocate(record_fd, 0, (off_t)bytes) : 0;
-    if (error == 0 || error == EOPNOTSUPP || error == EINVAL)
+    if (bytes == 0 || fallocate(record_fd, 0, 0, (off_t)bytes) == 0 || errno == EOPNOTSUPP || errno == EINVAL)
         return 0;
+    int error = errno;
     record_discard();
     errno = error;
     return -1;
