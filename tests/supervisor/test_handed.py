@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dms_executor.supervisor import binary
@@ -19,14 +20,11 @@ def _receiver(room: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([binary.init_path(), "-g", room], stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
 
 
-def _until_written(room: Path, size: int, but: frozenset[Path] = frozenset()) -> Path:
+def _until(is_there: Callable[[], bool]) -> None:
     end = time.monotonic() + _LIMIT
-    while time.monotonic() < end:
-        for path in set(room.iterdir()) - but:
-            if path.stat().st_size >= size:
-                return path
+    while not is_there():
+        assert time.monotonic() < end
         time.sleep(0.01)
-    raise AssertionError(f"nothing has {size} bytes: {[(path.name, path.stat().st_size) for path in room.iterdir()]}")
 
 
 def test_a_second_go_takes_nothing_away_from_the_first(tmp_path: Path) -> None:
@@ -35,12 +33,10 @@ def test_a_second_go_takes_nothing_away_from_the_first(tmp_path: Path) -> None:
         assert second.stdin is not None
         first.stdin.write(_RECORD)
         whole = tmp_path / "environment"
-        _until_written(tmp_path, len(_SECRETS))
-        end = time.monotonic() + _LIMIT
-        while not whole.exists() and time.monotonic() < end:
-            time.sleep(0.01)
+        _until(whole.exists)
         second.stdin.write(_RECORD[: len(_RECORD) // 2])
-        _until_written(tmp_path, 1 << 16, frozenset({whole}))
+        own = tmp_path / f".{second.pid}"
+        _until(lambda: own.exists() and own.stat().st_size >= 1 << 16)
         assert whole.read_bytes() == _SECRETS
         second.stdin.close()
         assert second.wait(_LIMIT) == 1
