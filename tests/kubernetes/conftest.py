@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,6 +47,15 @@ class Bench:
         request = self.request(*argv, **fields)
         await self.executor.start(request)
         return request.execution_id
+
+    async def waits_for(self, request: ExecutionRequest, why: str) -> None:
+        """Until it is told of one whose run has begun, as an event and by who looks."""
+        async with asyncio.timeout(90):
+            async for event in self.executor.events(after=0):
+                if why in event.message:
+                    break
+        info = await self.executor.inspect(request.execution_id)
+        assert (info.status, why in info.waits_for) == ("pending", True)
 
     async def pods(self) -> list[str]:
         """The names of its pods that there are."""

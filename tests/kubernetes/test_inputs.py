@@ -107,12 +107,7 @@ async def test_why_inputs_are_not_there_yet_is_told_and_ends_with_the_preparatio
     volume = StorageVolume(source=str(source), target="/in")
     request = alone.request("true", inputs=[volume], prepare_timeout=5.0)
     running = asyncio.create_task(alone.executor.run(request))
-    async with asyncio.timeout(30):
-        async for event in alone.executor.events(after=0):
-            if "InternalError" in event.message:
-                break
-    info = await alone.executor.inspect(request.execution_id)
-    assert (info.status, "InternalError" in info.waits_for) == ("pending", True)
+    await alone.waits_for(request, "InternalError")
     with pytest.raises(StartFailed, match="5 s"):
         await asyncio.wait_for(running, 30)
     assert server.pods == {}

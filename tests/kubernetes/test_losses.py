@@ -82,12 +82,7 @@ async def test_a_pod_that_makes_room_for_another_is_lost(bench: Bench, urgent: d
 async def test_an_image_that_does_not_come_says_why_and_can_be_cancelled(bench: Bench) -> None:
     request = bench.request("true", params={"image": "127.0.0.1:1/none:1"})
     running = asyncio.create_task(bench.executor.run(request))
-    async with asyncio.timeout(90):
-        async for event in bench.executor.events(after=0):
-            if "ImagePull" in event.message:
-                break
-    info = await bench.executor.inspect(request.execution_id)
-    assert (info.status, "ImagePull" in info.waits_for) == ("pending", True)
+    await bench.waits_for(request, "ImagePull")
     await bench.executor.cancel(request.execution_id)
     with pytest.raises(ExecutionCancelled):
         await running

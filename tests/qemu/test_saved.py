@@ -20,6 +20,7 @@ from dms_executor.errors import ExecutionNotRunning, ResourcesUnavailable
 from dms_executor.policy import Policy
 from dms_executor.types import Settings
 from tests import qemus
+from tests.disks import mounted
 from tests.qemu.jobs import job
 from tests.saves import until_suspending
 
@@ -72,11 +73,8 @@ def _later(folder: Path, seconds: int) -> None:
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own, of 512 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512m,mode=0700", "tmpfs", str(place)], check=True)
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with mounted(tmp_path, "-t", "tmpfs", "-o", "size=512m,mode=0700") as place:
+        yield place
 
 
 @pytest.mark.parametrize("left", [8 << 20, 0], ids=["soon", "at-once"])

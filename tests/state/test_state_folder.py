@@ -18,6 +18,7 @@ from dms_executor import ExecutionRequest, ExecutionStatus, Executor, Policy
 from dms_executor.errors import StateError, StateTooNew, StateUnwritable
 from dms_executor.journal import folder as state_folder
 from dms_executor.testing import MemorySpec
+from tests.disks import mounted
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -84,11 +85,8 @@ async def test_a_second_executor_of_the_same_process_is_refused(state_dir: Path)
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", str(place)], check=True)
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with mounted(tmp_path, "-t", "tmpfs", "-o", "size=4m,mode=0700") as place:
+        yield place
 
 
 def fill(place: Path) -> Path:

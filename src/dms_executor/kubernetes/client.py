@@ -27,10 +27,13 @@ from .wire import PROTOCOLS, Wire
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["AGAIN", "ApiError", "Client"]
+__all__ = ["AGAIN", "RIGHTS", "ApiError", "Client"]
 
 AGAIN = (0.2, 1.0, 3.0, 10.0)
 """Seconds between two tries where the cluster does not answer."""
+
+RIGHTS = "Look at the executor's rights in the cluster"
+"""What mends a call that lacks them."""
 
 _DEADLINE = 30.0  # seconds for a call that the cluster answers at once unless it is busy
 _CONNECT = 4.0
@@ -48,6 +51,11 @@ class ApiError(ExecutorError):
         super().__init__(message, **rest)
         self.status = status
         self.reason = reason
+
+    @property
+    def lacks_rights(self) -> bool:
+        """Whether trying again mends nothing."""
+        return self.status in (401, 403)
 
 
 class Client:

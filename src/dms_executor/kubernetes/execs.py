@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..engine import Command, Execution, Handle
 from ..errors import CopyFailed, EngineUnreachable, ExecutionNotRunning, ExecutorError, NotSupported, StartFailed
 from ..types import Stats
-from .client import ApiError
+from .client import RIGHTS, ApiError
 from .conversation import ATTACH, HELPER, Conversation, told_of
 from .gauge import FILES, Gauge, contents
 from .helper import Helper
@@ -165,8 +165,8 @@ class Execs:
         except ApiError as error:
             if await self._has_ended(x):
                 raise ExecutionNotRunning("it has ended", execution_id=x.id) from error
-            if error.status in (401, 403):
-                raise StartFailed(error.message, mend="Look at the executor's rights", execution_id=x.id) from error
+            if error.lacks_rights:
+                raise StartFailed(error.message, mend=RIGHTS, execution_id=x.id) from error
             raise EngineUnreachable(error.message, mend="Ask again", execution_id=x.id) from error
         begun = kind(wire, told, partial(self._has_ended, x))
         try:

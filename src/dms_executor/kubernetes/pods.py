@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ..errors import EngineUnreachable, ExecutorError
-from .client import ApiError, Client
+from .client import RIGHTS, ApiError, Client
 from .names import EXECUTOR, pod_name
 from .view import Pod, seen
 
@@ -27,8 +27,6 @@ _LENGTH = 300  # seconds after which the server ends a watch; the next begins wh
 _SILENCE = _LENGTH + 30.0
 _SHORT = 1.0  # seconds; a watch that is over sooner is no watch
 _PAUSE, _LONGEST_PAUSE = 0.05, 30.0
-_REFUSED = (401, 403)
-_RIGHTS = "Look at the executor's rights in the cluster"
 _log = logging.getLogger("dms_executor.kubernetes")
 
 
@@ -174,8 +172,8 @@ class Pods:
         try:
             raw = await self._client.call("GET", "pods", labelSelector=self._selector)
         except ApiError as error:
-            if error.status in _REFUSED:
-                raise Refused(error.message, mend=_RIGHTS) from error
+            if error.lacks_rights:
+                raise Refused(error.message, mend=RIGHTS) from error
             raise EngineUnreachable(error.message, mend="Look at its API server") from error
         pods = [seen(item) for item in raw.get("items") or []]
         return {pod.token: pod for pod in pods}, str(raw["metadata"]["resourceVersion"])
@@ -201,8 +199,8 @@ class Pods:
                                 return
                             version = self._take(event["type"], event["object"])
             except (ApiError, EngineUnreachable) as error:
-                if isinstance(error, ApiError) and error.status in _REFUSED:
-                    raise Refused(error.message, mend=_RIGHTS) from error
+                if isinstance(error, ApiError) and error.lacks_rights:
+                    raise Refused(error.message, mend=RIGHTS) from error
                 _log.info("watch: %s; listed anew", error)
                 return
             if asyncio.get_running_loop().time() - began < _SHORT:

@@ -16,7 +16,7 @@ from ..errors import EngineUnavailable, EngineUnreachable, ExecutorError, StartF
 from ..policy import Grant, reopen
 from ..typed import known
 from ..volumes import Volumes
-from .client import AGAIN, ApiError
+from .client import AGAIN, RIGHTS, ApiError
 from .handed import MOST, handed, is_handed
 from .logs import Logs
 from .names import CONTAINER, INIT, ROOM, pod_name
@@ -30,7 +30,6 @@ _GO = "18"  # SIGCONT
 _WITHDRAWN = "0"
 _TORN_DOWN = 137  # the job was over so soon that it took along what let it go
 _STARTING = 120.0
-_RIGHTS = "Look at the executor's rights in the cluster"
 _log = logging.getLogger("dms_executor.kubernetes")
 
 
@@ -56,8 +55,8 @@ class Starts(Logs):
                         await asyncio.to_thread(note_go, x, begun)
                         return started
                     except (ApiError, EngineUnavailable, EngineUnreachable) as error:
-                        if isinstance(error, ApiError) and error.status in (401, 403):
-                            raise StartFailed(error.message, mend=_RIGHTS, execution_id=x.id) from error
+                        if isinstance(error, ApiError) and error.lacks_rights:
+                            raise StartFailed(error.message, mend=RIGHTS, execution_id=x.id) from error
                         why = error
                         _log.info("start: %s; asked again", error, extra={"execution_id": x.id, "engine": self.name})
                     await asyncio.sleep(pause)

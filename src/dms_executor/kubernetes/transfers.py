@@ -24,7 +24,7 @@ from ..errors import CopyFailed, EngineUnavailable, EngineUnreachable, Execution
 from ..policy import Granted, reopen
 from ..supervisor import files
 from ..types import Progress
-from .client import ApiError
+from .client import RIGHTS, ApiError
 from .conversation import HELPER, Conversation, told_of
 from .helper import Helper
 from .names import INIT, POD, pod_name
@@ -41,8 +41,6 @@ _PIECE = 1 << 16
 _CLOSING, _CLOSINGS = 15.0, 4  # seconds in which a node tells that a container has ended; times that it is asked to
 _BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds between two tries where the cluster does not answer; the outputs stand there meanwhile."""
-_REFUSED = (401, 403)
-_RIGHTS = "Look at the executor's rights in the cluster"
 _log = logging.getLogger("dms_executor.kubernetes")
 _T = TypeVar("_T")
 _SLACK = 64 << 20  # bytes for what a tar has beside its files' data, on top of a sixteenth of it
@@ -207,8 +205,8 @@ class Transfers:
 
 def _refused(error: ExecutorError) -> None:
     """Raises what the cluster does not let us do: trying again mends nothing of that."""
-    if isinstance(error, ApiError) and error.status in _REFUSED:
-        error.mend = _RIGHTS
+    if isinstance(error, ApiError) and error.lacks_rights:
+        error.mend = RIGHTS
         raise error
 
 
